@@ -1,0 +1,136 @@
+/**
+ * What happened to a request, recorded on the request: every plugin that learns something writes it to `request.facts`; stats, health
+ * and the audit log read the whole when the exchange is over, aborted ones included. Nobody calls them.
+ */
+import { randomUUID } from 'node:crypto'
+import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Attempt } from '../../src/fleet/attempt.ts'
+
+/** How the exchange ended. */
+export type Ending =
+  /** The client has the whole answer. */
+  | 'complete'
+  /** The client went away first. */
+  | 'client-aborted'
+  /** The answer was cut off, because the agent died in the middle of it or a timeout ran out. */
+  | 'upstream-aborted'
+
+export class RequestFacts {
+  /** The client's `X-Request-Id` when it is sane, else a UUID. */
+  readonly id: string
+  /** Milliseconds since the epoch. */
+  readonly startedAt: number
+  /** Milliseconds of a monotonic clock, for durations. */
+  readonly startedMark: number
+  readonly method: string
+  /** The request's target as it came. */
+  readonly url: string
+  /** Address of the client, as far as `server.trustedProxies` are believed. */
+  clientAddress: string
+  /** Id of the key that opened the gateway; null without auth or before it. Written by auth. */
+  keyId: string | null = null
+  /** Name of the agent that was asked for, once it was found. Written by proxy. */
+  agent: string | null = null
+  /** Each try at an instance, in order. Written by upstream. */
+  attempts: Attempt[] = []
+  /** Body bytes from the client that were forwarded. Written by proxy. */
+  bytesReceived = 0
+  /** Body bytes to the client. Written by proxy; for the gateway's own answers, their content length. */
+  bytesSent = 0
+  /** Code of the problem the gateway answered with. Written by problem. */
+  code: string | null = null
+  /** 101 for a tunnel. Written when the exchange is over, or by proxy for what went past Fastify. */
+  status = 0
+  /** `event-stream`, `websocket`, or null for an ordinary exchange. Written by proxy. */
+  stream: 'event-stream' | 'websocket' | null = null
+  ending: Ending | null = null
+  /** Whole duration, set when the exchange is over. */
+  durationMs = 0
+
+  constructor (id: string, method: string, url: string, clientAddress: string, now: number) {
+    this.id = id
+    this.method = method
+    this.url = url
+    this.clientAddress = clientAddress
+    this.startedAt = now
+    this.startedMark = performance.now()
+  }
+}
+
+/** Called once per request, when it is over. Must not throw. */
+export type FactsListener = (facts: RequestFacts) => void
+
+export interface FactsLog {
+  /** Calls `listener` for every finished exchange; the returned function ends that. */
+  onFinished (listener: FactsListener): () => void
+  /** Exchanges begun and not over. */
+  readonly inFlight: number
+  /** Ends the account of an exchange that left Fastify (a WebSocket tunnel). Once; later calls do nothing. */
+  finish (facts: RequestFacts): void
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Who wants to know about finished exchanges. */
+    facts: FactsLog
+  }
+  interface FastifyRequest {
+    /** What happened to this request so far. Set before any other hook of the gateway runs. */
+    facts: RequestFacts
+    /** Each try at an instance, in order: `facts.attempts`. */
+    readonly attempts: readonly Attempt[]
+  }
+}
+
+const sane = /^[A-Za-z0-9._~+/=:-]{1,128}$/
+
+/** The client's request id when it is safe in headers and logs, else a new UUID. */
+export function requestIdOf (header: string | string[] | undefined): string {
+  return typeof header === 'string' && sane.test(header) ? header : randomUUID()
+}
+
+const factsPlugin: FastifyPluginAsync = async fastify => {
+  const listeners = new Set<FactsListener>()
+  let inFlight = 0
+
+  function finish (facts: RequestFacts): void {
+    if (facts.durationMs !== 0) return
+    inFlight--
+    facts.durationMs = Math.max(performance.now() - facts.startedMark, 0.001)
+    facts.ending ??= 'complete'
+    for (const listener of listeners) listener(facts)
+  }
+
+  function onClose (request: FastifyRequest, reply: FastifyReply): void {
+    const { facts } = request
+    if (facts.stream === 'websocket') return // the tunnel's end is the end
+    const { raw } = reply
+    if (!raw.writableFinished) facts.ending ??= 'client-aborted'
+    if (facts.status === 0) facts.status = raw.headersSent ? raw.statusCode : 499
+    if (facts.bytesSent === 0 && facts.agent === null) facts.bytesSent = Number(reply.getHeader('content-length') ?? 0)
+    finish(facts)
+  }
+
+  fastify.decorateRequest('facts', null as never)
+  fastify.decorateRequest('attempts', { getter () { return this.facts.attempts } })
+  fastify.decorate('facts', {
+    onFinished (listener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    },
+    get inFlight () { return inFlight },
+    finish
+  })
+  fastify.addHook('onRequest', function recordFacts (request, reply, done) {
+    const { raw } = request
+    const id = requestIdOf(raw.headers['x-request-id'])
+    request.facts = new RequestFacts(id, raw.method ?? '', raw.url ?? '', raw.socket.remoteAddress ?? '', Date.now())
+    inFlight++
+    reply.header('x-request-id', id)
+    reply.raw.once('close', () => onClose(request, reply))
+    done()
+  })
+}
+
+export default fp(factsPlugin, { name: 'fleet-facts', fastify: '5.x' })

@@ -1,0 +1,61 @@
+/**
+ * `fastify.registry`: which instances serve which agent. Keeps what was registered over a restart; the rules are in src/fleet/registry.ts.
+ */
+import type { FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import { Registry, type RegistryState } from '../../src/fleet/registry.ts'
+import { parseOptions } from '../../src/options.ts'
+import { RegistryOptions } from './options.ts'
+import { createStateFile } from './state-file.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Which instances serve which agent. Discovery and the API write who, health writes how well; the resolver reads both. */
+    registry: Registry
+    /** Keeps what was registered. */
+    registryState: RegistryStateKeeper
+  }
+}
+
+export interface RegistryStateKeeper {
+  /** Resolves when the registry's present state is on disk; at once when nothing is kept. Rejects when it can't be written. */
+  save (): Promise<void>
+}
+
+/** Data of `registry` in fleet.yaml, and seams. Without `stateDir` nothing is kept over a restart. */
+export interface RegistryPluginOptions extends Partial<RegistryOptions> {
+  clock?: Clock
+}
+
+/** Leases are looked at this often; a lapse is seen at most this late. */
+const sweepMs = 250
+
+const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
+  const { clock = systemClock, ...data } = opts
+  const { maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
+  const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent: 1_000 })
+  const stateFile = stateDir === undefined ? null : createStateFile(stateDir, fastify.log)
+
+  const saved = await stateFile?.load()
+  if (saved) {
+    for (const reason of registry.importState(saved).skipped) fastify.log.warn(`Left out of the kept registrations: ${reason}`)
+  }
+
+  const keeper: RegistryStateKeeper = {
+    save: async () => { await stateFile?.save((): RegistryState => registry.exportState()) }
+  }
+  const stopSweep = clock.every(sweepMs, () => {
+    if (registry.expire()) keeper.save().catch((error: unknown) => fastify.log.error(error, 'The registry could not be kept'))
+  })
+
+  fastify.decorate('registry', registry)
+  fastify.decorate('registryState', keeper)
+  fastify.addHook('onClose', async () => {
+    stopSweep()
+    await stateFile?.idle()
+  })
+}
+
+export { RegistryOptions }
+export default fp(registryPlugin, { name: 'fleet-registry', fastify: '5.x' })

@@ -1,0 +1,89 @@
+/**
+ * What may be said of an agent, said once: fleet.yaml's `agents` entries and the registration API's body share these schemas.
+ * Each concern's fields are functions of the duration form, since a registration may also write bare numbers of seconds.
+ */
+import { Duration, DurationOrSeconds, Size, Type } from './options.ts'
+
+/** Names of agents and their aliases (CONTRACT: registration). */
+export const namePattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'
+
+const nameRule = 'must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}'
+
+const Name = (description: string) => Type.String({ pattern: namePattern, errorMessage: nameRule, description })
+
+type DurationForm = typeof Duration | typeof DurationOrSeconds
+
+const strict = { additionalProperties: false } as const
+
+/** Per agent; the gateway's defaults are in plugins/proxy/options.ts. */
+export const timeoutFields = (form: DurationForm) => ({
+  connect: Type.Optional(form({ minimumMs: 1, description: 'How long a connection to an instance may take to open.' })),
+  response: Type.Optional(form({ minimumMs: 1, description: 'From the sent request to the response head.' })),
+  idle: Type.Optional(form({ minimumMs: 1, description: 'The longest pause between bytes of a body, either way.' })),
+  total: Type.Optional(form({ minimumMs: 1, description: 'The whole exchange; unlimited when it is left out. Event streams and WebSockets are exempt.' }))
+})
+
+export const retryFields = {
+  attempts: Type.Optional(Type.Integer({ minimum: 0, maximum: 1, description: 'Retries beside the free ones after a connection that never opened.' })),
+  statuses: Type.Optional(Type.Array(Type.Integer({ minimum: 500, maximum: 599 }), { description: 'Answers that are worth a retry; all 5xx but 501 and 505 when left out.' })),
+  maxBodyBytes: Type.Optional(Size({ maximum: 1024 * 1024, description: 'The largest request body that is kept for a retry.' }))
+}
+
+export const healthFields = (form: DurationForm) => ({
+  path: Type.Optional(Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', description: 'Probe by HTTP GET of this path; by TCP connect when it is left out.' })),
+  interval: Type.Optional(form({ minimumMs: 100, description: 'Between two probes of an instance that is up.' })),
+  timeout: Type.Optional(form({ minimumMs: 10, description: 'How long a probe may take.' })),
+  unhealthyAfter: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Failed probes in a row until an instance is down.' })),
+  healthyAfter: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Good probes in a row until it is up again.' }))
+})
+
+export const rateLimitFields = {
+  enabled: Type.Optional(Type.Boolean({ description: 'Whether requests are limited at all.' })),
+  perMinute: Type.Optional(Type.Integer({ minimum: 1, maximum: 60_000_000, description: 'Tokens that come back per minute.' })),
+  burst: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Tokens a full bucket holds.' }))
+}
+
+const instanceFields = {
+  protocol: Type.Optional(Type.Union([Type.Literal('http'), Type.Literal('https')], { description: 'How the gateway talks to it; http when left out.', errorMessage: 'must be "http" or "https"' })),
+  weight: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000, description: 'Its share among the instances under a weighted balancer.' }))
+}
+
+const Host = Type.String({ minLength: 1, maxLength: 253, description: 'A host name or an IP literal; localhost when left out.' })
+const Port = Type.Integer({ minimum: 1, maximum: 65_535, description: 'The port it listens on.' })
+
+const settingFields = (form: DurationForm) => ({
+  aliases: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'Other names clients may use.' })),
+  friendly_names: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'The same as `aliases`.' })),
+  metadata: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: 'Whatever is worth knowing about the agent; given back by /agents.' })),
+  timeout: Type.Optional(form({ minimumMs: 1, description: 'Short for `timeouts.response`.' })),
+  timeouts: Type.Optional(Type.Object(timeoutFields(form), { ...strict, description: 'Overrides the gateway\'s timeouts.' })),
+  retry: Type.Optional(Type.Object(retryFields, { ...strict, description: 'Overrides the gateway\'s retry policy.' })),
+  health: Type.Optional(Type.Object(healthFields(form), { ...strict, description: 'Overrides the gateway\'s probes.' })),
+  preserveHost: Type.Optional(Type.Boolean({ description: 'The agent sees the client\'s Host instead of its own.' })),
+  rewriteLocation: Type.Optional(Type.Boolean({ description: 'Map the agent\'s Location under /api/{agent}; true when left out.' }))
+})
+
+/** One instance in an `instances` list of fleet.yaml. */
+export const FileInstanceOptions = Type.Object({ host: Type.Optional(Host), port: Port, ...instanceFields }, strict)
+
+/** One entry of `agents` in fleet.yaml. */
+export const FileAgentOptions = Type.Object({
+  name: Name('What clients call it: /api/{name}/….'),
+  host: Type.Optional(Host),
+  port: Type.Optional(Port),
+  ...instanceFields,
+  instances: Type.Optional(Type.Array(FileInstanceOptions, { maxItems: 1_000, description: 'Several instances, instead of host and port.' })),
+  ...settingFields(Duration),
+  rateLimit: Type.Optional(Type.Object(rateLimitFields, { ...strict, description: 'A bucket of its own for each client of this agent.' })),
+  forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent.' }))
+}, strict)
+
+/** The body of `POST /registry/register`. What would hand secrets to the agent is fleet.yaml's alone. */
+export const RegistrationOptions = Type.Object({
+  name: Name('The agent\'s name.'),
+  host: Type.Optional(Host),
+  port: Port,
+  ...instanceFields,
+  ttl: Type.Optional(DurationOrSeconds({ minimumMs: 1_000, maximumMs: 30 * 86_400_000, description: 'The lease: how long the instance stays without a heartbeat.' })),
+  ...settingFields(DurationOrSeconds)
+}, strict)

@@ -1,0 +1,49 @@
+/**
+ * A named service clients ask for: its instances, other names and policy, as one immutable value that is swapped on a change.
+ */
+import { isAvailable, type Instance } from './instance.ts'
+
+export type AgentStatus = 'healthy' | 'degraded' | 'down'
+
+/** What an agent sets differently from the gateway's defaults. Durations are milliseconds, sizes bytes. */
+export interface AgentPolicy {
+  readonly timeouts?: { readonly connect?: number, readonly response?: number, readonly idle?: number, readonly total?: number }
+  readonly retry?: { readonly attempts?: number, readonly statuses?: readonly number[], readonly maxBodyBytes?: number }
+  readonly health?: { readonly path?: string, readonly interval?: number, readonly timeout?: number, readonly unhealthyAfter?: number, readonly healthyAfter?: number }
+  readonly rateLimit?: { readonly enabled?: boolean, readonly perMinute?: number, readonly burst?: number }
+  /** The token that opened the gateway is passed on to the agent. */
+  readonly forwardAuthorization?: boolean
+  /** The agent sees the client's `Host`. */
+  readonly preserveHost?: boolean
+  /** `Location` is mapped under `/api/{agent}`; true unless said otherwise. */
+  readonly rewriteLocation?: boolean
+}
+
+export interface Agent {
+  readonly name: string
+  readonly aliases: readonly string[]
+  readonly metadata: Readonly<Record<string, unknown>>
+  readonly policy: AgentPolicy
+  readonly instances: readonly Instance[]
+  /** Written by the balancer alone; survives a reload. */
+  readonly rotation: Rotation
+}
+
+/** Where round robin stands. */
+export interface Rotation {
+  next: number
+}
+
+/** `healthy` when every instance is available, `degraded` when some are, `down` when none is. */
+export function statusOf (agent: Agent, now: number): AgentStatus {
+  const available = availableCount(agent, now)
+  if (available === 0) return 'down'
+  return available === agent.instances.length ? 'healthy' : 'degraded'
+}
+
+/** How many instances may take a request now. */
+export function availableCount (agent: Agent, now: number): number {
+  let count = 0
+  for (const instance of agent.instances) if (isAvailable(instance, now)) count++
+  return count
+}

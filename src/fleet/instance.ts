@@ -1,0 +1,107 @@
+/**
+ * One running copy of an agent: who it is (immutable) and how it fares (its runtime record, which survives a reload).
+ * Availability is defined here and nowhere else.
+ */
+import { createHash } from 'node:crypto'
+
+export type Protocol = 'http' | 'https'
+
+/** Where a piece of the fleet was learnt from. */
+export type Source = 'file' | 'api'
+
+export type InstanceState = 'up' | 'down' | 'ejected' | 'draining'
+
+/** The time an instance stays registered without renewal. */
+export interface Lease {
+  readonly ttlMs: number
+  /** Milliseconds since the epoch. */
+  readonly expiresAt: number
+}
+
+/** How well an instance is. Written by the health plugin alone, through the functions of outlier.ts. */
+export interface HealthRecord {
+  /** The probes' verdict. An instance nobody has probed yet is taken to be up. */
+  up: boolean
+  probeFailures: number
+  probeSuccesses: number
+  /** Failures of live requests in a row. */
+  consecutiveFailures: number
+  /** Milliseconds since the epoch; 0 when it is not ejected. After this time one trial request decides. */
+  ejectedUntil: number
+  /** What it was ejected for: no connection (probes can restore it), or its answers (only a trial request can). */
+  ejectedFor: 'connection' | 'answer' | null
+  /** How often in a row it was ejected; each time is longer. */
+  ejections: number
+  /** A trial request is under way. */
+  trialInFlight: boolean
+}
+
+/** The mutable record of one (agent, protocol, host, port); it outlives snapshots and reloads. One writer per field. */
+export interface InstanceRuntime {
+  /** Attempts that have begun and whose body has not ended. Written by upstream. */
+  inFlight: number
+  /** When the instance last sent or took a byte, milliseconds since the epoch. Written by upstream. */
+  lastProgressAt: number
+  /** Takes no new requests. Written by the registry. */
+  draining: boolean
+  readonly health: HealthRecord
+}
+
+/** An instance as the registry's snapshot holds it: immutable but for `runtime`. */
+export interface Instance {
+  /** Stable over restarts and safe in a URL; tells nothing of the address. */
+  readonly id: string
+  /** Name of its agent. */
+  readonly agent: string
+  readonly protocol: Protocol
+  /** A host name, an IPv4 literal or an IPv6 literal without brackets. */
+  readonly host: string
+  readonly port: number
+  /** `http://host:port`, IPv6 in brackets. */
+  readonly origin: string
+  readonly weight: number
+  readonly source: Source
+  readonly lease: Lease | null
+  readonly runtime: InstanceRuntime
+}
+
+/** `host:port`, IPv6 in brackets: what `Host` names and what tells two instances of an agent apart. */
+export function authorityOf (host: string, port: number): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`
+}
+
+/** The id of the instance of `agent` at `host:port`. */
+export function instanceId (agent: string, host: string, port: number): string {
+  return createHash('sha256').update(`${agent}\0${authorityOf(host, port)}`).digest('hex').slice(0, 12)
+}
+
+/** A fresh record: up until somebody finds otherwise. */
+export function newRuntime (): InstanceRuntime {
+  return {
+    inFlight: 0,
+    lastProgressAt: 0,
+    draining: false,
+    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, trialInFlight: false }
+  }
+}
+
+/** What to call the instance's condition; a wanted drain comes before a found fault. */
+export function stateOf (instance: Instance): InstanceState {
+  const { draining, health } = instance.runtime
+  if (draining) return 'draining'
+  if (!health.up) return 'down'
+  return health.ejectedUntil > 0 ? 'ejected' : 'up'
+}
+
+/** Up and not ejected, whether or not it is wanted. */
+export function isHealthy (instance: Instance): boolean {
+  const { health } = instance.runtime
+  return health.up && health.ejectedUntil === 0
+}
+
+/** May take a new request now: not draining, up, and not ejected (or due for its one trial request). */
+export function isAvailable (instance: Instance, now: number): boolean {
+  const { draining, health } = instance.runtime
+  if (draining || !health.up) return false
+  return health.ejectedUntil === 0 || (now >= health.ejectedUntil && !health.trialInFlight)
+}

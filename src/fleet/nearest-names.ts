@@ -1,0 +1,35 @@
+/**
+ * "Did you mean …?": the known names nearest to a wrong one.
+ */
+
+/** A wrong name must stay cheap to answer in a fleet of thousands. */
+const mostCompared = 500
+
+/** The names that are at most about a third of the letters away from `name`, nearest first. */
+export function nearestNames (name: string, known: Iterable<string>, most = 3): string[] {
+  const wanted = name.toLowerCase().slice(0, 64)
+  const scored: { candidate: string, distance: number }[] = []
+  let compared = 0
+  for (const candidate of known) {
+    if (++compared > mostCompared) break
+    const lower = candidate.toLowerCase()
+    const near = lower.startsWith(wanted) || wanted.startsWith(lower)
+    const distance = near ? Math.abs(lower.length - wanted.length) / 4 : editDistance(wanted, lower)
+    if (distance <= Math.max(1, Math.ceil(Math.max(wanted.length, lower.length) / 3))) scored.push({ candidate, distance })
+  }
+  return scored.sort((a, b) => a.distance - b.distance).slice(0, most).map(({ candidate }) => candidate)
+}
+
+/** Levenshtein distance. */
+function editDistance (a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const current = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = previous[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
+      current.push(Math.min(previous[j]! + 1, current[j - 1]! + 1, substitution))
+    }
+    previous = current
+  }
+  return previous[b.length]!
+}
