@@ -1,10 +1,7 @@
 /**
- * Error → RFC 9457 problem document. Unexpected errors become FLEET_INTERNAL without their text; the caller logs them.
+ * Error → RFC 9457 problem document with its headers. Unexpected errors become FLEET_INTERNAL without their text; the caller logs them.
  */
 import { BadRequestError, BodyTooLargeError, InternalError, isFleetError, type FieldError, type FleetError } from './errors.ts'
-
-/** Media type of RFC 9457 §3. */
-export const problemContentType = 'application/problem+json; charset=utf-8'
 
 /** The body of an answer the gateway made about an error. */
 export interface Problem {
@@ -20,8 +17,35 @@ export interface Problem {
   nearest?: string[]
 }
 
+/** An answer ready to be written, by Fastify or past it. */
+export interface RenderedProblem {
+  status: number
+  /** Names in lower case; `content-length` included. */
+  headers: Record<string, string>
+  body: string
+}
+
 /** Relative to the repository: docs/errors.md has one section per code. */
 const documentationUrl = '/docs/errors.md'
+
+/** RFC 9209 §2.3 error types for the codes that have one, unless the error names a better one. */
+const proxyStatusByCode: Readonly<Record<string, string>> = {
+  FLEET_BAD_REQUEST: 'http_request_error',
+  FLEET_UNAUTHENTICATED: 'http_request_denied',
+  FLEET_FORBIDDEN: 'http_request_denied',
+  FLEET_RATE_LIMITED: 'http_request_denied',
+  FLEET_AGENT_NOT_FOUND: 'destination_not_found',
+  FLEET_BODY_TOO_LARGE: 'http_request_error',
+  FLEET_REQUEST_TIMEOUT: 'http_request_error',
+  FLEET_HEADERS_TOO_LARGE: 'http_request_error',
+  FLEET_INTERNAL: 'proxy_internal_error',
+  FLEET_UPSTREAM_UNREACHABLE: 'destination_ip_unroutable',
+  FLEET_UPSTREAM_INVALID: 'http_protocol_error',
+  FLEET_NO_INSTANCE_AVAILABLE: 'destination_unavailable',
+  FLEET_AGENT_BUSY: 'connection_limit_reached',
+  FLEET_UPSTREAM_TIMEOUT: 'http_response_timeout',
+  FLEET_LOOP_DETECTED: 'proxy_loop_detected'
+}
 
 /** The catalogue's error for anything thrown: Fastify's own client errors are mapped, the rest is a defect of ours. */
 export function toFleetError (error: unknown): FleetError {
@@ -46,6 +70,24 @@ export function toProblem (error: FleetError, requestId: string): Problem {
     error: error.title,
     ...(error.errors && { errors: error.errors }),
     ...(error.nearest && { nearest: error.nearest })
+  }
+}
+
+/** The whole answer for `error` about the request `requestId`. */
+export function renderProblem (error: FleetError, requestId: string): RenderedProblem {
+  const body = JSON.stringify(toProblem(error, requestId))
+  const proxyStatus = error.proxyStatus ?? proxyStatusByCode[error.code]
+  return {
+    status: error.statusCode,
+    headers: {
+      ...error.headers,
+      'content-type': 'application/problem+json; charset=utf-8',
+      'content-length': String(Buffer.byteLength(body)),
+      'cache-control': 'no-store',
+      'x-content-type-options': 'nosniff',
+      'proxy-status': proxyStatus === undefined ? 'fleet-gateway' : `fleet-gateway; error=${proxyStatus}`
+    },
+    body
   }
 }
 

@@ -3,6 +3,8 @@
  * and the audit log read the whole when the exchange is over, aborted ones included. Nobody calls them.
  */
 import { randomUUID } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Attempt } from '../../src/fleet/attempt.ts'
@@ -27,7 +29,9 @@ export class RequestFacts {
   /** The request's target as it came. */
   readonly url: string
   /** Address of the client, as far as `server.trustedProxies` are believed. */
-  clientAddress: string
+  readonly clientAddress: string
+  /** The peer is one of `server.trustedProxies`: its forwarding headers are believed. */
+  readonly peerTrusted: boolean
   /** Id of the key that opened the gateway; null without auth or before it. Written by auth. */
   keyId: string | null = null
   /** Name of the agent that was asked for, once it was found. Written by proxy. */
@@ -48,12 +52,13 @@ export class RequestFacts {
   /** Whole duration, set when the exchange is over. */
   durationMs = 0
 
-  constructor (id: string, method: string, url: string, clientAddress: string, now: number) {
+  constructor (id: string, method: string, url: string, clientAddress: string, peerTrusted: boolean) {
     this.id = id
     this.method = method
     this.url = url
     this.clientAddress = clientAddress
-    this.startedAt = now
+    this.peerTrusted = peerTrusted
+    this.startedAt = Date.now()
     this.startedMark = performance.now()
   }
 }
@@ -90,7 +95,25 @@ export function requestIdOf (header: string | string[] | undefined): string {
   return typeof header === 'string' && sane.test(header) ? header : randomUUID()
 }
 
-const factsPlugin: FastifyPluginAsync = async fastify => {
+export interface FactsPluginOptions {
+  /**
+   * Addresses and CIDRs whose forwarding headers are believed.
+   * @default none
+   */
+  trustedProxies?: readonly string[]
+}
+
+/** `::ffff:192.0.2.1` is how a dual-stack socket writes 192.0.2.1. */
+function plainAddress (address: string): string {
+  return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address
+}
+
+function forwardedClient (raw: IncomingMessage, trusts: (address: string, hop: number) => boolean): string {
+  return plainAddress(proxyAddress(raw, trusts))
+}
+
+const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { trustedProxies = [] }) => {
+  const trusts = trustedProxies.length === 0 ? null : proxyAddress.compile([...trustedProxies])
   const listeners = new Set<FactsListener>()
   let inFlight = 0
 
@@ -125,7 +148,10 @@ const factsPlugin: FastifyPluginAsync = async fastify => {
   fastify.addHook('onRequest', function recordFacts (request, reply, done) {
     const { raw } = request
     const id = requestIdOf(raw.headers['x-request-id'])
-    request.facts = new RequestFacts(id, raw.method ?? '', raw.url ?? '', raw.socket.remoteAddress ?? '', Date.now())
+    const peer = plainAddress(raw.socket.remoteAddress ?? '')
+    const peerTrusted = trusts !== null && trusts(peer, 0)
+    const client = peerTrusted ? forwardedClient(raw, trusts) : peer
+    request.facts = new RequestFacts(id, raw.method ?? '', request.originalUrl, client, peerTrusted)
     inFlight++
     reply.header('x-request-id', id)
     reply.raw.once('close', () => onClose(request, reply))

@@ -20,8 +20,11 @@ export interface Upstream {
    * @throws NoInstanceAvailableError
    */
   resolve (agent: Agent, tried: readonly Instance[]): Instance
-  /** As resolve(), but only an available instance, and undefined when there is none: for a retry that must not make things worse. */
-  another (agent: Agent, tried: readonly Instance[]): Instance | undefined
+  /**
+   * As resolve(), but undefined when there is none: for a retry.
+   * @param panic also one that is down or ejected, when nothing was sent yet and so nothing can be made worse
+   */
+  another (agent: Agent, tried: readonly Instance[], panic?: boolean): Instance | undefined
   /** Counts an attempt as begun. Its owner calls settle() once and release() once. */
   begin (instance: Instance): Attempt
   /** The outcome is known: the response head arrived, or it failed. */
@@ -60,8 +63,9 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       }
       return instance
     },
-    another (agent, tried) {
-      return balancer.pick(agent, tried, clock.now())
+    another (agent, tried, panic = false) {
+      const now = clock.now()
+      return balancer.pick(agent, tried, now) ?? (panic ? balancer.pick(agent, tried, now, true) : undefined)
     },
     begin (instance) {
       instance.runtime.inFlight++

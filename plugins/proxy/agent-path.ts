@@ -1,0 +1,46 @@
+/**
+ * Where a request under /api goes: the first segment names the agent, everything behind it is the agent's and stays as it came.
+ */
+
+export interface AgentPath {
+  /** The first segment as the client wrote it. */
+  readonly segment: string
+  /** The same, percent-decoded once: a name or alias. */
+  readonly name: string
+  /** Path and query for the agent; begins with `/`. */
+  readonly rest: string
+}
+
+const absoluteForm = /^[a-z][a-z0-9+.-]*:\/\/[^/?]*/i
+
+/** Origin-form of a request target (RFC 9112 §3.2.2: absolute-form is accepted too). */
+export function originForm (target: string): string {
+  if (target.startsWith('/')) return target
+  const path = target.replace(absoluteForm, '')
+  return path.startsWith('/') ? path : `/${path}`
+}
+
+/**
+ * Splits a request target.
+ * @param prefix where the agents are: `/api`, or `/fleet/api` in an embedding application
+ * @returns undefined when no agent is named
+ */
+export function agentPath (target: string, prefix: string): AgentPath | undefined {
+  const path = originForm(target)
+  const start = prefix.length + 1
+  let end = start
+  while (end < path.length && path[end] !== '/' && path[end] !== '?') end++
+  if (end <= start) return undefined
+  const segment = path.slice(start, end)
+  const rest = path.slice(end)
+  return { segment, name: segment.includes('%') ? decoded(segment) : segment, rest: rest.startsWith('/') ? rest : `/${rest}` }
+}
+
+/** What can't be decoded names nobody, and is looked up as it is. */
+function decoded (segment: string): string {
+  try {
+    return decodeURIComponent(segment)
+  } catch {
+    return segment
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * One attempt on one connection: translates undici's callbacks into what an exchange wants to know, and says how the attempt came out.
+ */
+import { errors, type Dispatcher } from 'undici'
+import type { Upstream } from '../upstream/index.ts'
+import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
+import { ConnectTimeoutError } from './connector.ts'
+import type { Connection } from './connections.ts'
+
+/** Who decides what happens. None of these may throw. */
+export interface AttemptOwner {
+  /** The response head. Returns false to pause. */
+  onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): boolean
+  /** An interim answer, not 100. */
+  onInterim (handler: AttemptHandler, status: number, fields: string[], reason: string): void
+  /** Returns false to pause; AttemptHandler.resume() goes on. */
+  onChunk (handler: AttemptHandler, chunk: Buffer): boolean
+  onEnd (handler: AttemptHandler, trailers: string[] | null): void
+  /** It failed before the response head. */
+  onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void
+  /** It failed in the middle of the response. */
+  onBreak (handler: AttemptHandler): void
+}
+
+/** The most that is read of an answer nobody wants, to keep its connection. */
+const maxDrainBytes = 64 * 1024
+const maxDrainMs = 1_000
+
+export class AttemptHandler implements Dispatcher.DispatchHandler {
+  readonly attempt: Attempt
+  /** Request bytes went out. */
+  sent = false
+  readonly #owner: AttemptOwner
+  readonly #upstream: Upstream
+  readonly #connection: Connection
+  readonly #responseTimeoutMs: number
+  #timer: NodeJS.Timeout | null = null
+  #resume: (() => void) | null = null
+  #reused = false
+  #responseBegan = false
+  #headSeen = false
+  #over = false
+  #discarding = false
+  #drained = 0
+
+  constructor (owner: AttemptOwner, upstream: Upstream, attempt: Attempt, connection: Connection, responseTimeoutMs: number) {
+    this.#owner = owner
+    this.#upstream = upstream
+    this.attempt = attempt
+    this.#connection = connection
+    this.#responseTimeoutMs = responseTimeoutMs
+  }
+
+  /** Goes on after a pause. */
+  resume (): void {
+    this.#resume?.()
+  }
+
+  /** The answer is not wanted: what is left of it is read and dropped, or the connection ended. The outcome was settled. */
+  discard (): void {
+    this.#discarding = true
+    this.#timer = setTimeout(() => this.cancel('answered'), maxDrainMs)
+  }
+
+  /** Ends the attempt at once. `outcome` is recorded unless one is known. */
+  cancel (outcome: AttemptOutcome): void {
+    if (this.#over) return
+    this.#finish()
+    if (this.attempt.outcome === 'pending') this.#upstream.settle(this.attempt, outcome)
+    this.#upstream.release(this.attempt)
+    this.#connection.discard()
+  }
+
+  onConnect (): void {
+    this.sent = true
+    this.#reused = this.#connection.served++ > 0
+  }
+
+  /** The whole request went out. */
+  onRequestSent (): void {
+    if (this.#over || this.#headSeen) return
+    this.#timer = setTimeout(() => this.#timedOut(), this.#responseTimeoutMs)
+  }
+
+  onResponseStarted (): void {
+    this.#responseBegan = true
+  }
+
+  onHeaders (status: number, rawFields: Buffer[], resume: () => void, reason: string): boolean {
+    if (this.#over) return true
+    if (status === 101) {
+      this.cancel('invalid') // nobody asked for another protocol (RFC 9110 §15.2.2)
+      this.#owner.onFailure(this, 'invalid', new Error('an unasked 101'))
+      return true
+    }
+    const fields = rawFields.map(latin1)
+    if (status < 200) {
+      this.#owner.onInterim(this, status, fields, reason)
+      return true
+    }
+    this.#headSeen = true
+    this.#resume = resume
+    this.#clearTimer()
+    return this.#owner.onHead(this, status, fields, reason)
+  }
+
+  onData (chunk: Buffer): boolean {
+    if (this.#over) return true
+    if (!this.#discarding) return this.#owner.onChunk(this, chunk)
+    this.#drained += chunk.length
+    if (this.#drained > maxDrainBytes) this.cancel('answered')
+    return true
+  }
+
+  onComplete (rawTrailers: unknown): void {
+    if (this.#over) return
+    this.#finish()
+    this.#upstream.release(this.attempt)
+    this.#connection.release()
+    if (this.#discarding) return
+    const trailers = rawTrailers as Buffer[] | null
+    this.#owner.onEnd(this, trailers === null || trailers.length === 0 ? null : trailers.map(latin1))
+  }
+
+  onError (error: Error): void {
+    if (this.#over) return
+    this.#finish()
+    this.#connection.discard()
+    if (!this.#headSeen) {
+      const outcome = this.#outcomeOf(error)
+      this.#upstream.settle(this.attempt, outcome)
+      this.#upstream.release(this.attempt)
+      this.#owner.onFailure(this, outcome, error)
+      return
+    }
+    this.#upstream.release(this.attempt)
+    if (!this.#discarding) this.#owner.onBreak(this)
+  }
+
+  #timedOut (): void {
+    this.cancel('timeout')
+    this.#owner.onFailure(this, 'timeout', new Error('no response head in time'))
+  }
+
+  #outcomeOf (error: Error): AttemptOutcome {
+    if (!this.sent) {
+      if (error instanceof errors.InvalidArgumentError) return 'aborted' // the request itself can't be sent
+      return error instanceof ConnectTimeoutError ? 'connect-timeout' : 'refused'
+    }
+    const foreign = error instanceof errors.HTTPParserError || error instanceof errors.HeadersOverflowError ||
+      error instanceof errors.ResponseContentLengthMismatchError || (error instanceof errors.SocketError && error.message.startsWith('bad '))
+    if (foreign) return 'invalid'
+    return this.#reused && !this.#responseBegan ? 'stale' : 'reset'
+  }
+
+  #finish (): void {
+    this.#over = true
+    this.#clearTimer()
+  }
+
+  #clearTimer (): void {
+    if (this.#timer !== null) clearTimeout(this.#timer)
+    this.#timer = null
+  }
+}
+
+function latin1 (bytes: Buffer): string {
+  return bytes.toString('latin1')
+}

@@ -1,0 +1,123 @@
+/**
+ * The answer as it is written to the client, past Fastify's reply: a head once, chunks with backpressure, and either a proper end or a cut
+ * that can't be taken for one.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { FastifyReply } from 'fastify'
+import type { RequestFacts } from '../facts/index.ts'
+import type { FleetError } from '../../src/errors.ts'
+import { renderProblem } from '../../src/problem.ts'
+
+/** How long a client that is still uploading may take to notice that it was answered. */
+const lingerMs = 1_000
+
+export class ClientResponse {
+  readonly raw: ServerResponse
+  readonly #request: IncomingMessage
+  readonly #reply: FastifyReply
+  readonly #facts: RequestFacts
+  #contentLength: number | null = null
+  #headBuffered = false
+  #ending = false
+
+  constructor (reply: FastifyReply, facts: RequestFacts) {
+    this.raw = reply.raw
+    this.#request = reply.request.raw
+    this.#reply = reply
+    this.#facts = facts
+  }
+
+  /** Sends an interim answer (RFC 9110 §15.2), where the client can take one. @param fields flat list of names and values */
+  inform (status: number, reason: string, fields: readonly string[]): void {
+    const { raw } = this
+    if (raw.headersSent || raw.socket === null || this.#request.httpVersion !== '1.1') return
+    let head = `HTTP/1.1 ${status} ${reason}\r\n`
+    for (let index = 0; index < fields.length; index += 2) head += `${fields[index]}: ${fields[index + 1]}\r\n`
+    raw.socket.write(`${head}\r\n`, 'latin1')
+  }
+
+  /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
+  start (status: number, reason: string, fields: string[], contentLength: number | null): void {
+    this.raw.writeHead(status, reason, fields)
+    this.#contentLength = contentLength
+    this.#headBuffered = true
+  }
+
+  /** Sends the head without waiting for a body. */
+  flush (): void {
+    if (!this.#headBuffered) return
+    this.#headBuffered = false
+    this.raw.flushHeaders()
+  }
+
+  /** Returns false when the client is behind; `drain` of `raw` tells when it is not. */
+  write (chunk: Buffer): boolean {
+    const first = this.#facts.bytesSent === 0
+    this.#facts.bytesSent += chunk.length
+    this.#headBuffered = false
+    if (first && chunk.length === this.#contentLength) {
+      this.raw.end(chunk) // head and whole body in one write
+      return true
+    }
+    return this.raw.write(chunk)
+  }
+
+  /** @param trailers flat list of names and values */
+  end (trailers: readonly string[] | null): void {
+    const { raw } = this
+    if (this.#ending || raw.writableEnded) return
+    this.#ending = true
+    if (trailers !== null && trailers.length > 0 && raw.chunkedEncoding) raw.addTrailers(pairs(trailers))
+    if (this.#request.complete) raw.end()
+    else this.#lingeringEnd()
+  }
+
+  /** Breaks the connection off, so that what arrived is not taken for the whole. An answer that is complete stays so. */
+  cut (): void {
+    if (this.#ending || this.raw.writableEnded) return
+    this.#facts.ending ??= 'upstream-aborted'
+    this.raw.destroy()
+  }
+
+  /** Answers with a problem; when an answer has begun, cuts it off. */
+  problem (error: FleetError): void {
+    const { raw } = this
+    if (raw.headersSent) return this.cut()
+    this.#ending = true
+    const { status, headers, body } = renderProblem(error, this.#facts.id)
+    this.#facts.code = error.code
+    this.#facts.bytesSent = Buffer.byteLength(body)
+    const mine = this.#reply.getHeaders()
+    const complete = this.#request.complete
+    raw.writeHead(status, { ...mine, ...headers, ...(!complete && { connection: 'close' }) } as Record<string, string>)
+    if (complete) raw.end(body)
+    else {
+      raw.write(body)
+      this.#lingeringEnd()
+    }
+  }
+
+  /**
+   * The client is still sending. To close now would make its kernel throw the answer away unread, so what comes is read and dropped for
+   * a moment first.
+   */
+  #lingeringEnd (): void {
+    const request = this.#request
+    const end = () => {
+      clearTimeout(timer)
+      this.raw.end()
+    }
+    const timer = setTimeout(end, lingerMs)
+    request.removeAllListeners('data')
+    request.once('end', end)
+    this.raw.once('close', () => clearTimeout(timer))
+    if (request.headers.expect === undefined || request.readableFlowing === true) request.resume()
+    else end() // it waits for a 100 that never came: there is nothing to read
+  }
+}
+
+function pairs (flat: readonly string[]): [string, string][] {
+  const list: [string, string][] = []
+  for (let index = 0; index < flat.length; index += 2) list.push([flat[index]!, flat[index + 1]!])
+  return list
+}

@@ -1,0 +1,150 @@
+/**
+ * Connections to instances: per instance a set of undici Clients, one exchange at a time each, the most recently used first. A set of our
+ * own rather than undici's Pool, because a replay needs a connection that is known to be fresh, and because the choice stays O(1) with
+ * thousands of open event streams.
+ */
+import { Client, type buildConnector } from 'undici'
+import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
+import { connectTo } from './connector.ts'
+
+/** Bytes; more in a response head is an invalid answer. */
+const maxResponseHeadBytes = 128 * 1024
+
+/** One undici Client and what we know of its socket. */
+export class Connection {
+  readonly client: Client
+  /** Requests sent on the present socket. */
+  served = 0
+  /** The socket is open. */
+  connected = false
+  connectTimeoutMs = 0
+  readonly #owner: ConnectionSet
+
+  constructor (instance: Instance, owner: ConnectionSet) {
+    this.#owner = owner
+    this.client = new Client(instance.origin, {
+      pipelining: 1,
+      headersTimeout: 0, // the exchange has its own, precise ones
+      bodyTimeout: 0,
+      keepAliveTimeout: 4_000,
+      keepAliveMaxTimeout: 60_000,
+      keepAliveTimeoutThreshold: 1_000,
+      maxHeaderSize: maxResponseHeadBytes,
+      strictContentLength: true,
+      connect: (_options: buildConnector.Options, callback: buildConnector.Callback) => {
+        connectTo(instance, { timeoutMs: this.connectTimeoutMs }, (error, socket) => {
+          if (socket === null) return callback(error ?? new Error('no connection'), null)
+          this.served = 0
+          this.connected = true
+          callback(null, socket)
+        })
+      }
+    })
+    this.client.on('disconnect', () => {
+      this.connected = false
+      owner.dropIdle(this)
+    })
+  }
+
+  /** Gives it back after a complete exchange, to carry the next. */
+  release (): void {
+    this.#owner.release(this)
+  }
+
+  /** Ends it at once, whatever it carries or waits for. */
+  discard (): void {
+    this.#owner.discard(this)
+  }
+}
+
+/** The connections of one instance. */
+class ConnectionSet {
+  readonly #instance: Instance
+  readonly #idle: Connection[] = []
+  readonly #all = new Set<Connection>()
+  readonly #onEmpty: () => void
+  #leaving = false
+
+  constructor (instance: Instance, onEmpty: () => void) {
+    this.#instance = instance
+    this.#onEmpty = onEmpty
+  }
+
+  acquire (fresh: boolean): Connection {
+    const idle = fresh ? undefined : this.#idle.pop()
+    if (idle !== undefined) return idle
+    const connection = new Connection(this.#instance, this)
+    this.#all.add(connection)
+    return connection
+  }
+
+  release (connection: Connection): void {
+    if (this.#leaving || !connection.connected) this.#drop(connection)
+    else this.#idle.push(connection)
+  }
+
+  discard (connection: Connection): void {
+    void connection.client.destroy()
+    this.#forget(connection)
+  }
+
+  dropIdle (connection: Connection): void {
+    const index = this.#idle.indexOf(connection)
+    if (index === -1) return
+    this.#idle.splice(index, 1)
+    this.#drop(connection)
+  }
+
+  /** Idle connections close now, the others when they are released. */
+  leave (): void {
+    this.#leaving = true
+    for (const connection of this.#idle.splice(0)) this.#drop(connection)
+  }
+
+  destroy (): void {
+    this.#leaving = true
+    for (const { client } of this.#all) void client.destroy()
+    this.#all.clear()
+    this.#idle.length = 0
+  }
+
+  #drop (connection: Connection): void {
+    void connection.client.close()
+    this.#forget(connection)
+  }
+
+  #forget (connection: Connection): void {
+    this.#all.delete(connection)
+    if (this.#all.size === 0) this.#onEmpty()
+  }
+}
+
+/** The connections to all instances. */
+export class Connections {
+  readonly #sets = new Map<InstanceRuntime, ConnectionSet>()
+
+  /** A connection that carries nothing else until it is released. @param fresh never one that was used before */
+  acquire (instance: Instance, connectTimeoutMs: number, fresh: boolean): Connection {
+    const { runtime } = instance
+    let set = this.#sets.get(runtime)
+    if (set === undefined) {
+      const created = new ConnectionSet(instance, () => { if (this.#sets.get(runtime) === created) this.#sets.delete(runtime) })
+      this.#sets.set(runtime, set = created)
+    }
+    const connection = set.acquire(fresh)
+    connection.connectTimeoutMs = connectTimeoutMs
+    return connection
+  }
+
+  /** The instance is gone: what is in flight on it finishes, then its connections close. */
+  leave ({ runtime }: Instance): void {
+    this.#sets.get(runtime)?.leave()
+    this.#sets.delete(runtime)
+  }
+
+  /** Ends all connections at once. */
+  destroy (): void {
+    for (const set of this.#sets.values()) set.destroy()
+    this.#sets.clear()
+  }
+}

@@ -1,0 +1,50 @@
+/**
+ * Opens connections to instances, with a connect timeout that is precise (undici's own is good to about a second).
+ */
+import { connect as connectTcp, isIP, type Socket } from 'node:net'
+import { connect as connectTls } from 'node:tls'
+import type { Instance } from '../../src/fleet/instance.ts'
+
+/** No connection in time; `code` tells it from a refused one. */
+export class ConnectTimeoutError extends Error {
+  readonly code = 'FLEET_CONNECT_TIMEOUT'
+  constructor (timeoutMs: number) {
+    super(`No connection in ${timeoutMs} ms`)
+  }
+}
+
+export type ConnectCallback = (error: Error | null, socket: Socket | null) => void
+
+export interface ConnectSettings {
+  readonly timeoutMs: number
+  /** Keep our side open when the agent closes its own: for tunnels. */
+  readonly allowHalfOpen?: boolean
+}
+
+/** Opens one connection to `instance`, TLS verified where it speaks https. Calls back exactly once; the returned function gives up. */
+export function connectTo (instance: Instance, { timeoutMs, allowHalfOpen = false }: ConnectSettings, callback: ConnectCallback): () => void {
+  const { host, port, protocol } = instance
+  const options = { host, port, allowHalfOpen, noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 }
+  const secure = protocol === 'https'
+  const socket = secure
+    ? connectTls({ ...options, ALPNProtocols: ['http/1.1'], ...(isIP(host) === 0 && { servername: host }) })
+    : connectTcp(options)
+
+  let over = false
+  function settle (error: Error | null): void {
+    if (over) return
+    over = true
+    clearTimeout(timer)
+    socket.off(secure ? 'secureConnect' : 'connect', onConnect)
+    socket.off('error', settle)
+    if (error === null) return callback(null, socket)
+    socket.on('error', () => {}) // a second error of a socket that was given up concerns nobody
+    socket.destroy()
+    callback(error, null)
+  }
+  const onConnect = () => settle(null)
+  const timer = setTimeout(() => settle(new ConnectTimeoutError(timeoutMs)), timeoutMs)
+  socket.once(secure ? 'secureConnect' : 'connect', onConnect)
+  socket.on('error', settle)
+  return () => settle(new Error('given up'))
+}

@@ -1,0 +1,343 @@
+/**
+ * One forwarded request from its take-over to its end: which attempts are made, which outcome the client gets, and what every timeout
+ * and every side that goes away means. The rules are CONTRACT section 3; the bytes are moved by AttemptHandler and ClientResponse.
+ */
+import type { IncomingMessage } from 'node:http'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { RequestFacts } from '../facts/index.ts'
+import type { Upstream } from '../upstream/index.ts'
+import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
+import type { Agent } from '../../src/fleet/agent.ts'
+import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
+import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
+import { toFleetError } from '../../src/problem.ts'
+import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
+import { ClientResponse } from './client-response.ts'
+import type { Connections } from './connections.ts'
+import type { ForwardPolicy } from './policy.ts'
+import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
+import { requestHead, type RequestHeadContext } from './request-head.ts'
+import { responseHead } from './response-head.ts'
+
+/** What all exchanges of a gateway share. */
+export interface ForwardContext extends RequestHeadContext {
+  readonly upstream: Upstream
+  readonly connections: Connections
+  readonly corsEnabled: boolean
+  /** Bytes; Infinity when bodies are not bounded. */
+  readonly bodyLimit: number
+  /** No new exchanges are wanted on a client's connection. */
+  readonly isDraining: () => boolean
+  readonly budgetOf: (agent: Agent) => RetryBudget
+  /** Open event streams and tunnels, to be ended when a drain runs out of time. */
+  readonly streams: Set<EndableStream>
+}
+
+export interface EndableStream {
+  /** Ends it properly towards both sides. */
+  endStream (): void
+}
+
+/** Where a request goes. */
+export interface ForwardTarget {
+  readonly agent: Agent
+  readonly policy: ForwardPolicy
+  /** Path and query for the agent, untouched. */
+  readonly path: string
+  /** Where the agent's `/` is for the client. */
+  readonly prefix: string
+  /** The same under its other names. */
+  readonly knownPrefixes: readonly string[]
+  readonly dropAuthorization: boolean
+}
+
+/** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
+const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE', 'PROPFIND', 'PROPPATCH', 'COPY', 'MOVE', 'MKCOL', 'UNLOCK', 'REPORT', 'SEARCH', 'QUERY', 'ACL', 'BIND', 'UNBIND', 'REBIND', 'LINK', 'UNLINK', 'MKCALENDAR', 'MKACTIVITY', 'MERGE', 'CHECKOUT', 'SOURCE'])
+
+/** Of the attempts that carry request bytes: the first and one retry. A stale replay comes on top. */
+const mostCarried = 2
+
+export class Exchange implements AttemptOwner, EndableStream {
+  readonly #context: ForwardContext
+  readonly #target: ForwardTarget
+  readonly #facts: RequestFacts
+  readonly #request: IncomingMessage
+  readonly #reply: FastifyReply
+  readonly #response: ClientResponse
+  readonly #tried: Instance[] = []
+  readonly #repeatable: boolean
+  #fields: string[] | null = null
+  #body: RequestBody = noBody
+  #current: AttemptHandler | null = null
+  #carried = 0
+  #retriesLeft: number
+  #replayed = false
+  #over = false
+  #idleTimer: NodeJS.Timeout | null = null
+  #totalTimer: NodeJS.Timeout | null = null
+  #pauseTimer: NodeJS.Timeout | null = null
+
+  constructor (request: FastifyRequest, reply: FastifyReply, target: ForwardTarget, context: ForwardContext) {
+    this.#context = context
+    this.#target = target
+    this.#facts = request.facts
+    this.#request = request.raw
+    this.#reply = reply
+    this.#response = new ClientResponse(reply, request.facts)
+    this.#repeatable = idempotentMethods.has(request.method) || request.raw.headers['idempotency-key'] !== undefined
+    this.#retriesLeft = target.policy.retryAttempts
+  }
+
+  /** Takes the request through to its end. Never throws; what goes wrong is the client's answer. */
+  start (): void {
+    const { agent, policy } = this.#target
+    this.#context.budgetOf(agent).request(this.#facts.startedAt)
+    // Before the facts' own listener, so that the account is complete when it is read.
+    this.#response.raw.prependListener('close', () => this.#clientClosed())
+    if (policy.totalTimeoutMs !== null) this.#totalTimer = setTimeout(() => this.#totalTimedOut(), policy.totalTimeoutMs)
+
+    const { headers } = this.#request
+    const length = Number(headers['content-length'] ?? 0)
+    const chunked = headers['transfer-encoding'] !== undefined
+    if (length > this.#context.bodyLimit) return this.#fail(this.#tooLarge())
+    let first: Instance
+    try {
+      first = this.#context.upstream.resolve(agent, this.#tried)
+    } catch (error) {
+      return this.#fail(toFleetError(error))
+    }
+    if (!chunked && length === 0) return this.#begin(first, false)
+
+    this.#armIdleTimer()
+    if (!chunked && length <= policy.maxRetryBodyBytes) {
+      return collectBody(this.#request, length, () => this.#touch(), bytes => {
+        if (this.#over) return
+        this.#facts.bytesReceived = bytes.length
+        this.#body = bufferedBody(bytes)
+        this.#begin(first, false)
+      })
+    }
+    this.#body = new StreamedBody(this.#request, {
+      maxReplayBytes: policy.maxRetryBodyBytes,
+      limitBytes: this.#context.bodyLimit,
+      onProgress: chunkLength => {
+        this.#facts.bytesReceived += chunkLength
+        this.#touch()
+      },
+      onTooLarge: () => this.#fail(this.#tooLarge())
+    })
+    this.#begin(first, false)
+  }
+
+  onInterim (_handler: AttemptHandler, status: number, fields: string[], reason: string): void {
+    if (status === 103 || status === 102) this.#response.inform(status, reason, fields)
+  }
+
+  onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): boolean {
+    this.#context.upstream.settle(handler.attempt, 'answered', status)
+    if (this.#target.policy.isRetryStatus(status) && this.#mayRetry() && this.#context.budgetOf(this.#target.agent).take(Date.now())) {
+      handler.discard()
+      this.#retry(handler.attempt.instance)
+      return true
+    }
+    this.#startResponse(handler, status, fields, reason)
+    return true
+  }
+
+  onChunk (handler: AttemptHandler, chunk: Buffer): boolean {
+    this.#touch()
+    this.#context.upstream.progress(handler.attempt)
+    if (this.#response.write(chunk)) return true
+    this.#response.raw.once('drain', () => {
+      this.#touch()
+      handler.resume()
+    })
+    return false
+  }
+
+  onEnd (_handler: AttemptHandler, trailers: string[] | null): void {
+    this.#finish()
+    this.#response.end(trailers)
+  }
+
+  onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void {
+    if (this.#over) return
+    this.#body.detach()
+    if (handler.sent) this.#carried++
+    const { instance } = handler.attempt
+    if (outcome === 'stale') {
+      this.#carried-- // a replay is not a retry
+      if (this.#replayed || !this.#mayRepeat()) return this.#fail(new UpstreamUnreachableError('The agent closed the connection', { proxyStatus: 'connection_terminated' }, { cause: error }))
+      this.#replayed = true
+      return this.#begin(instance, true)
+    }
+    if (!handler.sent && outcome !== 'aborted') {
+      const next = this.#body.replayable ? this.#context.upstream.another(this.#target.agent, this.#tried, true) : undefined
+      if (next !== undefined) return this.#begin(next, false)
+    } else if (outcome === 'reset' && this.#mayRetry()) {
+      return this.#retry(instance)
+    }
+    this.#fail(failureOf(outcome, error))
+  }
+
+  onBreak (): void {
+    this.#finish()
+    this.#response.cut()
+  }
+
+  endStream (): void {
+    if (this.#over) return
+    this.#current?.cancel('aborted')
+    this.#finish()
+    this.#response.raw.end()
+  }
+
+  /** Sends the request to an instance. @param fresh on a connection that was never used */
+  #begin (instance: Instance, fresh: boolean): void {
+    const { upstream, connections } = this.#context
+    const { policy, path, prefix, dropAuthorization } = this.#target
+    if (!this.#tried.includes(instance)) this.#tried.push(instance)
+    const attempt = upstream.begin(instance)
+    this.#facts.attempts.push(attempt)
+    const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
+    const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)
+    this.#current = handler
+    this.#fields ??= requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, prefix }, this.#context)
+    connection.client.dispatch({ path, method: this.#facts.method as 'GET', headers: this.#fields, body: this.#body.open(), reset: false, blocking: false }, handler)
+  }
+
+  /** The one retry: on another available instance, else on the same one after a moment. */
+  #retry (failed: Instance): void {
+    this.#retriesLeft--
+    this.#body.detach()
+    const other = this.#context.upstream.another(this.#target.agent, this.#tried)
+    if (other !== undefined) return this.#begin(other, false)
+    const jitterMs = 25 + Math.random() * 75
+    this.#pauseTimer = setTimeout(() => this.#begin(failed, false), jitterMs)
+  }
+
+  #mayRetry (): boolean {
+    return this.#retriesLeft > 0 && this.#carried < mostCarried && this.#mayRepeat() && !this.#response.raw.headersSent
+  }
+
+  #mayRepeat (): boolean {
+    return this.#repeatable && this.#body.complete && this.#body.replayable
+  }
+
+  #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
+    const { names, corsEnabled, viaPseudonym, isDraining } = this.#context
+    const { prefix, knownPrefixes, policy } = this.#target
+    const head = responseHead(rawFields, names, {
+      status,
+      method: this.#facts.method,
+      instance: handler.attempt.instance,
+      prefix,
+      knownPrefixes,
+      rewriteLocation: policy.rewriteLocation,
+      corsEnabled,
+      viaPseudonym,
+      replyHeaders: this.#reply.getHeaders() as Record<string, string>,
+      canChunk: this.#request.httpVersion === '1.1'
+    })
+    if (isDraining() || !this.#body.complete) head.fields.push('connection', 'close')
+    try {
+      this.#response.start(status, reason, head.fields, head.contentLength)
+    } catch (error) {
+      handler.cancel('invalid')
+      return this.#fail(failureOf('invalid', error as Error))
+    }
+    if (head.isEventStream) this.#becomeStream()
+    if (status === 204 || status === 304 || this.#facts.method === 'HEAD') {
+      // Whatever the agent says of a body that can't be there, the answer is complete.
+      return this.#response.end(null)
+    }
+    // A small answer has come whole by now, in the same read; for any other the head must not wait.
+    process.nextTick(() => {
+      if (this.#over) return
+      this.#response.flush()
+      this.#armIdleTimer()
+    })
+  }
+
+  #becomeStream (): void {
+    this.#facts.stream = 'event-stream'
+    this.#context.streams.add(this)
+    if (this.#totalTimer !== null) clearTimeout(this.#totalTimer)
+    this.#totalTimer = null
+  }
+
+  #fail (error: FleetError): void {
+    if (this.#over) return
+    this.#current?.cancel('aborted')
+    this.#finish()
+    this.#response.problem(error)
+  }
+
+  #clientClosed (): void {
+    if (this.#over) return
+    this.#current?.cancel('aborted')
+    this.#finish()
+  }
+
+  #finish (): void {
+    this.#over = true
+    for (const timer of [this.#idleTimer, this.#totalTimer, this.#pauseTimer]) if (timer !== null) clearTimeout(timer)
+    this.#idleTimer = this.#totalTimer = this.#pauseTimer = null
+    if (this.#facts.stream !== null) this.#context.streams.delete(this)
+    this.#body.finish()
+  }
+
+  #tooLarge (): FleetError {
+    return new BodyTooLargeError(`The body is over the limit of ${this.#context.bodyLimit} bytes`)
+  }
+
+  #armIdleTimer (): void {
+    this.#idleTimer ??= setTimeout(() => this.#idledOut(), this.#target.policy.idleTimeoutMs)
+  }
+
+  #touch (): void {
+    this.#idleTimer?.refresh()
+  }
+
+  #idledOut (): void {
+    this.#idleTimer = null
+    if (this.#response.raw.headersSent) {
+      this.#current?.cancel('aborted')
+      this.#finish()
+      return this.#response.cut()
+    }
+    if (this.#body.complete && this.#current !== null) return // the response timeout watches from here on
+    const clientIsSlow = this.#current === null || this.#body.waitsForClient
+    this.#fail(clientIsSlow ? new RequestTimeoutError('The body stopped coming') : new UpstreamTimeoutError('The agent stopped taking the body', { proxyStatus: 'http_response_timeout' }))
+  }
+
+  #totalTimedOut (): void {
+    if (!this.#response.raw.headersSent) return this.#fail(new UpstreamTimeoutError('The exchange took longer than it may'))
+    this.#current?.cancel('aborted')
+    this.#finish()
+    this.#response.cut()
+  }
+}
+
+function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
+  const options = { cause }
+  switch (outcome) {
+    case 'refused':
+      return new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: isDnsError(cause) ? 'dns_error' : 'connection_refused' }, options)
+    case 'connect-timeout':
+      return new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, options)
+    case 'timeout':
+      return new UpstreamTimeoutError('The agent did not answer in time', {}, options)
+    case 'invalid':
+      return new UpstreamInvalidError('What the agent answered is not valid HTTP', {}, options)
+    case 'aborted':
+      return new BadRequestError('The request has a field that can not be forwarded', {}, options)
+    default:
+      return new UpstreamUnreachableError('The agent closed the connection before it answered', { proxyStatus: 'connection_terminated' }, options)
+  }
+}
+
+function isDnsError (error: Error): boolean {
+  return (error as NodeJS.ErrnoException).syscall === 'getaddrinfo'
+}

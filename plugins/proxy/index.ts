@@ -1,0 +1,160 @@
+/**
+ * `/api/{agent}/{path}`: forwards to an instance of the agent. @fastify/http-proxy owns the routes; each request is taken over from it as
+ * soon as all onRequest hooks have passed, before any body parser looks at it, and goes through the engine in exchange.ts.
+ */
+import { randomBytes } from 'node:crypto'
+import httpProxy from '@fastify/http-proxy'
+import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../facts/index.ts'
+import type {} from '../registry/index.ts'
+import type {} from '../upstream/index.ts'
+import { NotFoundError } from '../../src/errors.ts'
+import type { Agent, Rotation } from '../../src/fleet/agent.ts'
+import { RetryBudget } from '../../src/fleet/retry-budget.ts'
+import { Type, parseOptions } from '../../src/options.ts'
+import { agentPath } from './agent-path.ts'
+import { Connections } from './connections.ts'
+import { Exchange, type ForwardContext, type ForwardTarget } from './exchange.ts'
+import { FieldNames } from './field-names.ts'
+import { acceptAllMethods, forwardedMethods } from './methods.ts'
+import { RetryOptions, TimeoutsOptions } from './options.ts'
+import { createPolicyTable } from './policy.ts'
+import { TraceStarter } from './trace-context.ts'
+import { Tunnel } from './tunnel.ts'
+import { acceptUpgrades, upgradeOffer } from './upgrade.ts'
+
+const ProxyOptions = Type.Object({
+  timeouts: TimeoutsOptions,
+  retry: RetryOptions,
+  bodyLimit: Type.Optional(Type.Integer({ minimum: 1, description: 'Bytes; unlimited when left out.' }))
+}, { additionalProperties: false })
+
+/** Data as in fleet.yaml (`timeouts`, `retry`, `server.bodyLimit` in bytes), and seams. */
+export interface ProxyPluginOptions {
+  timeouts?: object
+  retry?: object
+  bodyLimit?: number
+  /** This process's own name in `Via`. @default random */
+  viaPseudonym?: string
+  /** The path under which the agents are. @default `/api` */
+  path?: string
+}
+
+export interface Proxy {
+  /** Takes new defaults; exchanges under way keep theirs. @throws OptionsError */
+  reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry'>): void
+  /** Ends open event streams and tunnels properly towards both sides. */
+  endStreams (): void
+  readonly openStreams: number
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The forwarding engine. */
+    proxy: Proxy
+  }
+}
+
+const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
+  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', ...data } = opts
+  const { bodyLimit = Infinity, timeouts, retry } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, ...data }, '')
+  const { registry, upstream } = fastify
+  const prefix = `${fastify.prefix}${path}`
+  const connections = new Connections()
+  const budgets = new WeakMap<Rotation, RetryBudget>()
+  let policies = createPolicyTable(timeouts, retry)
+
+  const context: ForwardContext = {
+    upstream,
+    connections,
+    bodyLimit,
+    viaPseudonym,
+    names: new FieldNames(),
+    traces: new TraceStarter(),
+    corsEnabled: fastify.hasDecorator('corsEnabled') && fastify.corsEnabled,
+    isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
+    streams: new Set(),
+    budgetOf (agent) {
+      let budget = budgets.get(agent.rotation)
+      if (budget === undefined) budgets.set(agent.rotation, budget = new RetryBudget())
+      return budget
+    }
+  }
+
+  function targetOf (request: FastifyRequest): ForwardTarget {
+    const asked = agentPath(request.originalUrl, prefix)
+    if (asked === undefined) throw new NotFoundError(`Name an agent: ${prefix}/{agent}/…`)
+    const agent = registry.get(asked.name)
+    request.facts.agent = agent.name
+    const policy = policies.of(agent)
+    return {
+      agent,
+      policy,
+      path: asked.rest,
+      prefix: `${prefix}/${asked.segment}`,
+      knownPrefixes: prefixesOf(agent, `${prefix}/${asked.segment}`),
+      dropAuthorization: !policy.forwardAuthorization && request.authorizationIsGateways === true
+    }
+  }
+
+  function prefixesOf (agent: Agent, used: string): string[] {
+    return [used, `${prefix}/${agent.name}`, ...agent.aliases.map(alias => `${prefix}/${alias}`)]
+  }
+
+  function takeOver (request: FastifyRequest, reply: FastifyReply): void {
+    const target = targetOf(request)
+    const offer = upgradeOffer(request.raw)
+    reply.hijack()
+    if (offer === undefined) new Exchange(request, reply, target, context).start()
+    else new Tunnel(request, reply, offer, target, context, facts => fastify.facts.finish(facts)).start()
+  }
+
+  fastify.decorate('proxy', {
+    reconfigure ({ timeouts = {}, retry = {} }) {
+      policies = createPolicyTable(parseOptions(TimeoutsOptions, timeouts, 'timeouts'), parseOptions(RetryOptions, retry, 'retry'))
+    },
+    endStreams () {
+      for (const stream of context.streams) stream.endStream()
+    },
+    get openStreams () { return context.streams.size }
+  })
+
+  await fastify.register(async scope => {
+    acceptAllMethods(scope)
+    scope.addHook('preParsing', function takeOverRequest (request, reply, _payload, done) {
+      try {
+        takeOver(request, reply)
+      } catch (error) {
+        done(error as Error)
+      }
+    })
+    await scope.register(httpProxy, {
+      upstream: '',
+      prefix: path,
+      httpMethods: [...forwardedMethods],
+      config: { fleet: { scope: 'proxy' } },
+      replyOptions: { getUpstream: () => { throw new Error('every request is taken over before') } }
+    })
+  })
+
+  const stopUpgrades = acceptUpgrades(fastify, target => agentPath(target, prefix) !== undefined && isUnder(target, prefix))
+  const stopWatching = registry.onChange(({ removed }) => {
+    for (const instance of removed) connections.leave(instance)
+  })
+  fastify.addHook('preClose', async () => {
+    stopUpgrades()
+    for (const stream of context.streams) stream.endStream()
+  })
+  fastify.addHook('onClose', async () => {
+    stopWatching()
+    connections.destroy()
+  })
+}
+
+function isUnder (target: string, prefix: string): boolean {
+  return target.startsWith(`${prefix}/`) || /^[a-z]+:\/\//i.test(target)
+}
+
+export { RetryOptions, TimeoutsOptions }
+export default fp(proxyPlugin, { name: 'fleet-proxy', fastify: '5.x', decorators: { fastify: ['registry', 'upstream', 'facts'] } })

@@ -1,0 +1,100 @@
+/**
+ * The request head as the agent gets it: the client's fields in their order, without those of this hop, and the gateway's own behind them.
+ */
+import type { IncomingMessage } from 'node:http'
+import type { RequestFacts } from '../facts/index.ts'
+import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
+import { isTraceparent, type TraceStarter } from './trace-context.ts'
+
+export interface RequestHeadContext {
+  readonly names: FieldNames
+  readonly traces: TraceStarter
+  /** This process's name in `Via`. */
+  readonly viaPseudonym: string
+}
+
+export interface RequestHeadSettings {
+  /** Leave the client's `Authorization` out: it is the gateway's. */
+  readonly dropAuthorization: boolean
+  readonly preserveHost: boolean
+  /** Where the agent's `/` is for the client: `/api/planner`. */
+  readonly prefix: string
+}
+
+/** A flat list of names and values. `Content-Length` stays, `Transfer-Encoding` is the connection's business. */
+export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings: RequestHeadSettings, context: RequestHeadContext): string[] {
+  const { rawHeaders, headers } = raw
+  const { names, traces, viaPseudonym } = context
+  const nominated = nominatedFields(headers.connection)
+  const continued = isTraceparent(headers.traceparent as string | undefined)
+  const fields: string[] = []
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index]!
+    const { role, lowerName } = names.of(name)
+    if (nominated !== null && nominated.has(lowerName)) continue
+    switch (role) {
+      case FieldRole.hop:
+      case FieldRole.connection:
+      case FieldRole.transferEncoding:
+      case FieldRole.trailer: // undici can't send trailers, so none may be announced
+      case FieldRole.forwarding: // said anew below
+        continue
+      case FieldRole.host:
+        if (!settings.preserveHost) continue
+        break
+      case FieldRole.authorization:
+        if (settings.dropAuthorization) continue
+        break
+      case FieldRole.trace:
+        if (!continued) continue
+        break
+    }
+    fields.push(name, rawHeaders[index + 1]!)
+  }
+  addForwarding(fields, raw, facts, settings.prefix)
+  fields.push('Via', `${raw.httpVersion} ${viaPseudonym}`, 'X-Request-Id', facts.id)
+  if (!continued) fields.push('traceparent', traces.start())
+  return fields
+}
+
+/** `X-Forwarded-*` and `Forwarded` (RFC 7239): appended to what a trusted proxy said, in place of what anybody else did. */
+function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFacts, prefix: string): void {
+  const { headers, socket } = raw
+  const peer = plainAddress(socket.remoteAddress ?? '')
+  const host = headers.host ?? ''
+  const proto = (socket as { encrypted?: boolean }).encrypted === true ? 'https' : 'http'
+  const element = `for=${forwardedNode(peer)};${host === '' ? '' : `host="${host.replace(/["\\]/g, '\\$&')}";`}proto=${proto}`
+  if (!facts.peerTrusted) {
+    fields.push('X-Forwarded-For', peer, 'X-Forwarded-Host', host, 'X-Forwarded-Proto', proto, 'X-Forwarded-Prefix', prefix, 'Forwarded', element)
+    return
+  }
+  fields.push(
+    'X-Forwarded-For', appended(headers['x-forwarded-for'], peer),
+    'X-Forwarded-Host', first(headers['x-forwarded-host']) ?? host,
+    'X-Forwarded-Proto', first(headers['x-forwarded-proto']) ?? proto,
+    'X-Forwarded-Prefix', (first(headers['x-forwarded-prefix']) ?? '') + prefix,
+    'Forwarded', appended(headers.forwarded, element)
+  )
+  for (const name of ['x-forwarded-port', 'x-real-ip']) {
+    const value = first(headers[name])
+    if (value !== undefined) fields.push(name, value)
+  }
+}
+
+/** RFC 7239 §6: an IPv6 address is bracketed and quoted. */
+function forwardedNode (address: string): string {
+  return address.includes(':') ? `"[${address}]"` : address === '' ? 'unknown' : address
+}
+
+function plainAddress (address: string): string {
+  return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address
+}
+
+function appended (existing: string | string[] | undefined, value: string): string {
+  const before = Array.isArray(existing) ? existing.join(', ') : existing
+  return before === undefined || before === '' ? value : `${before}, ${value}`
+}
+
+function first (value: string | string[] | undefined): string | undefined {
+  return Array.isArray(value) ? value[0] : value
+}

@@ -1,0 +1,126 @@
+/**
+ * The response head as the client gets it: the agent's fields in their order, without those of this hop, with the gateway's merged in.
+ */
+import type { OutgoingHttpHeaders } from 'node:http'
+import type { Instance } from '../../src/fleet/instance.ts'
+import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
+
+export interface ResponseHeadSettings {
+  readonly status: number
+  readonly method: string
+  readonly instance: Instance
+  /** Where the agent's `/` is for the client, with the name the client used, and under its other names. */
+  readonly prefix: string
+  readonly knownPrefixes: readonly string[]
+  readonly rewriteLocation: boolean
+  /** The gateway answers for cross-origin requests: the agent's `Access-Control-*` give way. */
+  readonly corsEnabled: boolean
+  readonly viaPseudonym: string
+  /** What hooks set on the reply: these win over the agent's of the same name. */
+  readonly replyHeaders: OutgoingHttpHeaders
+  /** The client speaks HTTP/1.1, so that a body without length can be chunked and trailers sent. */
+  readonly canChunk: boolean
+}
+
+export interface ResponseHead {
+  /** A flat list of names and values. */
+  readonly fields: string[]
+  /** Body length the agent announced; null when it did not. */
+  readonly contentLength: number | null
+  readonly isEventStream: boolean
+}
+
+/** @param raw the agent's fields, flat */
+export function responseHead (raw: readonly string[], names: FieldNames, settings: ResponseHeadSettings): ResponseHead {
+  const { status, replyHeaders, corsEnabled } = settings
+  const nominated = nominatedFields(joined(raw, names, FieldRole.connection))
+  const bodiless = settings.method === 'HEAD' || status === 204 || status === 304
+  const fields: string[] = []
+  let contentLength: number | null = null
+  let isEventStream = false
+  let vary = ''
+  let trailers: string | null = null
+  for (let index = 0; index < raw.length; index += 2) {
+    const name = raw[index]!
+    const { role, lowerName } = names.of(name)
+    let value = raw[index + 1]!
+    if (nominated !== null && nominated.has(lowerName)) continue
+    switch (role) {
+      case FieldRole.hop:
+      case FieldRole.connection:
+      case FieldRole.transferEncoding:
+        continue
+      case FieldRole.trailer:
+        trailers = trailers === null ? value : `${trailers}, ${value}`
+        continue
+      case FieldRole.accessControl:
+        if (corsEnabled) continue
+        break
+      case FieldRole.vary:
+        vary = vary === '' ? value : `${vary}, ${value}`
+        continue
+      case FieldRole.location:
+        if (settings.rewriteLocation) value = mapLocation(value, settings)
+        break
+      case FieldRole.contentLength:
+        if (status === 204) continue // RFC 9110 §8.6: never in a 204
+        contentLength = Number(value)
+        break
+      case FieldRole.contentType:
+        isEventStream = value.toLowerCase().startsWith('text/event-stream')
+        break
+    }
+    if (replyHeaders[lowerName] !== undefined && lowerName !== 'set-cookie') continue
+    fields.push(name, value)
+  }
+  for (const name in replyHeaders) {
+    const value = replyHeaders[name]
+    if (value === undefined || name === 'vary') continue
+    if (Array.isArray(value)) for (const one of value) fields.push(name, one)
+    else fields.push(name, String(value))
+  }
+  vary = mergeVary(vary, replyHeaders['vary'])
+  if (vary !== '') fields.push('vary', vary)
+  // Announced only where they can be sent: with a length or without a body Node throws ERR_HTTP_TRAILER_INVALID.
+  if (trailers !== null && contentLength === null && !bodiless && settings.canChunk) fields.push('trailer', trailers)
+  fields.push('via', `1.1 ${settings.viaPseudonym}`)
+  return { fields, contentLength, isEventStream }
+}
+
+function joined (raw: readonly string[], names: FieldNames, role: FieldRole): string | undefined {
+  let value: string | undefined
+  for (let index = 0; index < raw.length; index += 2) {
+    if (names.of(raw[index]!).role === role) value = value === undefined ? raw[index + 1]! : `${value},${raw[index + 1]}`
+  }
+  return value
+}
+
+function mergeVary (theirs: string, ours: OutgoingHttpHeaders[string]): string {
+  const mine = Array.isArray(ours) ? ours.join(', ') : ours === undefined ? '' : String(ours)
+  if (theirs === '' || mine === '') return theirs + mine
+  const members = [...theirs.split(','), ...mine.split(',')].map(name => name.trim())
+  if (members.includes('*')) return '*'
+  const seen = new Map(members.map(name => [name.toLowerCase(), name]))
+  return [...seen.values()].join(', ')
+}
+
+/** Root-relative, or at the agent's own origin: mapped under the agent's prefix, once. Anything else is as it was. */
+export function mapLocation (location: string, { prefix, knownPrefixes, instance }: Pick<ResponseHeadSettings, 'prefix' | 'knownPrefixes' | 'instance'>): string {
+  const path = pathAtAgent(location, instance)
+  if (path === undefined) return location
+  const alreadyThere = knownPrefixes.some(known => path === known || path.startsWith(`${known}/`) || path.startsWith(`${known}?`))
+  return alreadyThere ? path : prefix + path
+}
+
+/** The path of a location that leads to the agent itself; undefined for one that leads elsewhere or is relative. */
+function pathAtAgent (location: string, { origin }: Instance): string | undefined {
+  if (location.startsWith('/') && !location.startsWith('//')) return location
+  const authority = origin.slice(origin.indexOf('//'))
+  const lower = location.toLowerCase()
+  const matched = [origin, authority].find(start => lower.startsWith(start.toLowerCase()))
+  if (matched === undefined) return undefined
+  const rest = location.slice(matched.length)
+  if (rest === '') return '/'
+  if (rest.startsWith('/')) return rest
+  return rest.startsWith('?') || rest.startsWith('#') ? `/${rest}` : undefined
+}

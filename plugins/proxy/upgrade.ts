@@ -1,0 +1,77 @@
+/**
+ * Upgrade requests on their way into Fastify. Node hands every request with an `Upgrade` to the server's `upgrade` listeners and takes its
+ * parser off the socket; WebSocket requests to agents go through the router like any other, so that all hooks run, and everything else
+ * (h2c, or a WebSocket elsewhere) is served as if nothing had been offered (RFC 9110 §7.8).
+ */
+import { ServerResponse, type IncomingMessage, type Server } from 'node:http'
+import type { Duplex } from 'node:stream'
+import type { Socket } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+
+/** The connection behind an upgrade request. */
+export interface UpgradeOffer {
+  readonly socket: Socket
+  /** What the client sent behind its request. */
+  readonly head: Buffer
+}
+
+const offers = new WeakMap<IncomingMessage, UpgradeOffer>()
+
+/** The connection of a request that came as a WebSocket upgrade; undefined for any other. */
+export function upgradeOffer (raw: IncomingMessage): UpgradeOffer | undefined {
+  return offers.get(raw)
+}
+
+/**
+ * Listens for upgrades on Fastify's server.
+ * @param isOurs whether a request's target leads to an agent
+ * @returns stops listening
+ */
+export function acceptUpgrades (fastify: FastifyInstance, isOurs: (target: string) => boolean): () => void {
+  const server = fastify.server as Server
+  const onUpgrade = (raw: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (isOurs(raw.url ?? '')) {
+      if (isWebSocket(raw)) route(fastify, raw, socket as Socket, head)
+      else serveWithoutUpgrade(server, raw, socket as Socket, head)
+    } else if (server.listenerCount('upgrade') === 1) {
+      serveWithoutUpgrade(server, raw, socket as Socket, head)
+    }
+  }
+  server.on('upgrade', onUpgrade)
+  return () => server.off('upgrade', onUpgrade)
+}
+
+function isWebSocket ({ method, headers }: IncomingMessage): boolean {
+  return method === 'GET' && (headers.upgrade ?? '').toLowerCase() === 'websocket'
+}
+
+function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, head: Buffer): void {
+  offers.set(raw, { socket, head })
+  socket.on('error', () => socket.destroy())
+  const response = new ServerResponse(raw)
+  response.shouldKeepAlive = false
+  response.assignSocket(socket)
+  // A refusal is written by Fastify like any answer; after it the connection has no parser to read a next request.
+  response.once('finish', () => socket.end())
+  fastify.routing(raw, response)
+}
+
+/** Puts the request back in front of the socket, without its offer, and lets the server read it again. */
+function serveWithoutUpgrade (server: Server, raw: IncomingMessage, socket: Socket, head: Buffer): void {
+  let text = `${raw.method} ${raw.url} HTTP/${raw.httpVersion}\r\n`
+  const { rawHeaders } = raw
+  for (let index = 0; index < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index]!
+    const lower = name.toLowerCase()
+    if (lower === 'upgrade' || lower === 'http2-settings') continue
+    const value = lower === 'connection' ? withoutUpgrade(rawHeaders[index + 1]!) : rawHeaders[index + 1]!
+    if (lower === 'connection' && value === '') continue
+    text += `${name}: ${value}\r\n`
+  }
+  socket.unshift(Buffer.concat([Buffer.from(`${text}\r\n`, 'latin1'), head]))
+  server.emit('connection', socket)
+}
+
+function withoutUpgrade (connection: string): string {
+  return connection.split(',').map(option => option.trim()).filter(option => !['upgrade', 'http2-settings'].includes(option.toLowerCase())).join(', ')
+}

@@ -1,0 +1,141 @@
+/**
+ * What only a listener can do: framing, head limits and times, `Expect`, and answers to what Node's parser refuses. A host application
+ * that creates its server with serverOptions() gets the same as `fleet-gateway serve`.
+ */
+import { randomUUID } from 'node:crypto'
+import { createServer, STATUS_CODES, type IncomingMessage, type RequestListener, type Server, type ServerOptions as HttpServerOptions, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import type { FastifyServerOptions } from 'fastify'
+import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
+import { renderProblem, toFleetError } from './problem.ts'
+
+/** Bytes of request line and header fields together; more is answered with 431. */
+const maxHeadBytes = 32 * 1024
+/** How long a request head may take to arrive; then 408. */
+const headTimeoutMs = 10_000
+/** How often Node looks for heads that took too long: its default of 30 s would make the timeout a fiction. */
+const checkIntervalMs = 500
+/** How long an idle keep-alive connection of a client stays open. */
+const keepAliveMs = 72_000
+
+/** Options for `Fastify(…)`. Add your own beside them; `http`, `serverFactory` and `clientErrorHandler` are needed as they are. */
+export function serverOptions (): FastifyServerOptions {
+  const http: HttpServerOptions = {
+    maxHeaderSize: maxHeadBytes,
+    headersTimeout: headTimeoutMs,
+    requestTimeout: 0,
+    connectionsCheckingInterval: checkIntervalMs,
+    keepAliveTimeout: keepAliveMs,
+    requireHostHeader: true,
+    insecureHTTPParser: false,
+    noDelay: true
+  }
+  return {
+    serverFactory: listener => createListener(listener as RequestListener, http),
+    clientErrorHandler: answerClientError,
+    frameworkErrors (error, _request, reply) {
+      const { status, headers, body } = renderProblem(toFleetError(error), randomUUID())
+      void reply.code(status).headers(headers).serializer((text: string) => text).send(body)
+    },
+    rewriteUrl: routableTarget,
+    disableRequestLogging: true, // the audit log has the line
+    childLoggerFactory: logger => logger,
+    requestIdHeader: false,
+    genReqId: () => '', // the facts plugin gives ids
+    return503OnClosing: false, // what arrives on a busy connection during a drain is still served
+    forceCloseConnections: 'idle',
+    bodyLimit: 256 * 1024, // of the gateway's own routes; forwarded bodies have server.bodyLimit
+    routerOptions: { maxParamLength: 1_024 }
+  }
+}
+
+function createListener (listener: RequestListener, options: HttpServerOptions): Server {
+  const server = createServer(options, listener)
+  server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
+  server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
+    continueWhenRead(request, response)
+    listener(request, response)
+  })
+  server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
+    writeProblem(response.socket!, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
+  })
+  server.on('connect', (_request: IncomingMessage, socket: Socket) => {
+    writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } }))
+  })
+  return server
+}
+
+/**
+ * Sends `100 Continue` when somebody begins to read the body, so after auth, limits and whatever else refuses without reading it
+ * (RFC 9110 §10.1.1).
+ */
+function continueWhenRead (request: IncomingMessage, response: ServerResponse): void {
+  const read = request._read
+  request._read = function (size: number) {
+    request._read = read
+    if (!response.headersSent) response.writeContinue()
+    read.call(request, size)
+  }
+}
+
+/**
+ * What the router sees. A path whose percent-encoding is not UTF-8 is the agent's business, but the router would refuse it: everything
+ * behind the agent's name is taken out of its sight. The proxy reads the original target.
+ */
+function routableTarget ({ url = '/' }: { url?: string | undefined }): string {
+  if (!url.includes('%')) return url
+  const query = url.indexOf('?')
+  const path = query === -1 ? url : url.slice(0, query)
+  try {
+    decodeURIComponent(path)
+    return url
+  } catch {
+    return path.split('/').map(segment => isDecodable(segment) ? segment : '_').join('/')
+  }
+}
+
+function isDecodable (segment: string): boolean {
+  try {
+    decodeURIComponent(segment)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Answers what Node's parser refused, and closes the connection. */
+function answerClientError (error: NodeJS.ErrnoException & { rawPacket?: Buffer }, socket: Socket): void {
+  const answered = (socket as { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true
+  if (error.code === 'ECONNRESET' || !socket.writable || answered) return void socket.destroy()
+  writeProblem(socket, parserError(error))
+}
+
+function parserError ({ code, rawPacket }: { code?: string, rawPacket?: Buffer }): FleetError {
+  switch (code) {
+    case 'HPE_HEADER_OVERFLOW':
+      return new HeadersTooLargeError(`The request head is over ${maxHeadBytes} bytes`)
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return new RequestTimeoutError(`The request head took longer than ${headTimeoutMs / 1_000} s`)
+    case 'HPE_INVALID_TRANSFER_ENCODING':
+      return hasForeignCoding(rawPacket)
+        ? new NotImplementedError('No transfer coding but "chunked" is implemented')
+        : new BadRequestError('The Transfer-Encoding header is invalid')
+    default:
+      return new BadRequestError('The request is not valid HTTP')
+  }
+}
+
+/** The last transfer coding is not `chunked`, or there is one that we don't know. */
+function hasForeignCoding (packet: Buffer | undefined): boolean {
+  const value = /\r?\ntransfer-encoding[ \t]*:([^\r\n]*)/i.exec(packet?.toString('latin1') ?? '')?.[1] ?? ''
+  return value.split(',').some(coding => coding.trim() !== '' && coding.trim().toLowerCase() !== 'chunked')
+}
+
+function writeProblem (socket: Socket, error: FleetError): void {
+  const id = randomUUID()
+  const { status, headers, body } = renderProblem(error, id)
+  const fields = Object.entries({ ...headers, 'x-request-id': id, connection: 'close', date: new Date().toUTCString() })
+  const head = fields.map(([name, value]) => `${name}: ${value}\r\n`).join('')
+  socket.on('error', () => socket.destroy())
+  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${head}\r\n${body}`, 'utf8', () => socket.destroySoon())
+}
