@@ -3,6 +3,7 @@
  * Availability is defined here and nowhere else.
  */
 import { createHash } from 'node:crypto'
+import type { Attempt } from './attempt.ts'
 
 export type Protocol = 'http' | 'https'
 
@@ -22,7 +23,9 @@ export interface Lease {
 export interface HealthRecord {
   /** The probes' verdict. An instance nobody has probed yet is taken to be up. */
   up: boolean
+  /** Failed probes in a row. */
   probeFailures: number
+  /** Good probes in a row, counted afresh from each ejection. */
   probeSuccesses: number
   /** Failures of live requests in a row. */
   consecutiveFailures: number
@@ -30,10 +33,12 @@ export interface HealthRecord {
   ejectedUntil: number
   /** What it was ejected for: no connection (probes can restore it), or its answers (only a trial request can). */
   ejectedFor: 'connection' | 'answer' | null
-  /** How often in a row it was ejected; each time is longer. */
+  /** How often it was ejected of late; each time is longer. Forgotten step by step while it does well. */
   ejections: number
-  /** A trial request is under way. */
-  trialInFlight: boolean
+  /** When its last ejection ended, milliseconds since the epoch: from then on ejections are forgotten. */
+  restoredAt: number
+  /** The one trial request that is under way. */
+  trial: Attempt | null
 }
 
 /** The mutable record of one (agent, protocol, host, port); it outlives snapshots and reloads. One writer per field. */
@@ -81,7 +86,7 @@ export function newRuntime (): InstanceRuntime {
     inFlight: 0,
     lastProgressAt: 0,
     draining: false,
-    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, trialInFlight: false }
+    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, restoredAt: 0, trial: null }
   }
 }
 
@@ -103,5 +108,5 @@ export function isHealthy (instance: Instance): boolean {
 export function isAvailable (instance: Instance, now: number): boolean {
   const { draining, health } = instance.runtime
   if (draining || !health.up) return false
-  return health.ejectedUntil === 0 || (now >= health.ejectedUntil && !health.trialInFlight)
+  return health.ejectedUntil === 0 || (now >= health.ejectedUntil && health.trial === null)
 }

@@ -1,0 +1,126 @@
+/**
+ * Where audit lines go: a file that is appended to, or standard output. One write at a time; what comes meanwhile is in the next.
+ * Not pino.destination(): its flushSync() repeats a failed write for ever, so that a full disk would hang the process at its exit.
+ */
+import { mkdirSync, openSync, close, write, writeSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+
+/** Takes text; never throws. */
+export interface AuditDestination {
+  write (text: string): void
+  /** Everything is written, or given up, when this returns. */
+  flushSync? (): void
+  /** Ends it; everything is written, or given up, when the promise resolves. */
+  end? (): void | Promise<void>
+}
+
+const standardOutput = 1
+/** Owner and group may read it. */
+const fileMode = 0o640
+/** What may wait for a slow disk; lines that come when it is full are lost. */
+const maxPendingLength = 16 * 1024 * 1024
+/** A pipe whose reader is slow is tried again after this time, */
+const busyMs = 50
+/** and at the end of the process not for longer than this. */
+const patienceMs = 1_000
+
+const writeAsync = promisify(write)
+
+/**
+ * Opens `file` for appending, with its folder; standard output when it is left out.
+ * @param onError told of each failure, and that the lines at hand were lost
+ * @throws NodeJS.ErrnoException when the file can't be opened
+ */
+export function openDestination (file: string | undefined, onError: (error: Error) => void): AuditDestination {
+  if (file === undefined) return new DescriptorDestination(standardOutput, onError)
+  mkdirSync(dirname(file), { recursive: true })
+  return new DescriptorDestination(openSync(file, 'a', fileMode), onError)
+}
+
+class DescriptorDestination implements AuditDestination {
+  readonly #fd: number
+  readonly #onError: (error: Error) => void
+  #pending: string[] = []
+  #pendingLength = 0
+  #draining: Promise<void> | null = null
+  /** Until then a busy pipe is tried again. */
+  #giveUpAt = Infinity
+
+  constructor (fd: number, onError: (error: Error) => void) {
+    this.#fd = fd
+    this.#onError = onError
+  }
+
+  write (text: string): void {
+    if (this.#pendingLength + text.length > maxPendingLength) {
+      this.#onError(new Error('The audit log is written too slowly'))
+      return
+    }
+    this.#pending.push(text)
+    this.#pendingLength += text.length
+    this.#draining ??= this.#drain()
+  }
+
+  flushSync (): void {
+    const giveUpAt = performance.now() + patienceMs
+    let rest = this.#take()
+    try {
+      while (rest.length > 0) rest = rest.subarray(this.#writeSomeSync(rest, giveUpAt))
+    } catch (error) {
+      this.#onError(error as Error)
+    }
+  }
+
+  async end (): Promise<void> {
+    this.#giveUpAt = performance.now() + patienceMs
+    await this.#draining
+    if (this.#fd !== standardOutput) await promisify(close)(this.#fd).catch(this.#onError)
+  }
+
+  #take (): Buffer {
+    const text = this.#pending.join('')
+    this.#pending = []
+    this.#pendingLength = 0
+    return Buffer.from(text)
+  }
+
+  async #drain (): Promise<void> {
+    await null // what is flushed at once, like the last lines before an exit, must not be under way already
+    while (this.#pendingLength > 0) {
+      let rest = this.#take()
+      try {
+        while (rest.length > 0) rest = rest.subarray(await this.#writeSome(rest))
+      } catch (error) {
+        this.#onError(error as Error)
+      }
+    }
+    this.#draining = null
+  }
+
+  /** @returns how many bytes were written */
+  async #writeSome (bytes: Buffer): Promise<number> {
+    try {
+      return (await writeAsync(this.#fd, bytes)).bytesWritten
+    } catch (error) {
+      if (!isBusy(error) || performance.now() > this.#giveUpAt) throw error
+      await sleep(busyMs)
+      return 0
+    }
+  }
+
+  #writeSomeSync (bytes: Buffer, giveUpAt: number): number {
+    try {
+      return writeSync(this.#fd, bytes)
+    } catch (error) {
+      if (!isBusy(error) || performance.now() > giveUpAt) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, busyMs)
+      return 0
+    }
+  }
+}
+
+function isBusy (error: unknown): boolean {
+  return (error as NodeJS.ErrnoException).code === 'EAGAIN'
+}

@@ -1,0 +1,94 @@
+/**
+ * How well the fleet is: probes instances, judges finished attempts (the rules of both are in src/fleet/outlier.ts), and answers /health.
+ * The only writer of `instance.runtime.health`.
+ */
+import type { FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../registry/index.ts'
+import type {} from '../upstream/index.ts'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import type { Attempt } from '../../src/fleet/attempt.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
+import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
+import { parseOptions, type Static } from '../../src/options.ts'
+import { HealthOptions } from './options.ts'
+import { createProbe, type Probe } from './probe.ts'
+import { Prober } from './prober.ts'
+import { healthRoutes } from './routes.ts'
+
+export interface Health {
+  /**
+   * Takes new defaults for all agents, as `health` in fleet.yaml has them; what is left out is back to its own default.
+   * @throws OptionsError; nothing has changed then
+   */
+  reconfigure (options: object): void
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** How instances are watched. Their state is on the instances of the registry. */
+    health: Health
+  }
+}
+
+/** Data of `health` in fleet.yaml, and seams. */
+export interface HealthPluginOptions extends Partial<Static<typeof HealthOptions>> {
+  clock?: Clock
+  /** @default a TCP connection, or HTTP GET of `path` */
+  probe?: Probe
+  /** From 0 to below 1, for jitter. @default Math.random */
+  random?: () => number
+}
+
+const probeReasons: Readonly<Record<ProbeOutcome, string>> = {
+  ok: 'probes succeed',
+  refused: 'probes get no connection',
+  timeout: 'probes get no answer in time',
+  bad: 'probes get a bad answer'
+}
+
+/** What of a request decided. */
+function attemptReason ({ outcome, status }: Attempt): string {
+  return outcome === 'answered' ? `a request was answered with ${status}` : `a request ended with "${outcome}"`
+}
+
+const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, opts) => {
+  const { clock = systemClock, probe = createProbe(clock), random = Math.random, ...data } = opts
+  const { registry, upstream } = fastify
+
+  function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
+    const level = change === 'up' || change === 'restored' ? 'info' : 'warn'
+    fastify.log[level]({ agent, instance: id, change, reason }, `An instance is ${change}: ${reason}`)
+  }
+
+  const prober = new Prober({
+    registry,
+    clock,
+    probe,
+    random,
+    onChange: (instance, change, outcome) => tell(instance, change, probeReasons[outcome])
+  }, parseOptions(HealthOptions, data, 'health'))
+  const stopBegin = upstream.onBegin(attempt => beginTrial(attempt, clock.now()))
+  const stopSettled = upstream.onSettled(attempt => {
+    const { instance } = attempt
+    const agent = registry.find(instance.agent)
+    if (agent === undefined) return
+    const change = recordAttempt(agent, attempt, clock.now())
+    if (change !== null && prober.watches(instance)) tell(instance, change, attemptReason(attempt))
+  })
+
+  fastify.decorate('health', {
+    reconfigure: options => prober.reconfigure(parseOptions(HealthOptions, options, 'health'))
+  })
+  fastify.addHook('onReady', async () => prober.start())
+  fastify.addHook('onClose', async () => {
+    stopBegin()
+    stopSettled()
+    prober.stop()
+  })
+  await fastify.register(healthRoutes, { clock })
+}
+
+export { HealthOptions }
+export type { Probe, ProbeOutcome }
+export default fp(healthPlugin, { name: 'fleet-health', fastify: '5.x', decorators: { fastify: ['registry', 'upstream'] } })

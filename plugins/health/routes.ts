@@ -1,0 +1,93 @@
+/**
+ * The answers to "how are you": /health for people and monitors, /health/live and /health/ready for whoever starts and stops processes.
+ */
+import type { FastifyInstance, FastifyPluginAsync, FastifyRequest } from 'fastify'
+import type {} from '../auth/index.ts'
+import type {} from '../auth/route-config.ts'
+import type {} from '../drain/index.ts'
+import type { Clock } from '../../src/clock.ts'
+import { DrainingError } from '../../src/errors.ts'
+import { availableCount, type Agent } from '../../src/fleet/agent.ts'
+import { isHealthy, stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
+import { hasScope, mayTouch } from '../../src/principal.ts'
+
+/** How one agent fares; who may not know more gets the figures alone. */
+export interface ServiceHealth {
+  healthy: boolean
+  healthy_instances: number
+  total_instances: number
+  instances?: { id: string, host: string, port: number, healthy: boolean, state: InstanceState }[]
+  friendly_names?: readonly string[]
+}
+
+/** The body of `GET /health`. */
+export interface HealthReport {
+  status: 'healthy' | 'degraded'
+  gateway: 'ok'
+  uptime_seconds: number
+  services: Record<string, ServiceHealth>
+}
+
+export interface HealthRouteOptions {
+  clock: Clock
+}
+
+/** What a client waits before it asks an unready gateway again. */
+const retryAfterSeconds = '1'
+
+/** `/health`, `/health/live` and `/health/ready`. */
+export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fastify, { clock }) => {
+  const startedAt = clock.now()
+  let ready = false
+
+  fastify.addHook('onReady', async () => { ready = true })
+  fastify.addHook('onRequest', async (_request, reply) => { reply.header('cache-control', 'no-store') })
+
+  fastify.get('/health', { config: { fleet: { optionalAuth: true, rateLimit: false } } }, async request => {
+    return healthReport(fastify, name => maySeeDetails(request, name), startedAt, clock.now())
+  })
+
+  fastify.get('/health/live', { config: { fleet: { public: true, rateLimit: false } } }, async () => ({ status: 'ok' }))
+
+  fastify.get('/health/ready', { config: { fleet: { public: true, rateLimit: false } } }, async () => {
+    if (!ready) throw new DrainingError('The gateway is starting', { headers: { 'retry-after': retryAfterSeconds } })
+    if (fastify.hasDecorator('drain') && fastify.drain.draining) {
+      throw new DrainingError('The gateway is shutting down', { headers: { 'retry-after': retryAfterSeconds } })
+    }
+    return { status: 'ready' }
+  })
+}
+
+/** Addresses are for who may read them; where there is no auth that is everybody. */
+function maySeeDetails (request: FastifyRequest, agentName: string): boolean {
+  const { server } = request
+  if (!server.hasDecorator('auth') || !server.auth.enabled) return true
+  const { principal } = request
+  return principal !== null && hasScope(principal, 'read') && mayTouch(principal, agentName)
+}
+
+function healthReport ({ registry }: FastifyInstance, seesDetails: (name: string) => boolean, startedAt: number, now: number): HealthReport {
+  const services: [string, ServiceHealth][] = []
+  let status: HealthReport['status'] = 'healthy'
+  for (const agent of registry.agents()) {
+    const service = serviceHealth(agent, now)
+    if (!service.healthy) status = 'degraded'
+    services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent) } : service])
+  }
+  // fromEntries() makes "__proto__" a key as any other
+  return { status, gateway: 'ok', uptime_seconds: (now - startedAt) / 1_000, services: Object.fromEntries(services) }
+}
+
+function serviceHealth (agent: Agent, now: number): ServiceHealth {
+  const available = availableCount(agent, now)
+  return { healthy: available > 0, healthy_instances: available, total_instances: agent.instances.length }
+}
+
+function details ({ instances, aliases }: Agent): Pick<ServiceHealth, 'instances' | 'friendly_names'> {
+  return { instances: instances.map(instanceHealth), friendly_names: aliases }
+}
+
+function instanceHealth (instance: Instance) {
+  const { id, host, port } = instance
+  return { id, host, port, healthy: isHealthy(instance), state: stateOf(instance) }
+}

@@ -1,0 +1,131 @@
+/**
+ * What the gateway did so far, in numbers: counters and latencies from finished exchanges, and `/stats`. Nobody calls it; it listens.
+ */
+import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../auth/index.ts'
+import type {} from '../discovery/index.ts'
+import type {} from '../facts/index.ts'
+import type {} from '../registry/index.ts'
+import type {} from '../upstream/index.ts'
+import type { Agent } from '../../src/fleet/agent.ts'
+import { stateOf, type InstanceState } from '../../src/fleet/instance.ts'
+import { mayTouch } from '../../src/principal.ts'
+import { Counters } from './counters.ts'
+import { latencyView, type LatencyView } from './latency.ts'
+
+/** One instance in `/stats`; attempts are what is counted. */
+export interface InstanceStats {
+  requests: number
+  errors: number
+  in_flight: number
+  state: InstanceState
+}
+
+/** One agent in `/stats`. */
+export interface AgentStats {
+  requests: number
+  /** Answers of 500 and above, and answers that were cut off. */
+  errors: number
+  /** Attempts beyond a request's first. */
+  retries: number
+  in_flight: number
+  /** Of ordinary exchanges; event streams and WebSockets last as long as they are wanted. */
+  latency_ms: LatencyView
+  /** By instance id. */
+  instances: Record<string, InstanceStats>
+}
+
+/** How the configuration that runs came to be. */
+export interface ConfigStats {
+  /** ISO 8601; null when nothing was loaded. */
+  loaded_at: string | null
+  /** False when the file on disk is bad and an earlier one runs. */
+  ok: boolean
+  error?: string
+}
+
+/** The answer of `/stats`. */
+export interface StatsSnapshot {
+  total_requests: number
+  total_errors: number
+  total_proxied: number
+  uptime_seconds: number
+  registered_agents: number
+  /** Names and aliases under /api. */
+  routes: number
+  in_flight: number
+  config: ConfigStats
+  /** By agent name; without a prototype, so that any name is an ordinary key. */
+  agents: Record<string, AgentStats>
+}
+
+export interface Stats {
+  /** The numbers as they are now, of the agents that `sees` lets through; the totals are the whole gateway's. */
+  snapshot (sees?: (agent: Agent) => boolean): StatsSnapshot
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** What was counted so far. */
+    stats: Stats
+  }
+}
+
+const statsPlugin: FastifyPluginAsync = async fastify => {
+  const { facts, registry, upstream } = fastify
+  const startMark = performance.now()
+  const counters = new Counters(registry)
+  const stopFinished = facts.onFinished(exchange => counters.countExchange(exchange))
+  const stopSettled = upstream.onSettled(attempt => counters.countAttempt(attempt))
+
+  function agentStats ({ rotation, instances }: Agent): AgentStats {
+    const { requests, errors, retries, latency } = counters.ofAgent(rotation)
+    const byId: AgentStats['instances'] = {}
+    let inFlight = 0
+    for (const instance of instances) {
+      const { id, runtime } = instance
+      inFlight += runtime.inFlight
+      byId[id] = { ...counters.ofInstance(runtime), in_flight: runtime.inFlight, state: stateOf(instance) }
+    }
+    return { requests, errors, retries, in_flight: inFlight, latency_ms: latencyView(latency), instances: byId }
+  }
+
+  fastify.decorate('stats', {
+    snapshot (sees = () => true) {
+      const seen = [...registry.agents()].filter(sees)
+      const agents = Object.create(null) as StatsSnapshot['agents']
+      for (const agent of seen) agents[agent.name] = agentStats(agent)
+      return {
+        total_requests: counters.requests,
+        total_errors: counters.errors,
+        total_proxied: counters.proxied,
+        uptime_seconds: Math.round(performance.now() - startMark) / 1_000,
+        registered_agents: seen.length,
+        routes: seen.reduce((count, { aliases }) => count + 1 + aliases.length, 0),
+        in_flight: facts.inFlight,
+        config: configStats(fastify),
+        agents
+      }
+    }
+  })
+  fastify.addHook('onClose', async () => {
+    stopFinished()
+    stopSettled()
+  })
+  await fastify.register(async routes => {
+    const hasAuth = routes.hasRequestDecorator('principal')
+    routes.get('/stats', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
+      void reply.header('cache-control', 'no-store')
+      return fastify.stats.snapshot(hasAuth ? ({ name }) => mayTouch(request.principal, name) : undefined)
+    })
+  })
+}
+
+function configStats (fastify: FastifyInstance): ConfigStats {
+  if (!fastify.hasDecorator('discovery')) return { loaded_at: null, ok: true }
+  const { loadedAt, ok, error } = fastify.discovery.status
+  return { loaded_at: loadedAt === null ? null : new Date(loadedAt).toISOString(), ok, ...(error !== undefined && { error }) }
+}
+
+export default fp(statsPlugin, { name: 'fleet-stats', fastify: '5.x', decorators: { fastify: ['facts', 'registry', 'upstream'] } })
