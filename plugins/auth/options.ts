@@ -1,9 +1,7 @@
 /** What may be configured of authentication. */
+import { rateLimitFields } from '../../src/agent-options.ts'
 import { Options, Type, type StaticDecode } from '../../src/options.ts'
-
-export const scopes = ['read', 'proxy', 'register', 'admin'] as const
-/** What a key may do: see the fleet, use the agents, change the fleet, everything. */
-export type Scope = typeof scopes[number]
+import { scopes } from '../../src/principal.ts'
 
 const Token = (description: string) => Type.String({ minLength: 8, maxLength: 4_096, pattern: '^[!-~]+$', errorMessage: 'must be 8 or more printable characters without spaces', writeOnly: true, description })
 
@@ -13,7 +11,8 @@ export const KeyOptions = Type.Object({
   tokenFile: Type.Optional(Type.String({ minLength: 1, description: 'File that holds the token.' })),
   tokenSha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$', errorMessage: 'must be 64 hexadecimal digits', writeOnly: true, description: 'SHA-256 of the token, in hexadecimal.' })),
   scopes: Type.Array(Type.Union(scopes.map(scope => Type.Literal(scope)), { errorMessage: `must be one of ${scopes.join(', ')}` }), { minItems: 1, description: 'What the key may do.' }),
-  agents: Type.Optional(Type.Array(Type.String({ minLength: 1 }), { minItems: 1, description: 'Names of the agents it may use or change, or "*"; all when left out.' }))
+  agents: Type.Optional(Type.Array(Type.String({ minLength: 1 }), { minItems: 1, description: 'Names of the agents it may use or change, or "*"; all when left out.' })),
+  rateLimit: Type.Optional(Type.Object(rateLimitFields, { additionalProperties: false, description: 'Overrides the gateway\'s rate limit for this key.' }))
 }, { additionalProperties: false })
 
 export const AuthOptions = Options({

@@ -1,0 +1,102 @@
+/**
+ * The tokens that open the gateway, as SHA-256 digests: what is configured is read once, and comparing takes the same time whichever
+ * key matches, or none.
+ */
+import { hash, timingSafeEqual } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { OptionsError, type OptionError } from '../../src/options.ts'
+import { anyone, type Principal } from '../../src/principal.ts'
+import type { AuthOptions, KeyOptions } from './options.ts'
+
+interface Entry {
+  readonly digest: Buffer
+  readonly principal: Principal
+}
+
+/** Reads the whole file. @throws what node:fs throws */
+export type ReadFile = (path: string) => string
+
+const printable = /^[!-~]*$/
+const leastLength = 8
+
+export class Keyring {
+  readonly #entries: readonly Entry[]
+
+  /**
+   * @param readFile for `secretFile` and `tokenFile`
+   * @throws OptionsError naming every option that is missing, unreadable or ambiguous
+   */
+  constructor (options: AuthOptions, readFile: ReadFile = path => readFileSync(path, 'utf8')) {
+    const errors: OptionError[] = []
+    const entries: Entry[] = []
+    const places = new Map<string, string>()
+
+    function add (path: string, digest: Buffer, principal: Principal): void {
+      const name = digest.toString('hex')
+      const place = places.get(name)
+      if (place !== undefined) errors.push({ path, message: `is the same as ${place}`, at: 'value' })
+      places.set(name, path)
+      entries.push({ digest, principal })
+    }
+
+    function addToken (path: string, read: () => string, principal: Principal): void {
+      try {
+        add(path, digestOf(read()), principal)
+      } catch (error) {
+        errors.push({ path, message: (error as Error).message, at: 'value' })
+      }
+    }
+
+    const { secret, secretFile, keys } = options
+    if (secret !== undefined) addToken('secret', () => secret, anyone)
+    else if (secretFile !== undefined) addToken('secretFile', () => tokenIn(secretFile, readFile), anyone)
+    for (const [index, key] of keys.entries()) {
+      const path = `keys[${index}]`
+      const principal = principalOf(key)
+      const { token, tokenFile, tokenSha256 } = key
+      if ([token, tokenFile, tokenSha256].filter(given => given !== undefined).length !== 1) {
+        errors.push({ path, message: 'must have one of token, tokenFile and tokenSha256', at: 'key' })
+      } else if (token !== undefined) addToken(`${path}.token`, () => token, principal)
+      else if (tokenFile !== undefined) addToken(`${path}.tokenFile`, () => tokenIn(tokenFile, readFile), principal)
+      else add(`${path}.tokenSha256`, Buffer.from(tokenSha256!, 'hex'), principal)
+    }
+    if (entries.length === 0 && errors.length === 0) {
+      errors.push({ path: '', message: 'needs a secret, a secretFile or keys while it is enabled', at: 'key' })
+    }
+    if (errors.length > 0) throw new OptionsError('auth', errors)
+    this.#entries = entries
+  }
+
+  /** Who the token belongs to, or null. Takes the same time whichever it is. */
+  find (token: string): Principal | null {
+    const digest = digestOf(token)
+    let found: Principal | null = null
+    for (const entry of this.#entries) {
+      if (timingSafeEqual(entry.digest, digest)) found = entry.principal
+    }
+    return found
+  }
+}
+
+function digestOf (token: string): Buffer {
+  return hash('sha256', token, 'buffer')
+}
+
+function principalOf ({ id, scopes, agents, rateLimit }: KeyOptions): Principal {
+  return Object.freeze({ id, named: true, scopes, agents: agents === undefined || agents.includes('*') ? '*' : agents, ...(rateLimit && { rateLimit }) })
+}
+
+/** The token in a file, which may end in a line break. The messages don't quote it. */
+function tokenIn (path: string, readFile: ReadFile): string {
+  let text: string
+  try {
+    text = readFile(path)
+  } catch (error) {
+    throw new Error(`can not be read: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'} (${path})`, { cause: error })
+  }
+  const token = text.replace(/[\r\n]+$/, '')
+  if (token === '') throw new Error(`names an empty file (${path})`)
+  if (!printable.test(token)) throw new Error(`must hold one line of printable characters without spaces (${path})`)
+  if (token.length < leastLength) throw new Error(`must hold at least ${leastLength} characters (${path})`)
+  return token
+}

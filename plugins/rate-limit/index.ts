@@ -1,0 +1,137 @@
+/**
+ * A token bucket per client. @fastify/rate-limit counts, over our store; one hook of ours says who is counted, by which limits, and
+ * answers (draft-ietf-httpapi-ratelimit-headers). Register it behind auth, since the client is the key where there is one.
+ */
+import fastifyRateLimit from '@fastify/rate-limit'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../auth/index.ts'
+import type {} from '../facts/index.ts'
+import type {} from '../registry/index.ts'
+import { createAddressKeys } from '../../src/address-key.ts'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import { RateLimitedError } from '../../src/errors.ts'
+import type { Agent } from '../../src/fleet/agent.ts'
+import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
+import { parseOptions } from '../../src/options.ts'
+import { RateLimitOptions } from './options.ts'
+import { Quotas, type Quota } from './quota.ts'
+import { tokenBucketStore } from './store.ts'
+
+export interface RateLimiter {
+  /** Takes new limits at once; buckets stay as full as they are, in proportion. @throws OptionsError */
+  reconfigure (options: Partial<RateLimitOptions>): void
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The limits per client. */
+    rateLimiter: RateLimiter
+  }
+}
+
+/** Data of `rateLimit` in fleet.yaml, and seams. */
+export interface RateLimitPluginOptions extends Partial<RateLimitOptions> {
+  clock?: Clock
+  /** The most buckets that are kept. @default 100 000 */
+  maxBuckets?: number
+}
+
+/** Whose bucket a request takes from, and by which limits. */
+interface Ticket {
+  readonly key: string
+  readonly quota: Quota
+}
+
+const ticketOf = Symbol('fleet.rateLimitTicket')
+
+type Ticketed = FastifyRequest & { [ticketOf]: Ticket }
+
+const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fastify, opts) => {
+  const { clock = systemClock, maxBuckets, ...data } = opts
+  let quotas = new Quotas(parseOptions(RateLimitOptions, data, 'rateLimit'))
+  const addressKey = createAddressKeys()
+
+  const createRateLimit = await limiterFactory(fastify, {
+    global: false,
+    store: tokenBucketStore(new TokenBuckets(maxBuckets), clock),
+    keyGenerator: request => (request as Ticketed)[ticketOf].key,
+    max: request => (request as Ticketed)[ticketOf].quota.burst,
+    timeWindow: request => (request as Ticketed)[ticketOf].quota.windowMs
+  })
+  const takeToken = createRateLimit()
+
+  function clientOf (request: FastifyRequest): string {
+    const { principal } = request
+    if (principal?.named) return `key:${principal.id}`
+    return `ip:${addressKey(request.facts?.clientAddress ?? request.ip)}`
+  }
+
+  /** Null for what is not limited. */
+  function ticketFor (request: FastifyRequest): Ticket | null {
+    if (request.is404) return null
+    const route = request.routeOptions.config.fleet
+    if (route?.rateLimit === false) return null
+    const agent = route?.scope === 'proxy' ? askedAgent(request) : undefined
+    const override = agent?.policy.rateLimit
+    const quota = quotas.of(request.principal?.rateLimit, override)
+    if (!quota.enabled) return null
+    const client = clientOf(request)
+    return { quota, key: override === undefined ? client : `${client} agent:${agent!.name}` }
+  }
+
+  function askedAgent ({ params }: FastifyRequest): Agent | undefined {
+    if (!fastify.hasDecorator('registry')) return undefined
+    const path = (params as Record<string, string | undefined>)['*'] ?? ''
+    const end = path.indexOf('/')
+    return fastify.registry.find(end === -1 ? path : path.slice(0, end))
+  }
+
+  fastify.decorateRequest(ticketOf, null)
+  fastify.decorate('rateLimiter', {
+    reconfigure (options) { quotas = new Quotas(parseOptions(RateLimitOptions, options, 'rateLimit')) }
+  })
+  fastify.addHook('onRequest', async function limitRate (request, reply) {
+    const ticket = ticketFor(request)
+    if (ticket === null) return
+    ;(request as Ticketed)[ticketOf] = ticket
+    const result = await takeToken(request)
+    if (result.isAllowed) return // on an allow list: there is none
+    const seconds = String(result.ttlInSeconds)
+    addHeaders(reply, ticket.quota, result.remaining, seconds)
+    if (result.isExceeded) {
+      throw new RateLimitedError(`More requests than ${ticket.quota.perMinute} a minute; try again in ${seconds} s`, { headers: { 'retry-after': seconds } })
+    }
+  })
+}
+
+function addHeaders (reply: FastifyReply, { burst, policy }: Quota, remaining: number, seconds: string): void {
+  void reply.header('ratelimit-policy', policy)
+    .header('ratelimit', `"default";r=${remaining};t=${seconds}`)
+    .header('x-ratelimit-limit', String(burst))
+    .header('x-ratelimit-remaining', String(remaining))
+    .header('x-ratelimit-reset', seconds)
+}
+
+type CreateRateLimit = FastifyInstance['createRateLimit']
+
+/**
+ * Registers @fastify/rate-limit. In an application that has it already it would leave that one's decorator, and so that one's store, in
+ * place; then it decorates a stand-in for the instance instead.
+ */
+async function limiterFactory (fastify: FastifyInstance, options: fastifyRateLimit.RateLimitPluginOptions & { store: fastifyRateLimit.FastifyRateLimitStoreCtor }): Promise<CreateRateLimit> {
+  if (!fastify.hasDecorator('createRateLimit')) {
+    await fastify.register(fastifyRateLimit, options)
+    return fastify.createRateLimit
+  }
+  const decorators: Record<string, unknown> = {}
+  const standIn = Object.create(fastify, {
+    hasDecorator: { value: () => false },
+    decorate: { value: (name: string, value: unknown) => { decorators[name] = value } }
+  }) as FastifyInstance
+  await (fastifyRateLimit as unknown as FastifyPluginAsync<typeof options>)(standIn, options)
+  return decorators['createRateLimit'] as CreateRateLimit
+}
+
+export { RateLimitOptions }
+export default fp(rateLimitPlugin, { name: 'fleet-rate-limit', fastify: '5.x' })
