@@ -24,6 +24,7 @@ export interface AgentCounters {
 /** Of one instance; here an attempt is what counts as a request. */
 export interface InstanceCounters {
   requests: number
+  /** Failures, answers of 500 and above, and answers that were cut off. */
   errors: number
 }
 
@@ -50,10 +51,12 @@ export class Counters {
     this.requests++
     if (failed) this.errors++
     if (attempts > 0) this.proxied++
+    const last = facts.attempts[attempts - 1]
+    if (facts.ending === 'upstream-aborted' && last !== undefined && !isError(last)) this.#countersOfInstance(last.instance.runtime).errors++
 
     const agent = facts.agent === null ? undefined : this.#registry.find(facts.agent)
     if (agent === undefined || agent.name !== facts.agent) return // gone; its name may be another's by now
-    const counters = this.#countersOf(agent.rotation)
+    const counters = this.#countersOfAgent(agent.rotation)
     counters.requests++
     if (failed) counters.errors++
     if (attempts > 1) counters.retries += attempts - 1
@@ -63,14 +66,9 @@ export class Counters {
   /** Counts an attempt whose outcome is known. One that met a closed pooled connection is not one: it is replayed. */
   countAttempt (attempt: Attempt): void {
     if (attempt.outcome === 'stale') return
-    const { runtime } = attempt.instance
-    let counters = this.#instances.get(runtime)
-    if (counters === undefined) {
-      counters = { ...noAttempts }
-      this.#instances.set(runtime, counters)
-    }
+    const counters = this.#countersOfInstance(attempt.instance.runtime)
     counters.requests++
-    if (attempt.status >= 500 || isFailure(attempt)) counters.errors++
+    if (isError(attempt)) counters.errors++
   }
 
   /** What was counted of an agent; zeros when it was never used. */
@@ -83,7 +81,7 @@ export class Counters {
     return this.#instances.get(runtime) ?? noAttempts
   }
 
-  #countersOf (rotation: Rotation): AgentCounters {
+  #countersOfAgent (rotation: Rotation): AgentCounters {
     let counters = this.#agents.get(rotation)
     if (counters === undefined) {
       counters = { ...noRequests }
@@ -91,4 +89,17 @@ export class Counters {
     }
     return counters
   }
+
+  #countersOfInstance (runtime: InstanceRuntime): InstanceCounters {
+    let counters = this.#instances.get(runtime)
+    if (counters === undefined) {
+      counters = { ...noAttempts }
+      this.#instances.set(runtime, counters)
+    }
+    return counters
+  }
+}
+
+function isError (attempt: Attempt): boolean {
+  return attempt.status >= 500 || isFailure(attempt)
 }

@@ -4,6 +4,7 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/index.ts'
+import type {} from '../auth/route-config.ts'
 import type {} from '../discovery/index.ts'
 import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
@@ -114,10 +115,9 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
     stopSettled()
   })
   await fastify.register(async routes => {
-    const hasAuth = routes.hasRequestDecorator('principal')
     routes.get('/stats', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
       void reply.header('cache-control', 'no-store')
-      return fastify.stats.snapshot(hasAuth ? ({ name }) => mayTouch(request.principal, name) : undefined)
+      return fastify.stats.snapshot(({ name }) => mayTouch(request.principal, name))
     })
   })
 }
