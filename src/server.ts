@@ -5,7 +5,8 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, STATUS_CODES, type IncomingMessage, type RequestListener, type Server, type ServerOptions as HttpServerOptions, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyServerOptions } from 'fastify'
+import * as fastifyModule from 'fastify'
+import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
 import { renderProblem, toFleetError } from './problem.ts'
 
@@ -33,12 +34,9 @@ export function serverOptions (): FastifyServerOptions {
   return {
     serverFactory: listener => createListener(listener as RequestListener, http),
     clientErrorHandler: answerClientError,
-    frameworkErrors (error, _request, reply) {
-      const { status, headers, body } = renderProblem(toFleetError(error), randomUUID())
-      void reply.code(status).headers(headers).serializer((text: string) => text).send(body)
-    },
+    frameworkErrors: (error, _request, reply) => sendProblem(error, reply as FastifyReply),
     rewriteUrl: routableTarget,
-    disableRequestLogging: true, // the audit log has the line
+    ...withoutRequestLog(), // the audit log has the line
     childLoggerFactory: logger => logger,
     requestIdHeader: false,
     genReqId: () => '', // the facts plugin gives ids
@@ -47,6 +45,20 @@ export function serverOptions (): FastifyServerOptions {
     bodyLimit: 256 * 1024, // of the gateway's own routes; forwarded bodies have server.bodyLimit
     routerOptions: { maxParamLength: 1_024 }
   }
+}
+
+/** Fastify 5.9 moved the switch. */
+function withoutRequestLog (): FastifyServerOptions {
+  return 'LogController' in fastifyModule
+    ? { logController: new fastifyModule.LogController({ disableRequestLogging: true }) }
+    : { disableRequestLogging: true } as FastifyServerOptions
+}
+
+/** The router refused the path before any hook could. */
+function sendProblem (error: Error, reply: FastifyReply): void {
+  const id = randomUUID()
+  const { status, headers, body } = renderProblem(toFleetError(error), id)
+  void reply.code(status).headers({ ...headers, 'x-request-id': id }).serializer((text: string) => text).send(body)
 }
 
 function createListener (listener: RequestListener, options: HttpServerOptions): Server {
@@ -79,20 +91,18 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
 }
 
 /**
- * What the router sees. A path whose percent-encoding is not UTF-8 is the agent's business, but the router would refuse it: everything
- * behind the agent's name is taken out of its sight. The proxy reads the original target.
+ * What the router sees. A path under /api whose percent-encoding is not UTF-8 is the agent's business, but the router would refuse it:
+ * such segments are taken out of its sight. The proxy reads the original target.
  */
 function routableTarget ({ url = '/' }: { url?: string | undefined }): string {
-  if (!url.includes('%')) return url
+  if (!url.includes('%') || !url.includes('/api/')) return url
   const query = url.indexOf('?')
   const path = query === -1 ? url : url.slice(0, query)
-  try {
-    decodeURIComponent(path)
-    return url
-  } catch {
-    return path.split('/').map(segment => isDecodable(segment) ? segment : '_').join('/')
-  }
+  if (isDecodable(path) || brokenEncoding.test(path)) return url
+  return path.split('/').map(segment => isDecodable(segment) ? segment : '_').join('/')
 }
+
+const brokenEncoding = /%(?![0-9a-f]{2})/i
 
 function isDecodable (segment: string): boolean {
   try {
@@ -104,20 +114,20 @@ function isDecodable (segment: string): boolean {
 }
 
 /** Answers what Node's parser refused, and closes the connection. */
-function answerClientError (error: NodeJS.ErrnoException & { rawPacket?: Buffer }, socket: Socket): void {
+function answerClientError (error: ConnectionError, socket: Socket): void {
   const answered = (socket as { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true
   if (error.code === 'ECONNRESET' || !socket.writable || answered) return void socket.destroy()
   writeProblem(socket, parserError(error))
 }
 
-function parserError ({ code, rawPacket }: { code?: string, rawPacket?: Buffer }): FleetError {
+function parserError ({ code, rawPacket }: ConnectionError): FleetError {
   switch (code) {
     case 'HPE_HEADER_OVERFLOW':
       return new HeadersTooLargeError(`The request head is over ${maxHeadBytes} bytes`)
     case 'ERR_HTTP_REQUEST_TIMEOUT':
       return new RequestTimeoutError(`The request head took longer than ${headTimeoutMs / 1_000} s`)
     case 'HPE_INVALID_TRANSFER_ENCODING':
-      return hasForeignCoding(rawPacket)
+      return hasForeignCoding(rawPacket as unknown as Buffer | undefined)
         ? new NotImplementedError('No transfer coding but "chunked" is implemented')
         : new BadRequestError('The Transfer-Encoding header is invalid')
     default:

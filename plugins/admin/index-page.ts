@@ -1,0 +1,44 @@
+/**
+ * What somebody sees who opens the gateway's root: a short index of its routes.
+ */
+import type { FastifyReply, FastifyRequest } from 'fastify'
+
+interface IndexEntry { path: string, methods: string, about: string }
+
+const entries: readonly IndexEntry[] = [
+  { path: '/api/{agent}/{path}', methods: 'any', about: 'the agent\'s own answer' },
+  { path: '/health', methods: 'GET', about: 'state of the fleet' },
+  { path: '/health/live', methods: 'GET', about: 'the process serves' },
+  { path: '/health/ready', methods: 'GET', about: 'the gateway takes requests' },
+  { path: '/agents', methods: 'GET', about: 'all agents, or one by name or alias' },
+  { path: '/registry', methods: 'GET', about: 'instances, leases and policies' },
+  { path: '/registry/register', methods: 'POST', about: 'register an instance' },
+  { path: '/registry/{name}/instances/{id}', methods: 'PUT, DELETE', about: 'heartbeat, removal' },
+  { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
+  { path: '/stats', methods: 'GET', about: 'counters and latencies' }
+]
+
+/** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
+export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
+  void reply.header('vary', 'accept')
+  const routes = entries.map(entry => ({ ...entry, path: prefix + entry.path }))
+  if (!(request.headers.accept ?? '').includes('text/html')) return reply.send({ name: 'Fleet Gateway', routes })
+  const rows = routes.map(({ path, methods, about }) => `<tr><td><code>${escapeHtml(path)}</code></td><td>${methods}</td><td>${about}</td></tr>`).join('\n')
+  return reply
+    .type('text/html; charset=utf-8')
+    .header('content-security-policy', "default-src 'none'; style-src 'unsafe-inline'")
+    .send(`<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Fleet Gateway</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}td{padding:.2rem 1rem .2rem 0;vertical-align:top}</style>
+<h1>Fleet Gateway</h1>
+<p>One HTTP front door to a fleet of agents.</p>
+<table>
+${rows}
+</table>
+</html>
+`)
+}
+
+function escapeHtml (text: string): string {
+  return text.replace(/[&<>"]/g, character => `&#${character.charCodeAt(0)};`)
+}

@@ -1,0 +1,154 @@
+/**
+ * The registry over HTTP: who is in the fleet (`/agents`, `/registry`), registration, heartbeats, removal; and the index at `/`.
+ * Rules are the registry's; this file is about bodies, permissions and answers.
+ */
+import type { Server } from 'node:net'
+import type { FastifyPluginAsync, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../auth/index.ts'
+import type {} from '../registry/index.ts'
+import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
+import { registrationHostProblem } from '../../src/fleet/address.ts'
+import type { Agent } from '../../src/fleet/agent.ts'
+import { authorityOf } from '../../src/fleet/instance.ts'
+import type { Registration } from '../../src/fleet/registry.ts'
+import { checkOptions, parseOptions } from '../../src/options.ts'
+import { mayTouch } from '../../src/principal.ts'
+import { answerIndex } from './index-page.ts'
+import { isOwnAddress } from './own-address.ts'
+import { agentView, instanceView, leaseView, registryView } from './views.ts'
+
+export interface AdminPluginOptions {
+  /** Hosts that registrations may name; any that is not refused anyway when left out. */
+  allowedHosts?: readonly string[]
+  clock?: Clock
+}
+
+/** Of a registration's body. */
+const maxBodyBytes = 256 * 1024
+
+/** How often a draining instance is looked at. */
+const drainCheckMs = 100
+
+interface NameParams { name: string }
+interface InstanceParams extends NameParams { id: string }
+
+const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { allowedHosts, clock = systemClock }) => {
+  const { registry, registryState } = fastify
+  const open = { config: { fleet: { public: true } } }
+  const reading = { config: { fleet: { scope: 'read' } } } as const
+  const changing = { config: { fleet: { scope: 'register' } }, bodyLimit: maxBodyBytes } as const
+
+  fastify.removeAllContentTypeParsers()
+  fastify.addContentTypeParser('application/json', { parseAs: 'string', bodyLimit: maxBodyBytes }, fastify.getDefaultJsonParser('error', 'error'))
+  fastify.addContentTypeParser('*', (_request, payload, done) => {
+    payload.resume()
+    done(new BadRequestError('Send the body as application/json'))
+  })
+
+  fastify.get('/', open, (request, reply) => answerIndex(request, reply, fastify.prefix))
+
+  fastify.get('/agents', reading, async request => byName(request, agent => agentView(agent, clock.now())))
+  fastify.get<{ Params: NameParams }>('/agents/:name', reading, async request => agentView(registry.get(request.params.name), clock.now()))
+  fastify.get('/registry', reading, async request => byName(request, registryView))
+
+  fastify.post('/registry/register', changing, async (request, reply) => {
+    const registration = readRegistration(request.body)
+    if (!mayTouch(request.principal, registration.name)) throw new ForbiddenError(`This key may not register "${registration.name}"`)
+    const { name } = registration
+    const known = registry.find(name) !== undefined
+    const { created, instance } = registry.register(registration)
+    try {
+      await registryState.save()
+    } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart
+      if (!known) registry.removeAgent(name)
+      else if (created) registry.removeInstance(name, instance.id)
+      throw error
+    }
+    void reply.code(created ? 201 : 200).header('location', `${fastify.prefix}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
+    return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
+  })
+
+  fastify.put<{ Params: InstanceParams }>('/registry/:name/instances/:id', changing, async request => {
+    const { name, id } = request.params
+    const instance = registry.heartbeat(name, id)
+    return { message: `renewed ${id}`, name: instance.agent, instance: instanceView(instance), lease: instance.lease && leaseView(instance.lease) }
+  })
+
+  fastify.delete<{ Params: NameParams, Querystring: { host?: string, port?: string } }>('/registry/:name', changing, async request => {
+    const { name } = request.params
+    const { host, port } = request.query
+    if (host === undefined && port === undefined) {
+      const removed = registry.removeAgent(name)
+      return deregistered(removed.name, removed.inFile)
+    }
+    return removeInstance(name, instanceAt(registry.get(name), host, port))
+  })
+
+  fastify.delete<{ Params: InstanceParams, Querystring: { drain?: string } }>('/registry/:name/instances/:id', changing, async request => {
+    const { name, id } = request.params
+    if (request.query.drain !== 'true') return removeInstance(name, id)
+    const instance = registry.drain(name, id)
+    removeWhenIdle(name, id)
+    return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
+  })
+
+  async function removeInstance (nameOrAlias: string, id: string) {
+    const { name, inFile } = registry.removeInstance(nameOrAlias, id)
+    return deregistered(name, inFile)
+  }
+
+  async function deregistered (name: string, inFile: boolean) {
+    await registryState.save()
+    const note = 'It is in fleet.yaml, so it stays out until that file changes or the gateway restarts'
+    return { message: `deregistered ${name}`, ...(inFile && { note }) }
+  }
+
+  const watches = new Set<() => void>()
+  function removeWhenIdle (name: string, id: string): void {
+    const stop = clock.every(drainCheckMs, () => {
+      const instance = registry.find(name)?.instances.find(candidate => candidate.id === id)
+      if (instance?.runtime.draining && instance.runtime.inFlight > 0) return
+      stop()
+      watches.delete(stop)
+      if (!instance?.runtime.draining) return // it is gone, or was registered again
+      removeInstance(name, id).catch((error: unknown) => fastify.log.error(error, 'A drained instance could not be removed'))
+    })
+    watches.add(stop)
+  }
+  fastify.addHook('onClose', async () => {
+    for (const stop of watches) stop()
+  })
+
+  function byName<V> (request: FastifyRequest, view: (agent: Agent) => V): Record<string, V> {
+    const visible = [...registry.agents()].filter(agent => mayTouch(request.principal, agent.name))
+    return Object.fromEntries(visible.map(agent => [agent.name, view(agent)]))
+  }
+
+  function readRegistration (body: unknown): Registration {
+    const errors = checkOptions(RegistrationOptions, body).map(({ path, message }) => ({ path, message }))
+    if (errors.length > 0) throw invalid(errors)
+    const registration = toRegistration(parseOptions(RegistrationOptions, body, ''))
+    const problem = registrationHostProblem(registration.host, { ...(allowedHosts && { allowedHosts }) }) ??
+      (isOwnAddress(fastify.server as Server, registration.host, registration.port) ? 'is the gateway\'s own address' : undefined)
+    if (problem !== undefined) throw invalid([{ path: 'host', message: problem }])
+    return registration
+  }
+}
+
+function invalid (errors: { path: string, message: string }[]) {
+  return new InvalidRegistrationError(errors.map(({ path, message }) => `${path} ${message}`.trim()).join('; '), { errors })
+}
+
+/** The id of the agent's instance at an address. */
+function instanceAt (agent: Agent, host: string | undefined, port: string | undefined): string {
+  if (host === undefined || port === undefined || !/^\d{1,5}$/.test(port)) throw new BadRequestError('Name an instance by both host and port: ?host=localhost&port=9000')
+  const wanted = authorityOf(host, Number(port))
+  const instance = agent.instances.find(candidate => authorityOf(candidate.host, candidate.port) === wanted)
+  if (instance === undefined) throw new InstanceNotFoundError(`The agent "${agent.name}" has no such instance`, { nearest: agent.instances.slice(0, 3).map(({ id }) => id) })
+  return instance.id
+}
+
+export default fp(adminPlugin, { name: 'fleet-admin', fastify: '5.x', encapsulate: true, decorators: { fastify: ['registry', 'registryState'] } })

@@ -1,0 +1,42 @@
+/**
+ * How agents, instances and leases look in the HTTP API.
+ */
+import { statusOf, type Agent, type AgentPolicy } from '../../src/fleet/agent.ts'
+import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
+import { formatMs } from '../../src/options.ts'
+
+/** A lease: `ttl` as it was asked for, `expires_at` in ISO 8601. */
+export function leaseView ({ ttlMs, expiresAt }: Lease) {
+  return { ttl_seconds: ttlMs / 1_000, expires_at: new Date(expiresAt).toISOString() }
+}
+
+/** One instance, for /registry and the answers to registrations. */
+export function instanceView (instance: Instance) {
+  const { id, protocol, host, port, weight, source, lease } = instance
+  return { id, host, port, protocol, healthy: isHealthy(instance), state: stateOf(instance), weight, source, lease: lease && leaseView(lease) }
+}
+
+/** One agent, for /agents. @param now milliseconds since the epoch */
+export function agentView (agent: Agent, now: number) {
+  return {
+    status: statusOf(agent, now),
+    instances: agent.instances.map(instance => ({ ...instanceView(instance), in_flight: instance.runtime.inFlight })),
+    friendly_names: agent.aliases,
+    metadata: agent.metadata,
+    in_flight: agent.instances.reduce((sum, { runtime }) => sum + runtime.inFlight, 0)
+  }
+}
+
+/** One agent, for /registry. */
+export function registryView (agent: Agent) {
+  return { instances: agent.instances.map(instanceView), friendly_names: agent.aliases, metadata: agent.metadata, policy: policyView(agent.policy) }
+}
+
+/** Durations as fleet.yaml writes them. */
+function policyView ({ timeouts, health, ...rest }: AgentPolicy) {
+  return {
+    ...(timeouts && { timeouts: Object.fromEntries(Object.entries(timeouts).map(([name, ms]) => [name, formatMs(ms)])) }),
+    ...(health && { health: { ...health, ...(health.interval !== undefined && { interval: formatMs(health.interval) }), ...(health.timeout !== undefined && { timeout: formatMs(health.timeout) }) } }),
+    ...rest
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * `fleet-gateway serve`: finds configuration and secret, starts the gateway, says what matters, and ends it in order on a signal.
+ */
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import type { FastifyInstance } from 'fastify'
+import { pino } from 'pino'
+import { ConfigError, mergeConfig, parseConfig, readConfigFile, type FleetConfig, type FleetConfigInput } from '../config.ts'
+import { createGateway } from '../gateway.ts'
+import { OptionsError } from '../options.ts'
+import { CommandError, type CommandIo } from './io.ts'
+import { findSecret, type FoundSecret } from './secret.ts'
+
+/** As commander gives them; a flag that was not given is undefined. */
+export interface ServeFlags {
+  port?: number
+  host?: string
+  secret?: string
+  /** false for --no-auth */
+  auth?: boolean
+  /** Requests a minute; false for --no-rate-limit. */
+  rateLimit?: number | boolean
+  /** false for --no-cors */
+  cors?: boolean
+  fleet?: string
+}
+
+const defaultFile = 'fleet.yaml'
+
+/** A Ctrl-C reaches the process twice, by the terminal and by npm; only a later signal means impatience. */
+const sameSignalMs = 500
+
+/** Runs until a signal ends it; resolves with the exit code. @throws CommandError */
+export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> {
+  const file = flags.fleet ?? defaultFile
+  try {
+    const overrides = overridesOf(flags, io.env)
+    const { value, ...source } = await readConfigFile(file, io.env)
+    const merged = mergeConfig(value, overrides)
+    const stateDir = stateDirOf(merged, file)
+    const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
+    if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
+
+    const config = parseConfig(mergeConfig(value, overrides), source)
+    const gateway = await createGateway({ ...overrides, file, env: io.env }, { loggerInstance: pino({ level: io.env['FLEET_LOG_LEVEL'] ?? 'warn' }, pino.destination(2)) })
+    await listen(gateway, config)
+    announce(gateway, config, secret, existsSync(file) ? file : null, io)
+    return await untilSignal(gateway, config, io)
+  } catch (error) {
+    if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)
+    throw error
+  }
+}
+
+/** Flags come before the environment, and both before the file. */
+function overridesOf (flags: ServeFlags, env: CommandIo['env']): FleetConfigInput {
+  const port = flags.port ?? portOf(env['FLEET_PORT'])
+  const host = flags.host ?? (env['FLEET_HOST'] || undefined)
+  const server = { ...(port !== undefined && { port }), ...(host !== undefined && { host }) }
+  const perMinute = typeof flags.rateLimit === 'number' ? flags.rateLimit : undefined
+  return {
+    ...(Object.keys(server).length > 0 && { server }),
+    ...(flags.auth === false && { auth: { enabled: false } }),
+    ...(flags.cors === false && { cors: { enabled: false } }),
+    ...(flags.rateLimit === false && { rateLimit: { enabled: false } }),
+    ...(perMinute !== undefined && { rateLimit: { enabled: true, perMinute, burst: Math.min(perMinute, 100) } })
+  }
+}
+
+function portOf (text: string | undefined): number | undefined {
+  if (text === undefined || text === '') return undefined
+  const port = Number(text)
+  if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new CommandError(`FLEET_PORT must be a port from 0 to 65535 (got "${text}")`)
+  return port
+}
+
+function stateDirOf (input: FleetConfigInput, file: string): string {
+  return input.registry?.stateDir ?? join(dirname(file), '.fleet')
+}
+
+async function listen (gateway: FastifyInstance, { server }: FleetConfig): Promise<void> {
+  try {
+    await gateway.listen({ host: server.host, port: server.port, listenTextResolver: address => `listening on ${address}` })
+  } catch (error) {
+    await gateway.close()
+    const { code, message } = error as NodeJS.ErrnoException
+    if (code === 'EADDRINUSE') throw new CommandError(`Port ${server.port} on ${server.host} is in use; choose another with --port, or end what uses it`)
+    if (code === 'EACCES') throw new CommandError(`Port ${server.port} needs more rights; choose one above 1023 with --port`)
+    if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') throw new CommandError(`${server.host} is not an address of this machine; choose another with --host`)
+    throw new CommandError(`The gateway can't listen on ${server.host}:${server.port}: ${message}`)
+  }
+}
+
+function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, file: string | null, io: CommandIo): void {
+  const url = gateway.listeningOrigin
+  const agents = [...gateway.registry.agents()]
+  const instances = agents.reduce((sum, agent) => sum + agent.instances.length, 0)
+  io.say(`Fleet Gateway on ${url}`)
+  io.say(`  agents  ${agents.length === 0 ? 'none yet' : `${agents.map(({ name }) => name).slice(0, 8).join(', ')}${agents.length > 8 ? ', …' : ''} (${instances} instance${instances === 1 ? '' : 's'})`}${file === null ? `; no ${defaultFile}, so only what is registered` : ` from ${file}`}`)
+  if (secret === null) {
+    io.say('  auth    OFF: anybody who reaches this port can use and change the fleet')
+  } else {
+    io.say(`  auth    secret from ${secret.from}`)
+    if (secret.isNew) io.say(`          it was made now; use it as  Authorization: Bearer ${secret.secret}`)
+  }
+  if (!config.rateLimit.enabled) io.say('  limits  off')
+  io.say(`  try     curl ${url}/health`)
+}
+
+/** Drains on the first signal, ends at once on a later one, reloads on SIGHUP. */
+function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, io: CommandIo): Promise<number> {
+  return new Promise((resolve, reject) => {
+    let firstAt: number | null = null
+    io.onSignal(signal => {
+      if (signal === 'SIGHUP') {
+        void gateway.discovery.reload()
+        return
+      }
+      const now = performance.now()
+      if (firstAt !== null) {
+        if (now - firstAt > sameSignalMs) io.exit(signal === 'SIGINT' ? 130 : 143)
+        return
+      }
+      firstAt = now
+      io.say(`${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish`)
+      gateway.drain.begin({ delayMs: server.drainDelay, timeoutMs: server.drainTimeout })
+        .then(() => gateway.close())
+        .then(() => resolve(0), reject)
+    })
+  })
+}

@@ -1,0 +1,131 @@
+/**
+ * The composition root: the whole gateway as one Fastify plugin, and as a server of its own. The only file that imports plugins at run
+ * time; the order of registration is the order in which requests meet them, so it is written here once, with reasons.
+ */
+import { randomBytes } from 'node:crypto'
+import { hostname, networkInterfaces } from 'node:os'
+import { dirname, join } from 'node:path'
+import Fastify, { type FastifyInstance, type FastifyPluginAsync, type FastifyServerOptions } from 'fastify'
+import fp from 'fastify-plugin'
+import admin from '../plugins/admin/index.ts'
+import auditLog, { type AuditLogPluginOptions } from '../plugins/audit-log/index.ts'
+import auth from '../plugins/auth/index.ts'
+import cors from '../plugins/cors/index.ts'
+import discovery from '../plugins/discovery/index.ts'
+import drain from '../plugins/drain/index.ts'
+import facts from '../plugins/facts/index.ts'
+import guard from '../plugins/guard/index.ts'
+import health from '../plugins/health/index.ts'
+import problem from '../plugins/problem/index.ts'
+import proxy from '../plugins/proxy/index.ts'
+import rateLimit from '../plugins/rate-limit/index.ts'
+import registry from '../plugins/registry/index.ts'
+import stats from '../plugins/stats/index.ts'
+import upstream from '../plugins/upstream/index.ts'
+import { toAgentDefinitions } from './agent-options.ts'
+import { systemClock, type Clock } from './clock.ts'
+import { mergeConfig, parseConfig, readConfigFile, type FleetConfig, type FleetConfigInput } from './config.ts'
+import type { Balancer } from './fleet/balancer.ts'
+import { serverOptions } from './server.ts'
+
+/** What fleet.yaml may say, in the same form; and what only code can give. */
+export interface FleetGatewayOptions extends FleetConfigInput {
+  /** A fleet.yaml to load and to watch. What is given here beside it wins over what the file says. */
+  file?: string
+  /** For `${NAME}` in the file. @default none */
+  env?: Readonly<Record<string, string | undefined>>
+  /** Answer unknown paths under the prefix. @default true when there is a prefix */
+  notFound?: boolean
+  clock?: Clock
+  /** Chooses instances. @default round robin */
+  balancer?: Balancer
+  /** Takes the audit log's lines instead of a file. */
+  auditDestination?: NonNullable<AuditLogPluginOptions['destination']>
+}
+
+/** Configuration as it was written, and as it was understood. */
+interface Loaded {
+  readonly input: FleetConfigInput
+  readonly config: FleetConfig
+}
+
+/** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
+export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
+  const { file, env = {}, clock = systemClock, balancer, auditDestination, notFound = gateway.prefix !== '', ...rest } = opts
+  const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...overrides } = rest as FleetConfigInput & Record<string, unknown>
+
+  async function load (): Promise<Loaded> {
+    const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
+    const input = mergeConfig(fromFile?.value ?? {}, overrides)
+    return { input, config: parseConfig(input, fromFile && { file: fromFile.file, positions: fromFile.positions }) }
+  }
+
+  const { input, config } = await load()
+  const stateDir = config.registry.stateDir ?? (file === undefined ? undefined : join(dirname(file), '.fleet'))
+  const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
+
+  await gateway.register(facts, { trustedProxies: config.server.trustedProxies }) // first: every request has an account, refused ones too
+  await gateway.register(problem, { notFound })                                   // any later failure is answered as a problem
+  await gateway.register(guard, { viaPseudonym })                                 // nothing ambiguous goes further
+  await gateway.register(drain, { clock })                                        // answers during a drain end their connections
+  await gateway.register(cors, { ...input.cors, ...corsWithoutAuth(config) })     // before auth: a preflight carries no credentials
+  await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
+  await gateway.register(auth, { ...input.auth, ...browserTrust(config), clock })  // before limits: buckets belong to a principal
+  await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
+  await gateway.register(upstream, { clock, ...(balancer && { balancer }) })
+  await gateway.register(discovery, {
+    load: async () => {
+      const loaded = await load()
+      return { agents: toAgentDefinitions(loaded.config.agents), config: loaded }
+    },
+    ...(file !== undefined && { file })
+  })
+  await gateway.register(health, { ...input.health, clock })
+  await gateway.register(stats)
+  await gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) })
+  await gateway.register(proxy, {
+    viaPseudonym,
+    ...(input.timeouts && { timeouts: input.timeouts }),
+    ...(input.retry && { retry: input.retry }),
+    ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })
+  })
+  await gateway.register(admin, { clock, ...(config.registry.allowedHosts && { allowedHosts: config.registry.allowedHosts }) })
+
+  gateway.discovery.onReload(({ config: loaded }) => {
+    const { input: changed, config: next } = loaded as Loaded
+    gateway.auth.reconfigure({ ...changed.auth })
+    gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
+    gateway.health.reconfigure({ ...changed.health })
+    gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {} })
+    const waiting = (['server', 'cors', 'registry', 'auditLog'] as const).filter(key => JSON.stringify(next[key]) !== JSON.stringify(config[key]))
+    if (waiting.length > 0) gateway.log.warn(`Changes of ${waiting.join(', ')} take effect when the gateway restarts`)
+  })
+}
+
+/** With auth off a page from anywhere must not drive the gateway, so CORS answers loopback origins only, unless others are configured. */
+function corsWithoutAuth ({ auth, cors }: FleetConfig): { loopbackOnly?: boolean } {
+  return !auth.enabled && cors.origins.includes('*') ? { loopbackOnly: true } : {}
+}
+
+/**
+ * With auth off the browser's word is what there is: loopback is trusted, the addresses of the listener, and origins that were configured.
+ * A name that leads here only by DNS is not (DNS rebinding).
+ */
+function browserTrust ({ auth, cors, server }: FleetConfig): { allowedHosts?: string[], allowedOrigins?: string[] } {
+  if (auth.enabled) return {}
+  const everywhere = server.host === '0.0.0.0' || server.host === '::'
+  const own = everywhere ? [hostname(), ...Object.values(networkInterfaces()).flatMap(entries => entries ?? []).map(({ address }) => address)] : [server.host]
+  const origins = cors.origins.filter(origin => origin !== '*')
+  return { allowedHosts: [...own, ...origins.map(hostOf)], allowedOrigins: origins }
+}
+
+function hostOf (origin: string): string {
+  return origin.replace(/^[^:]+:\/\//, '')
+}
+
+/** A gateway with a server of its own, not yet listening. All of its decorators are on the instance. */
+export async function createGateway (options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
+  const app = Fastify({ ...serverOptions(), ...server }) as FastifyInstance
+  await app.register(fp(fleetGateway), { notFound: true, ...options })
+  return app
+}

@@ -1,0 +1,37 @@
+/** The whole gateway for a test: by default without auth, limits and audit log, so that a test turns on what it is about. */
+import type { AddressInfo } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import type { Test } from 'tap'
+import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+
+export interface ListeningGateway extends FastifyInstance {
+  readonly port: number
+  readonly origin: string
+}
+
+const quiet: FleetGatewayOptions = {
+  auth: { enabled: false },
+  rateLimit: { enabled: false },
+  auditLog: { enabled: false },
+  cors: { enabled: false }
+}
+
+/** Not listening: for `inject`. */
+export async function buildGateway (t: Test, options: FleetGatewayOptions = {}): Promise<FastifyInstance> {
+  const gateway = await createGateway({ ...quiet, ...options })
+  t.teardown(() => gateway.close())
+  return gateway
+}
+
+/** Listening on a free port of 127.0.0.1. */
+export async function startGateway (t: Test, options: FleetGatewayOptions = {}): Promise<ListeningGateway> {
+  const gateway = await buildGateway(t, options)
+  await gateway.listen({ host: '127.0.0.1', port: 0 })
+  const { port } = gateway.server.address() as AddressInfo
+  return Object.assign(gateway, { port, origin: `http://127.0.0.1:${port}` })
+}
+
+/** An agent of one or more instances, as `agents` wants it. */
+export function agentAt (name: string, ...instances: readonly { host: string, port: number }[]) {
+  return { name, instances: instances.map(({ host, port }) => ({ host, port })) }
+}
