@@ -24,7 +24,8 @@ export function sendJson (response, status, value, headers = {}) {
 export async function readText (request, maxBytes = 1024 * 1024) {
   const chunks = []
   let size = 0
-  for await (const chunk of request) {
+  // Leaving the loop must not destroy the request, which would take the connection and the answer with it.
+  for await (const chunk of request.iterator({ destroyOnReturn: false })) {
     size += chunk.length
     if (size > maxBytes) throw new HttpError(413, `the body is larger than ${maxBytes} bytes`, { connection: 'close' })
     chunks.push(chunk)

@@ -172,7 +172,7 @@ export class Connection extends EventEmitter {
 
   #handleClose (payload) {
     const code = payload.length === 0 ? 1005 : payload.length === 1 ? 0 : payload.readUInt16BE(0)
-    if (code !== 1005 && !mayBeSent(code)) throw new ProtocolError(1002, 'bad close code')
+    if (payload.length > 0 && !mayBeSent(code)) throw new ProtocolError(1002, 'bad close code')
     requireUtf8(payload.subarray(2))
     this.#closed = [code, payload.subarray(2).toString()]
     // The answer repeats the code (§5.5.1), and the server is the one who ends the TCP connection (§7.1.1).
