@@ -2,7 +2,12 @@
  * What may be said of an agent, said once: fleet.yaml's `agents` entries and the registration API's body share these schemas.
  * Each concern's fields are functions of the duration form, since a registration may also write bare numbers of seconds.
  */
-import { Duration, DurationOrSeconds, Size, Type } from './options.ts'
+import { settingProblems } from './agent-rules.ts'
+import { InvalidRegistrationError } from './errors.ts'
+import { canonicalHost } from './fleet/address.ts'
+import type { AgentPolicy } from './fleet/agent.ts'
+import type { AgentDefinition, InstanceDefinition, Registration } from './fleet/registry.ts'
+import { Duration, DurationOrSeconds, Size, Type, type Static, type StaticDecode } from './options.ts'
 
 /** Names of agents and their aliases (CONTRACT: registration). */
 export const namePattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'
@@ -87,3 +92,81 @@ export const RegistrationOptions = Type.Object({
   ttl: Type.Optional(DurationOrSeconds({ minimumMs: 1_000, maximumMs: 30 * 86_400_000, description: 'The lease: how long the instance stays without a heartbeat.' })),
   ...settingFields(DurationOrSeconds)
 }, strict)
+
+/** One entry of `agents` as it is written. */
+export type FileAgentInput = Static<typeof FileAgentOptions>
+/** One entry of `agents`, resolved: durations in milliseconds, sizes in bytes. */
+export type FileAgent = StaticDecode<typeof FileAgentOptions>
+/** The body of a registration, resolved. */
+export type RegistrationBody = StaticDecode<typeof RegistrationOptions>
+
+/** The agents that entries of fleet.yaml define; entries of one name are one agent. The entries have passed agentProblems(). */
+export function toAgentDefinitions (agents: readonly FileAgent[]): AgentDefinition[] {
+  const byName = new Map<string, FileAgent[]>()
+  for (const entry of agents) byName.set(entry.name, [...byName.get(entry.name) ?? [], entry])
+  return [...byName].map(([name, entries]) => ({
+    name,
+    ...Object.assign({}, ...entries.map(entry => settingsOf(entry))) as AgentSettings,
+    instances: entries.flatMap(toInstances)
+  }))
+}
+
+function toInstances ({ host, port, protocol = 'http', weight = 1, instances }: FileAgent): InstanceDefinition[] {
+  const listed = instances ?? (port === undefined ? [] : [{ ...(host !== undefined && { host }), port }])
+  return listed.map(instance => ({
+    host: canonicalHost(instance.host ?? 'localhost'),
+    port: instance.port,
+    protocol: instance.protocol ?? protocol,
+    weight: instance.weight ?? weight
+  }))
+}
+
+/**
+ * What a registration's body asks of the registry. Whether its host may be named at all is the API's question (fleet/address.ts).
+ * @throws InvalidRegistrationError when two of its fields contradict each other
+ */
+export function toRegistration (body: RegistrationBody): Registration {
+  const errors = settingProblems(body).map(({ path, message }) => ({ path, message }))
+  if (errors.length > 0) throw new InvalidRegistrationError(errors.map(({ path, message }) => `${path} ${message}`).join('; '), { errors })
+  const { name, host = 'localhost', port, protocol, weight, ttl } = body
+  return {
+    name,
+    host: canonicalHost(host),
+    port,
+    ...(protocol !== undefined && { protocol }),
+    ...(weight !== undefined && { weight }),
+    ...settingsOf(body),
+    ...(ttl !== undefined && { ttlMs: ttl })
+  }
+}
+
+type AgentSettings = Pick<AgentDefinition, 'aliases' | 'metadata' | 'policy'>
+
+/** Aliases, metadata and policy as far as they are given. */
+function settingsOf (entry: FileAgent | RegistrationBody): AgentSettings {
+  const { name, metadata } = entry
+  const given = entry.aliases ?? entry.friendly_names
+  const aliases = given && [...new Set(given)].filter(alias => alias !== name)
+  const policy = policyOf(entry)
+  return {
+    ...(aliases !== undefined && { aliases }),
+    ...(metadata !== undefined && { metadata }),
+    ...(Object.keys(policy).length > 0 && { policy })
+  }
+}
+
+function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
+  const { timeout, retry, health, preserveHost, rewriteLocation } = entry
+  const timeouts = timeout === undefined ? entry.timeouts : { ...entry.timeouts, response: timeout }
+  const rateLimit = 'rateLimit' in entry ? entry.rateLimit : undefined
+  const forwardAuthorization = 'forwardAuthorization' in entry ? entry.forwardAuthorization : undefined
+  return {
+    ...(timeouts && { timeouts }),
+    ...(retry && { retry }),
+    ...(health && { health }),
+    ...(rateLimit && { rateLimit }),
+    ...(forwardAuthorization !== undefined && { forwardAuthorization }),
+    ...(preserveHost !== undefined && { preserveHost }),
+    ...(rewriteLocation !== undefined && { rewriteLocation })
+  }
+}

@@ -1,0 +1,206 @@
+/**
+ * `fastify.discovery`: keeps the registry equal to fleet.yaml, which it watches, and to agents given in code. A change is applied in one
+ * step or not at all; what the registration API adds is merged by the registry.
+ */
+import type { FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../registry/index.ts'
+import { toAgentDefinitions, type FileAgentInput } from '../../src/agent-options.ts'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import { ConfigError } from '../../src/config-file.ts'
+import { NameConflictError, isFleetError } from '../../src/errors.ts'
+import type { AgentDefinition, Registry } from '../../src/fleet/registry.ts'
+import { parseOptions } from '../../src/options.ts'
+import type { Environment } from '../../src/yaml.ts'
+import { loadAgents, parseAgents } from './agents-file.ts'
+import { summariseChanges } from './changes.ts'
+import { contentHash, settledHash, watchStat } from './file-watch.ts'
+import { DiscoveryOptions } from './options.ts'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Keeps the registry equal to fleet.yaml. */
+    discovery: Discovery
+  }
+}
+
+/** What one reading of the configuration gave. */
+export interface Loaded {
+  readonly agents: readonly AgentDefinition[]
+  /** Whatever else the reader read; handed on to the listeners. */
+  readonly config?: unknown
+}
+
+export interface DiscoveryStatus {
+  /** When the running configuration was loaded, ISO 8601. */
+  readonly loadedAt: string
+  /** Whether the running configuration is what the file says. */
+  readonly ok: boolean
+  /** What is wrong with the file, a line for each problem. */
+  readonly error?: string
+}
+
+export type ReloadListener = (loaded: Loaded) => void
+
+export interface Discovery {
+  readonly status: DiscoveryStatus
+  /** Reads again now, whether or not the file changed; resolves when that is done, with whether it was good. Never rejects. */
+  reload (): Promise<boolean>
+  /** Calls `listener` after each good reload, in the step in which the registry changed; the returned function ends that. */
+  onReload (listener: ReloadListener): () => void
+}
+
+/** Data, and seams. Without any of it the fleet is empty but for registrations. */
+export interface DiscoveryPluginOptions {
+  /** Agents that are always there, in the form of fleet.yaml. */
+  agents?: FileAgentInput[]
+  /** A fleet.yaml to load and to watch. A file that does not exist is an empty fleet. */
+  file?: string
+  /** How often the file is looked at. @default 250 */
+  intervalMs?: number
+  /** Reads the configuration, with a ConfigError for a bad one. @default reads the key `agents` of the file */
+  load?: () => Promise<Loaded>
+  /** For `${NAME}` in the file. @default none */
+  env?: Environment
+  clock?: Clock
+}
+
+const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fastify, opts) => {
+  const { load: givenLoad, env = {}, clock = systemClock, ...data } = opts
+  const { file, intervalMs } = parseOptions(DiscoveryOptions, data, 'discovery')
+  const fixed = toAgentDefinitions(parseAgents(data.agents ?? []))
+  const read = givenLoad ?? (async () => ({ agents: file === undefined ? [] : await loadAgents(file, env) }))
+  const { registry, log } = fastify
+  const listeners = new Set<ReloadListener>()
+  let closed = false
+  let queued = false
+  let running: Promise<unknown> = Promise.resolve()
+
+  const unwatch = file === undefined ? null : await watchStat(file, intervalMs, check)
+  // Any failure from here on must not leave the watcher behind: onClose also runs for an application that failed to start.
+  fastify.addHook('onClose', async () => {
+    closed = true
+    unwatch?.()
+    await running
+  })
+
+  let hash = file === undefined ? null : await contentHash(file)
+  let loaded = withFixed(await read())
+  applyFirst(registry, loaded.agents, reason => log.warn(`Left out of the kept registrations: ${reason}`))
+  let status: DiscoveryStatus = { loadedAt: now(), ok: true }
+
+  function now (): string {
+    return new Date(clock.now()).toISOString()
+  }
+
+  function withFixed ({ agents, ...others }: Loaded): Loaded {
+    const twice = fixed.find(({ name }) => agents.some(agent => agent.name === name))
+    if (twice !== undefined) throw new ConfigError([{ file: file ?? '', path: 'agents', message: `the agent "${twice.name}" is given in code, too` }])
+    return { agents: [...fixed, ...agents], ...others }
+  }
+
+  /** One at a time, in order; a caller's reload begins after it was called. */
+  function inTurn<T> (task: () => Promise<T>): Promise<T> {
+    const turn = running.then(task)
+    running = turn.catch(() => {})
+    return turn
+  }
+
+  /** The file looks changed. */
+  function check (): void {
+    if (queued || closed) return
+    queued = true
+    inTurn(async () => {
+      queued = false
+      await refresh(settledHash, false)
+    }).catch((error: unknown) => log.error(error, 'Looking at the fleet failed'))
+  }
+
+  async function refresh (hashOf: typeof contentHash, forced: boolean): Promise<boolean> {
+    if (closed) return false
+    try {
+      const found = file === undefined ? null : await hashOf(file)
+      if (found === null && hash !== null) throw new ConfigError([{ file: file!, path: '', message: 'is gone; the running fleet stays' }])
+      if (found === hash && !forced) {
+        if (!status.ok) recovered()
+        return true
+      }
+      const next = withFixed(await read())
+      if (closed) return false
+      apply(next, found)
+      return true
+    } catch (error) {
+      failed(error)
+      return false
+    }
+  }
+
+  /** The registry and all who listen change in one step: nothing is awaited here. */
+  function apply (next: Loaded, found: string | null): void {
+    const summary = summariseChanges(loaded.agents, next.agents)
+    // The same content again brings nothing back that a DELETE took out.
+    if (found !== hash || summary !== noChange) registry.replaceFile(next.agents)
+    loaded = next
+    hash = found
+    status = { loadedAt: now(), ok: true }
+    for (const listener of listeners) tell(listener, next)
+    log.info(`Fleet reloaded: ${summary}`)
+  }
+
+  function tell (listener: ReloadListener, next: Loaded): void {
+    try {
+      listener(next)
+    } catch (error) {
+      log.error(error, 'A part of the gateway could not take the reloaded configuration')
+      status = { ...status, ok: false, error: `a part of the gateway could not take it: ${(error as Error).message}` }
+    }
+  }
+
+  function recovered (): void {
+    status = { loadedAt: status.loadedAt, ok: true }
+    log.info('The file is again what the running fleet was loaded from')
+  }
+
+  function failed (error: unknown): void {
+    const text = problemText(error)
+    status = { loadedAt: status.loadedAt, ok: false, error: text }
+    if (!(error instanceof ConfigError) && !isFleetError(error)) log.error(error, 'The fleet could not be reloaded')
+    else for (const line of text.split('\n')) log.error(line)
+    log.warn('The fleet was not reloaded; what was running goes on')
+  }
+
+  function problemText (error: unknown): string {
+    if (error instanceof ConfigError || !isFleetError(error)) return (error as Error).message
+    return file === undefined ? error.message : `${file} ${error.message}`
+  }
+
+  fastify.decorate('discovery', {
+    get status () { return status },
+    reload: () => inTurn(() => refresh(contentHash, true)),
+    onReload (listener: ReloadListener) {
+      listeners.add(listener)
+      return () => listeners.delete(listener)
+    }
+  })
+}
+
+const noChange = summariseChanges([], [])
+
+/**
+ * The first load comes after the registry took back what was registered before a restart. Where that claims a name of the file, the file
+ * is right: what was kept must never be a reason not to start.
+ */
+function applyFirst (registry: Registry, agents: readonly AgentDefinition[], onSkipped: (reason: string) => void): void {
+  try {
+    registry.replaceFile(agents)
+  } catch (error) {
+    if (!(isFleetError(error) && error.code === NameConflictError.code)) throw error
+    const kept = registry.exportState()
+    for (const { name } of kept.agents) registry.removeAgent(name)
+    registry.replaceFile(agents)
+    for (const reason of registry.importState(kept).skipped) onSkipped(reason)
+  }
+}
+
+export { DiscoveryOptions }
+export default fp(discoveryPlugin, { name: 'fleet-discovery', fastify: '5.x', decorators: { fastify: ['registry'] } })

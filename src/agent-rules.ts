@@ -1,0 +1,133 @@
+/**
+ * What a schema can't say of a list of agents: which fields go together, and that names and addresses are given out once.
+ * Judges what is written, before defaults, so that each error points to the key or value that is wrong.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import type { FileAgentInput } from './agent-options.ts'
+import { canonicalHost, hostProblem } from './fleet/address.ts'
+import { authorityOf } from './fleet/instance.ts'
+import type { OptionError } from './options.ts'
+
+/** The fields that say one thing in two ways, as written or resolved. */
+interface TwoWayFields {
+  aliases?: string[]
+  friendly_names?: string[]
+  timeout?: unknown
+  timeouts?: { response?: unknown }
+}
+
+/** Fields of one entry, or of a registration, that contradict each other; paths are relative to it. */
+export function settingProblems ({ aliases, friendly_names: friendlyNames, timeout, timeouts }: TwoWayFields): OptionError[] {
+  const problems: OptionError[] = []
+  if (aliases && friendlyNames && !isDeepStrictEqual(new Set(aliases), new Set(friendlyNames))) {
+    problems.push({ path: 'friendly_names', at: 'key', message: 'is another word for aliases, and they differ' })
+  }
+  if (timeout !== undefined && timeouts?.response !== undefined) {
+    problems.push({ path: 'timeout', at: 'key', message: 'is short for timeouts.response, which is given too' })
+  }
+  return problems
+}
+
+/** An entry and its path, such as `agents[1]`. */
+interface Entry {
+  path: string
+  agent: FileAgentInput
+}
+
+/**
+ * The errors of a list of agents.
+ * @param agents the value of `agents`, of whatever form
+ * @param isSound whether the schema has nothing against what is at this path; only such entries are judged
+ * @param at the path of the list
+ */
+export function agentProblems (agents: unknown, isSound: (path: string) => boolean, at = 'agents'): OptionError[] {
+  if (!Array.isArray(agents)) return []
+  const entries = agents
+    .map((agent: unknown, index) => ({ path: `${at}[${index}]`, agent: agent as FileAgentInput }))
+    .filter(({ path }) => isSound(path))
+  return [
+    ...entries.flatMap(fieldProblems),
+    ...entries.flatMap(hostProblems),
+    ...differences(entries),
+    ...repeatedAddresses(entries),
+    ...nameClashes(entries)
+  ]
+}
+
+function fieldProblems ({ path, agent }: Entry): OptionError[] {
+  const { host, port, instances } = agent
+  const problems = settingProblems(agent).map(problem => ({ ...problem, path: `${path}.${problem.path}` }))
+  if (instances === undefined && port === undefined) problems.push({ path: `${path}.port`, at: 'key', message: 'is required, unless there are instances' })
+  if (instances !== undefined && (host !== undefined || port !== undefined)) problems.push({ path: `${path}.instances`, at: 'key', message: 'can not stand beside host and port' })
+  return problems
+}
+
+function hostProblems ({ path, agent }: Entry): OptionError[] {
+  const hosts: [string, string | undefined][] = [
+    [`${path}.host`, agent.host],
+    ...(agent.instances ?? []).map(({ host }, index): [string, string | undefined] => [`${path}.instances[${index}].host`, host])
+  ]
+  return hosts.flatMap(([at, host]) => {
+    const message = host === undefined ? undefined : hostProblem(host)
+    return message === undefined ? [] : [{ path: at, at: 'value' as const, message }]
+  })
+}
+
+/** Settings belong to the agent, so entries of the same name must not contradict each other. */
+function differences (entries: readonly Entry[]): OptionError[] {
+  const said = new Map<string, { path: string, value: unknown }>()
+  const problems: OptionError[] = []
+  for (const { path, agent } of entries) {
+    for (const { setting, key, value } of settingsOf(agent)) {
+      const earlier = said.get(`${agent.name} ${setting}`)
+      if (earlier === undefined) said.set(`${agent.name} ${setting}`, { path, value })
+      else if (!isDeepStrictEqual(earlier.value, value)) problems.push({ path: `${path}.${key}`, at: 'key', message: `differs from what ${earlier.path} says of the same agent` })
+    }
+  }
+  return problems
+}
+
+const plainSettings = ['metadata', 'retry', 'health', 'rateLimit', 'forwardAuthorization', 'preserveHost', 'rewriteLocation'] as const
+
+/** The settings of an entry, those that can be said in two ways brought to one; `key` is the way that was used. */
+function settingsOf (agent: FileAgentInput): { setting: string, key: string, value: unknown }[] {
+  const names = agent.aliases ?? agent.friendly_names
+  const timeouts = agent.timeout === undefined ? agent.timeouts : { ...agent.timeouts, response: agent.timeout }
+  return [
+    { setting: 'aliases', key: agent.aliases === undefined ? 'friendly_names' : 'aliases', value: names && new Set(names) },
+    { setting: 'timeouts', key: agent.timeouts === undefined ? 'timeout' : 'timeouts', value: timeouts },
+    ...plainSettings.map(key => ({ setting: key, key, value: agent[key] }))
+  ].filter(({ value }) => value !== undefined)
+}
+
+function repeatedAddresses (entries: readonly Entry[]): OptionError[] {
+  const taken = new Set<string>()
+  const problems: OptionError[] = []
+  for (const { path, agent } of entries) {
+    const listed = agent.instances ?? (agent.port === undefined ? [] : [{ port: agent.port, ...(agent.host !== undefined && { host: agent.host }) }])
+    for (const [index, { host = 'localhost', port }] of listed.entries()) {
+      const authority = authorityOf(canonicalHost(host), port)
+      if (taken.has(`${agent.name} ${authority}`)) {
+        const at = agent.instances === undefined ? `${path}.port` : `${path}.instances[${index}].port`
+        problems.push({ path: at, at: 'value', message: `${authority} is an instance of "${agent.name}" already` })
+      }
+      taken.add(`${agent.name} ${authority}`)
+    }
+  }
+  return problems
+}
+
+function nameClashes (entries: readonly Entry[]): OptionError[] {
+  const owners = new Map(entries.map(({ agent }) => [agent.name, agent.name]))
+  const problems: OptionError[] = []
+  for (const { path, agent } of entries) {
+    for (const key of ['aliases', 'friendly_names'] as const) {
+      for (const [index, alias] of (agent[key] ?? []).entries()) {
+        const owner = owners.get(alias) ?? agent.name
+        owners.set(alias, owner)
+        if (owner !== agent.name) problems.push({ path: `${path}.${key}[${index}]`, at: 'value', message: `"${alias}" belongs to the agent "${owner}"` })
+      }
+    }
+  }
+  return problems
+}

@@ -1,0 +1,113 @@
+/**
+ * A configuration file as text and places: reads it, and says where in it something is wrong. What its keys mean is not known here.
+ */
+import { readFile } from 'node:fs/promises'
+import { checkOptions, type OptionError, type TSchema } from './options.ts'
+import { YamlError, parseYaml, positionOf, type Environment, type Positions, type YamlProblem } from './yaml.ts'
+
+/** One thing that is wrong. Without a file when the configuration was given in code; without line and column when the whole file is meant. */
+export interface ConfigProblem {
+  file?: string
+  /** Counts from 1, as `column`. */
+  line?: number
+  column?: number
+  /** Path of the key or value: `agents[1].port`; empty for the whole. */
+  path: string
+  message: string
+}
+
+/** The configuration is wrong. `problems` lists every reason; the message has one line for each: `fleet.yaml:12:7 agents[1].prot: unknown key`. */
+export class ConfigError extends Error {
+  readonly problems: readonly ConfigProblem[]
+  constructor (problems: readonly ConfigProblem[], options?: { cause?: unknown }) {
+    super(problems.map(formatProblem).join('\n'), options)
+    this.name = 'ConfigError'
+    this.problems = problems
+  }
+
+  /** The lines alone: they say for themselves where they come from. */
+  override toString (): string {
+    return this.message
+  }
+}
+
+function formatProblem ({ file, line, column, path, message }: ConfigProblem): string {
+  const place = [file, line, column].filter(part => part !== undefined).join(':')
+  const subject = [place, path].filter(part => part !== '').join(' ')
+  return subject === '' ? message : `${subject}: ${message}`
+}
+
+/** Where a configuration comes from. */
+export interface ConfigSource {
+  /** The file's name, as it was given. */
+  readonly file?: string
+  /** Without these, errors name no line; what is given in code has none. */
+  readonly positions?: Positions
+}
+
+/** A file's contents, not validated yet. */
+export interface ConfigText extends Required<ConfigSource> {
+  /** Undefined for a file that is missing. */
+  readonly value: unknown
+  /** Variables that are missing; their values stay as they are written, so the configuration must be refused. */
+  readonly problems: readonly YamlProblem[]
+}
+
+/**
+ * Reads a YAML file. A missing one is the same as an empty one.
+ * @param env for `${NAME}` in the file
+ * @param keys the top-level keys that matter; references to the environment in others are left alone
+ * @throws {ConfigError} when it can't be read or is not YAML
+ */
+export async function readYamlFile (file: string, env: Environment, keys?: readonly string[]): Promise<ConfigText> {
+  const text = await readText(file)
+  if (text === undefined) return { file, value: undefined, positions: new Map(), problems: [] }
+  try {
+    return { file, ...parseYaml(text, env, keys) }
+  } catch (error) {
+    if (error instanceof YamlError) throw new ConfigError([{ file, line: error.line, column: error.column, path: '', message: error.message }], { cause: error })
+    throw error
+  }
+}
+
+const readFailures: Record<string, string> = {
+  EACCES: 'can not be read: permission denied',
+  EISDIR: 'can not be read: it is a folder',
+  ENOTDIR: 'can not be read: a part of its path is no folder',
+  ERR_ENCODING_INVALID_ENCODED_DATA: 'is not UTF-8 text'
+}
+
+/** The file's text; undefined when there is no such file. @throws {ConfigError} when it can't be read */
+export async function readText (file: string): Promise<string | undefined> {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(await readFile(file))
+  } catch (error) {
+    const { code = '', message } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT') return undefined
+    throw new ConfigError([{ file, path: '', message: readFailures[code] ?? `can not be read: ${message}` }], { cause: error })
+  }
+}
+
+/**
+ * The errors as problems with their places, in the order in which they stand in the file. What is wrong with a value because a
+ * variable is missing counts once.
+ */
+export function locate (errors: readonly OptionError[], { file, positions }: ConfigSource = {}, variables: readonly YamlProblem[] = []): ConfigProblem[] {
+  const from = file === undefined ? {} : { file }
+  if (positions === undefined) return errors.map(({ path, message }) => ({ ...from, path, message }))
+  const missing = new Set(variables.map(({ path }) => path))
+  const located = errors.filter(({ path }) => !missing.has(path)).map(({ path, at, message }) => {
+    const hint = at === 'value' && positions.get(path)?.retyped === true ? '; a variable that is meant as a string needs quotes around it' : ''
+    return { ...from, ...positionOf(positions, path, at), path, message: message + hint }
+  })
+  return [...variables.map(variable => ({ ...from, ...variable })), ...located]
+    .sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
+}
+
+/** The errors of the schema. A duration needs its unit where the file wrote it; what was laid over it in code is milliseconds. */
+export function schemaErrors (schema: TSchema, value: unknown, { positions }: ConfigSource = {}): OptionError[] {
+  const errors = checkOptions(schema, value)
+  if (positions === undefined) return errors
+  const paths = new Set(errors.map(({ path }) => path))
+  return [...errors, ...checkOptions(schema, value, { file: true }).filter(({ path }) => !paths.has(path) && positions.has(path))]
+}

@@ -1,0 +1,58 @@
+/**
+ * What the plugins' schemas can't say of fleet.yaml's other keys: which values go together, and the forms of hosts and address ranges.
+ */
+import type { FleetConfigInput } from './config.ts'
+import { allowedHostProblem, hostProblem, isAddressRange } from './fleet/address.ts'
+import type { OptionError } from './options.ts'
+
+type Section<Key extends keyof FleetConfigInput> = NonNullable<FleetConfigInput[Key]>
+
+/**
+ * The errors of everything but `agents`.
+ * @param isSound whether the schema has nothing against what is at this path; only such sections are judged
+ */
+export function sectionProblems (config: FleetConfigInput, isSound: (path: string) => boolean): OptionError[] {
+  const problems: OptionError[] = []
+  const { server, auth, cors, registry } = config
+  if (server !== undefined && isSound('server')) problems.push(...serverProblems(server))
+  if (auth !== undefined && isSound('auth')) problems.push(...keyProblems(auth.keys ?? []))
+  if (cors !== undefined && isSound('cors')) problems.push(...corsProblems(cors))
+  if (registry !== undefined && isSound('registry')) problems.push(...allowedHostProblems(registry.allowedHosts ?? []))
+  return problems
+}
+
+function serverProblems ({ host, trustedProxies = [] }: Section<'server'>): OptionError[] {
+  const message = host === undefined ? undefined : hostProblem(host)
+  return [
+    ...(message === undefined ? [] : [wrongValue('server.host', message)]),
+    ...trustedProxies.flatMap((range, index) => isAddressRange(range) ? [] : [wrongValue(`server.trustedProxies[${index}]`, 'must be an IP address or a CIDR such as "10.0.0.0/8"')])
+  ]
+}
+
+function keyProblems (keys: NonNullable<Section<'auth'>['keys']>): OptionError[] {
+  const problems: OptionError[] = []
+  const ids = new Set<string>()
+  for (const [index, { id, token, tokenFile, tokenSha256 }] of keys.entries()) {
+    const forms = [token, tokenFile, tokenSha256].filter(form => form !== undefined)
+    if (forms.length !== 1) problems.push(wrongValue(`auth.keys[${index}]`, `needs exactly one of token, tokenFile and tokenSha256, and has ${forms.length}`))
+    if (ids.has(id)) problems.push(wrongValue(`auth.keys[${index}].id`, `"${id}" is the id of another key`))
+    ids.add(id)
+  }
+  return problems
+}
+
+/** `*` with credentials would hand every page the user's cookies; browsers refuse it, so it can only be a mistake (Fetch §3.2.5). */
+function corsProblems ({ credentials = false, origins = ['*'] }: Section<'cors'>): OptionError[] {
+  return credentials && origins.includes('*') ? [wrongValue('cors.credentials', 'can not be true with origin "*"; list the origins')] : []
+}
+
+function allowedHostProblems (entries: readonly string[]): OptionError[] {
+  return entries.flatMap((entry, index) => {
+    const message = allowedHostProblem(entry)
+    return message === undefined ? [] : [wrongValue(`registry.allowedHosts[${index}]`, message)]
+  })
+}
+
+function wrongValue (path: string, message: string): OptionError {
+  return { path, at: 'value', message }
+}

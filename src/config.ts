@@ -1,0 +1,129 @@
+/**
+ * The whole configuration: the plugins' option schemas put together under the keys of fleet.yaml, and the rules between them.
+ * Imports schemas only, so that a configuration can be checked without building a server.
+ */
+import { AuditLogOptions } from '../plugins/audit-log/options.ts'
+import { AuthOptions } from '../plugins/auth/options.ts'
+import { CorsOptions } from '../plugins/cors/options.ts'
+import { HealthOptions } from '../plugins/health/options.ts'
+import { RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
+import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
+import { RegistryOptions } from '../plugins/registry/options.ts'
+import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
+import { agentProblems } from './agent-rules.ts'
+import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource } from './config-file.ts'
+import { sectionProblems } from './config-rules.ts'
+import { Options, Type, parseOptions, type OptionError, type Static, type StaticDecode } from './options.ts'
+import { ServerOptions } from './server-options.ts'
+import type { Environment, YamlProblem } from './yaml.ts'
+
+export { ConfigError, type ConfigProblem, type ConfigSource } from './config-file.ts'
+
+/** What fleet.yaml may say. */
+export const FleetOptions = Options({
+  agents: Type.Array(FileAgentOptions, { default: [], description: 'The agents; the same name twice is two instances of one.' }),
+  server: ServerOptions,
+  auth: AuthOptions,
+  rateLimit: RateLimitOptions,
+  cors: CorsOptions,
+  timeouts: TimeoutsOptions,
+  retry: RetryOptions,
+  health: HealthOptions,
+  registry: RegistryOptions,
+  auditLog: AuditLogOptions
+}, 'fleet.yaml')
+
+/** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
+export type FleetConfig = StaticDecode<typeof FleetOptions>
+
+/** The configuration as it is written, in fleet.yaml or in code: what is left out has its default. */
+export interface FleetConfigInput {
+  agents?: FileAgentInput[]
+  server?: Partial<Static<typeof ServerOptions>>
+  auth?: Partial<Static<typeof AuthOptions>>
+  rateLimit?: Partial<Static<typeof RateLimitOptions>>
+  cors?: Partial<Static<typeof CorsOptions>>
+  timeouts?: Partial<Static<typeof TimeoutsOptions>>
+  retry?: Partial<Static<typeof RetryOptions>>
+  health?: Partial<Static<typeof HealthOptions>>
+  registry?: Partial<Static<typeof RegistryOptions>>
+  auditLog?: Partial<Static<typeof AuditLogOptions>>
+}
+
+/**
+ * Validates a configuration, fills in defaults, resolves and freezes it. A key with nothing behind it counts as left out.
+ * @param source where `value` was read from, so that errors name line and column; durations from there need their unit
+ * @throws {ConfigError} with everything that is wrong
+ */
+export function parseConfig (value: unknown, source?: ConfigSource): FleetConfig {
+  const given = withoutEmptyKeys(value)
+  refuse(configErrors(given, source), source)
+  return parseOptions(FleetOptions, given, '')
+}
+
+/** A configuration file's contents, as YAML and not as a valid configuration yet. */
+export interface ConfigContents extends Required<ConfigSource> {
+  /** Not validated: parseConfig() does that. */
+  readonly value: FleetConfigInput
+}
+
+/**
+ * Reads a configuration file for parseConfig(), to which it goes together with its places. A missing file is an empty fleet.
+ * @param file its name, as errors shall have it
+ * @param env for `${NAME}` in the file
+ * @throws {ConfigError} when it can't be read, is not YAML or names a variable that is missing; in the last case with all other errors
+ */
+export async function readConfigFile (file: string, env: Environment = {}): Promise<ConfigContents> {
+  const { value, positions, problems } = await readYamlFile(file, env)
+  const source = { file, positions }
+  const given = withoutEmptyKeys(value)
+  if (problems.length > 0) refuse(configErrors(given, source), source, problems)
+  return { ...source, value: given as FleetConfigInput }
+}
+
+/**
+ * Reads and validates a configuration file. A missing file is an empty fleet.
+ * @throws {ConfigError} with everything that is wrong
+ */
+export async function loadConfig (file: string, env: Environment = {}): Promise<FleetConfig> {
+  const { value, ...source } = await readConfigFile(file, env)
+  return parseConfig(value, source)
+}
+
+/** What `base` says, and where `overrides` says something about the same key, that. Lists are replaced as a whole. */
+export function mergeConfig (base: FleetConfigInput, overrides: FleetConfigInput): FleetConfigInput {
+  return merged(base, overrides) as FleetConfigInput
+}
+
+function merged (base: unknown, overrides: unknown): unknown {
+  if (overrides === undefined) return base
+  if (!isMapping(overrides) || base === undefined) return overrides
+  if (!isMapping(base)) return base // wrong, and to be refused as what it is
+  const keys = new Set([...Object.keys(base), ...Object.keys(overrides)])
+  return Object.fromEntries([...keys].map(key => [key, merged(own(base, key), own(overrides, key))]))
+}
+
+function isMapping (value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function own (value: Record<string, unknown>, key: string): unknown {
+  return Object.hasOwn(value, key) ? value[key] : undefined
+}
+
+/** `agents:` with all its entries commented out is a key without a value; so is the whole of an empty file. */
+function withoutEmptyKeys (value: unknown): unknown {
+  if (value === undefined || value === null) return {}
+  return isMapping(value) ? Object.fromEntries(Object.entries(value).filter(([, section]) => section !== null)) : value
+}
+
+function configErrors (value: unknown, source: ConfigSource | undefined): OptionError[] {
+  const errors = schemaErrors(FleetOptions, value, source)
+  const isSound = (path: string) => !errors.some(error => error.path === path || error.path.startsWith(`${path}.`) || error.path.startsWith(`${path}[`))
+  if (!isMapping(value)) return errors
+  return [...errors, ...agentProblems(value['agents'], isSound), ...sectionProblems(value as FleetConfigInput, isSound)]
+}
+
+function refuse (errors: readonly OptionError[], source: ConfigSource | undefined, variables: readonly YamlProblem[] = []): void {
+  if (errors.length > 0 || variables.length > 0) throw new ConfigError(locate(errors, source, variables))
+}
