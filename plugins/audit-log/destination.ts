@@ -7,9 +7,9 @@ import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
-/** Takes text; never throws. */
+/** Takes text; one that throws loses it. */
 export interface AuditDestination {
-  write (text: string): void
+  write (text: string): unknown
   /** Everything is written, or given up, when this returns. */
   flushSync? (): void
   /** Ends it; everything is written, or given up, when the promise resolves. */
@@ -87,7 +87,7 @@ class DescriptorDestination implements AuditDestination {
   }
 
   async #drain (): Promise<void> {
-    await null // what is flushed at once, like the last lines before an exit, must not be under way already
+    await Promise.resolve() // what is flushed at once, like the last lines before an exit, must not be under way already
     while (this.#pendingLength > 0) {
       let rest = this.#take()
       try {

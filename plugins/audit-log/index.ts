@@ -1,6 +1,7 @@
 /**
  * The audit log: one line per finished exchange, aborted ones included, written in batches. What a line says is in line.ts.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
@@ -11,7 +12,7 @@ import { createLineWriter } from './line.ts'
 import { AuditLogOptions } from './options.ts'
 
 export interface AuditLog {
-  /** Writes the lines that wait for their batch, before it returns. */
+  /** Writes the lines that wait for their batch, before it returns. For who ends the process without close(). */
   flush (): void
 }
 
@@ -42,24 +43,35 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
     return
   }
 
-  const destination = given ?? openOrRefuse(file, createErrorReport(fastify.log))
+  const report = createErrorReport(fastify.log)
+  const destination = given ?? openOrRefuse(file, report)
   const lineOf = createLineWriter()
   let batch = ''
   let lines = 0
   let cancelTimer: (() => void) | null = null
 
+  /** A destination that was given may throw; the request whose line is the last of a batch must not suffer for it. */
+  function guarded (act: () => unknown): void {
+    try {
+      act()
+    } catch (error) {
+      report(error as Error)
+    }
+  }
+
   function writeBatch (): void {
     cancelTimer?.()
     cancelTimer = null
     if (lines === 0) return
-    destination.write(batch)
+    const text = batch
     batch = ''
     lines = 0
+    guarded(() => destination.write(text))
   }
 
   function flush (): void {
     writeBatch()
-    destination.flushSync?.()
+    guarded(() => destination.flushSync?.())
   }
 
   const stopListening = fastify.facts.onFinished(facts => {
@@ -68,12 +80,11 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
     if (lines >= maxBatchLines) writeBatch()
     else cancelTimer ??= clock.after(maxBatchMs, writeBatch)
   })
-  process.once('exit', flush) // for an exit without close(): the last batch would be lost
 
   fastify.decorate('auditLog', { flush })
   fastify.addHook('onClose', async () => {
+    await nextTurn() // the exchanges of connections that were just cut off end in this turn
     stopListening()
-    process.removeListener('exit', flush)
     flush()
     await destination.end?.()
   })

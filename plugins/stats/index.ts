@@ -39,7 +39,7 @@ export interface AgentStats {
 
 /** How the configuration that runs came to be. */
 export interface ConfigStats {
-  /** ISO 8601; null when nothing was loaded. */
+  /** ISO 8601; null without a discovery plugin. */
   loaded_at: string | null
   /** False when the file on disk is bad and an earlier one runs. */
   ok: boolean
@@ -125,7 +125,7 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
 function configStats (fastify: FastifyInstance): ConfigStats {
   if (!fastify.hasDecorator('discovery')) return { loaded_at: null, ok: true }
   const { loadedAt, ok, error } = fastify.discovery.status
-  return { loaded_at: loadedAt === null ? null : new Date(loadedAt).toISOString(), ok, ...(error !== undefined && { error }) }
+  return { loaded_at: loadedAt, ok, ...(error !== undefined && { error }) }
 }
 
 export default fp(statsPlugin, { name: 'fleet-stats', fastify: '5.x', decorators: { fastify: ['facts', 'registry', 'upstream'] } })
