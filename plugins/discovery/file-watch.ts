@@ -32,7 +32,7 @@ export async function contentHash (file: string): Promise<string | null> {
 export async function settledHash (file: string): Promise<string | null> {
   let hash = await contentHash(file)
   for (let looks = 0; looks < mostSettling; looks++) {
-    await delay(settleMs, undefined, { ref: false })
+    await delay(settleMs)
     const again = await contentHash(file)
     if (again === hash) return hash
     hash = again

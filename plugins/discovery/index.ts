@@ -76,18 +76,31 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
   let queued = false
   let running: Promise<unknown> = Promise.resolve()
 
-  const unwatch = file === undefined ? null : await watchStat(file, intervalMs, check)
-  // Any failure from here on must not leave the watcher behind: onClose also runs for an application that failed to start.
+  let unwatch: (() => void) | null = null
+
+  // Watching begins before reading, so that no change is missed; what it finds waits for its turn.
+  let { next: loaded, found: hash } = await inTurn(loadFirst).catch((error: unknown) => {
+    stop()
+    throw error
+  })
+  let status: DiscoveryStatus = { loadedAt: now(), ok: true }
   fastify.addHook('onClose', async () => {
-    closed = true
-    unwatch?.()
+    stop()
     await running
   })
 
-  let hash = file === undefined ? null : await contentHash(file)
-  let loaded = withFixed(await read())
-  applyFirst(registry, loaded.agents, reason => log.warn(`Left out of the kept registrations: ${reason}`))
-  let status: DiscoveryStatus = { loadedAt: now(), ok: true }
+  function stop (): void {
+    closed = true
+    unwatch?.()
+  }
+
+  async function loadFirst () {
+    if (file !== undefined) unwatch = await watchStat(file, intervalMs, check)
+    const found = file === undefined ? null : await contentHash(file)
+    const next = withFixed(await read())
+    applyFirst(registry, next.agents, reason => log.warn(`Left out of the kept registrations: ${reason}`))
+    return { next, found }
+  }
 
   function now (): string {
     return new Date(clock.now()).toISOString()
@@ -119,16 +132,20 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
   async function refresh (hashOf: typeof contentHash, forced: boolean): Promise<boolean> {
     if (closed) return false
     try {
-      const found = file === undefined ? null : await hashOf(file)
-      if (found === null && hash !== null) throw new ConfigError([{ file: file!, path: '', message: 'is gone; the running fleet stays' }])
-      if (found === hash && !forced) {
-        if (!status.ok) recovered()
+      for (;;) {
+        const found = file === undefined ? null : await hashOf(file)
+        if (found === null && hash !== null) throw new ConfigError([{ file: file!, path: '', message: 'is gone; the running fleet stays' }])
+        if (found === hash && !forced) {
+          if (!status.ok) recovered()
+          return true
+        }
+        const next = withFixed(await read())
+        if (closed) return false
+        // What was read must be what was hashed: a file that vanished in between would read as an empty fleet.
+        if (file !== undefined && await contentHash(file) !== found) continue
+        apply(next, found)
         return true
       }
-      const next = withFixed(await read())
-      if (closed) return false
-      apply(next, found)
-      return true
     } catch (error) {
       failed(error)
       return false
