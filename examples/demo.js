@@ -46,21 +46,25 @@ class DemoError extends Error {}
 const processes = []
 const stop = new AbortController()
 
-/** Starts a Node process whose output goes to a file, and keeps an eye on it. */
+/** Whether it ended because somebody took its port between our look at it and its own try. Both the agents and the gateway say so. */
+const lostItsPort = ({ isReady, ended, output }) => !isReady && ended !== undefined && /EADDRINUSE|is in use/.test(output)
+
+/** Starts a Node process whose output goes to a file, and keeps an eye on it: the demo ends when it does, unless it only lost its port. */
 function start (name, argv, env, logFile) {
   const child = spawn(process.execPath, argv, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
   const log = createWriteStream(logFile, { flags: 'a', mode: 0o600 })
-  const running = { name, child, output: '' }
+  const running = { name, child, output: '', isReady: false }
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', chunk => {
       running.output = (running.output + chunk).slice(-4_000)
       log.write(chunk)
     })
   }
-  running.exited = once(child, 'close').then(([code, signal]) => {
+  running.exited = once(child, 'close').then(async ([code, signal]) => {
     running.ended = signal ?? `exit code ${code}`
-    log.end()
-    stop.abort(new DemoError(`${name} ended (${running.ended})${running.output === '' ? '' : `:\n${running.output.trim().replaceAll(/^/gm, '  ')}`}`))
+    if (!lostItsPort(running)) stop.abort(new DemoError(`${name} ended (${running.ended})${running.output === '' ? '' : `:\n${running.output.trim().replaceAll(/^/gm, '  ')}`}`))
+    // The folder can only go when nobody is about to make a file in it.
+    await new Promise(resolve => log.end(resolve))
   })
   processes.push(running)
   return running
@@ -91,30 +95,50 @@ function isFree (port) {
   })
 }
 
+/** Starts something on the first of these ports that it can have; `attempt` gives what was started, with `isReady` when it is. */
+async function onFirstFree (ports, attempt) {
+  for (const port of ports) {
+    if (port !== 0 && !await isFree(port)) continue
+    const running = await attempt(port)
+    if (running.isReady) return running
+  }
+  throw new DemoError('no port is free')
+}
+
+/** Waits until it is ready, or has lost its port. */
+async function readyOrGone (running, condition) {
+  const isReady = await until(running.name, async () => lostItsPort(running) ? false : await condition())
+  return Object.assign(running, { isReady })
+}
+
 /** Starts one instance, on a port of its own choice when its usual one is taken; gives the real port. */
-async function startAgent ({ name, file, ports }, port, folder) {
-  const wanted = await isFree(port) ? port : 0
-  const env = { ...process.env, PORT: String(wanted), HOST: host, REPO: root }
-  const label = ports.length > 1 ? `${name} (${port})` : name
-  const agent = start(label, [join(root, 'examples/agents', file)], env, join(folder, 'agents.log'))
-  const realPort = await until(label, () => {
-    const match = /listen\w* on http:\/\/\S*:(\d+)/.exec(agent.output)
-    return match === null ? undefined : Number(match[1])
+async function startAgent ({ name, file, ports }, usualPort, folder) {
+  const label = ports.length > 1 ? `${name} (${usualPort})` : name
+  const { port } = await onFirstFree([usualPort, 0], async wanted => {
+    const env = { ...process.env, PORT: String(wanted), HOST: host, REPO: root }
+    const agent = start(label, [join(root, 'examples/agents', file)], env, join(folder, 'agents.log'))
+    return await readyOrGone(agent, async () => {
+      const match = /listening on http:\/\/\S*:(\d+)/.exec(agent.output)
+      if (match === null) return undefined
+      agent.port = Number(match[1])
+      return await answersOk(`http://${host}:${agent.port}/health`)
+    })
   })
-  await until(label, () => answersOk(`http://${host}:${realPort}/health`))
-  if (realPort !== port) console.log(`Port ${port} is taken, so ${name} is on ${realPort}.`)
-  return realPort
+  if (port !== usualPort) console.log(`Port ${usualPort} is taken, so ${name} is on ${port}.`)
+  return port
 }
 
 async function startGateway (folder, secret) {
-  let port = gatewayPort
-  while (!await isFree(port)) port += 1
-  if (port !== gatewayPort) console.log(`Port ${gatewayPort} is taken, so the gateway is on ${port}.`)
   const { FLEET_SECRET_FILE, FLEET_HOST, FLEET_PORT, FLEET_URL, ...env } = process.env
-  const argv = [gatewayFile, 'serve', '--fleet', join(folder, 'fleet.yaml'), '--host', host, '--port', String(port)]
-  start('the gateway', argv, { ...env, FLEET_SECRET: secret }, join(folder, 'gateway.log'))
-  const url = `http://${host}:${port}`
-  await until('the gateway', () => answersOk(`${url}/health/ready`))
+  const ports = Array.from({ length: 100 }, (_, index) => gatewayPort + index)
+  const { url } = await onFirstFree(ports, async port => {
+    const argv = [gatewayFile, 'serve', '--fleet', join(folder, 'fleet.yaml'), '--host', host, '--port', String(port)]
+    const gateway = start('the gateway', argv, { ...env, FLEET_SECRET: secret }, join(folder, 'gateway.log'))
+    gateway.url = `http://${host}:${port}`
+    // Not before it says that the port is its own: whoever took it meanwhile may answer as well.
+    return await readyOrGone(gateway, async () => gateway.output.includes(gateway.url) ? await answersOk(`${gateway.url}/health/ready`) : undefined)
+  })
+  if (url !== `http://${host}:${gatewayPort}`) console.log(`Port ${gatewayPort} is taken, so the gateway is at ${url}.`)
   return url
 }
 
