@@ -34,6 +34,8 @@ export interface AuditLogPluginOptions extends Partial<AuditLogOptions> {
 const maxBatchLines = 64
 /** or when its first line is this old. */
 const maxBatchMs = 100
+/** Exchanges whose connections are cut off at the end are over a few turns of the event loop after the server has closed. */
+const maxFinalTurns = 10
 
 const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, destination: given, ...data } = opts
@@ -83,7 +85,7 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
 
   fastify.decorate('auditLog', { flush })
   fastify.addHook('onClose', async () => {
-    await nextTurn() // the exchanges of connections that were just cut off end in this turn
+    for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
     stopListening()
     flush()
     await destination.end?.()
