@@ -27,6 +27,7 @@ export function originForm (target: string): string {
  */
 export function agentPath (target: string, prefix: string): AgentPath | undefined {
   const path = originForm(target)
+  if (!path.startsWith(`${prefix}/`)) return undefined // the router decodes: `/ap%69/…` comes here too, and its offsets would be others
   const start = prefix.length + 1
   let end = start
   while (end < path.length && path[end] !== '/' && path[end] !== '?') end++

@@ -141,7 +141,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     })
   })
 
-  const stopUpgrades = acceptUpgrades(fastify, target => agentPath(target, prefix) !== undefined && isUnder(target, prefix))
+  const stopUpgrades = acceptUpgrades(fastify, target => agentPath(target, prefix) !== undefined)
   const stopWatching = registry.onChange(({ removed }) => {
     for (const instance of removed) connections.leave(instance)
   })
@@ -153,10 +153,6 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     stopWatching()
     connections.destroy()
   })
-}
-
-function isUnder (target: string, prefix: string): boolean {
-  return target.startsWith(`${prefix}/`) || /^[a-z]+:\/\//i.test(target)
 }
 
 export { RetryOptions, TimeoutsOptions }

@@ -14,22 +14,24 @@ export function nearestNames (name: string, known: Iterable<string>, most = 3): 
     if (++compared > mostCompared) break
     const lower = candidate.toLowerCase()
     const near = lower.startsWith(wanted) || wanted.startsWith(lower)
-    const distance = near ? Math.abs(lower.length - wanted.length) / 4 : editDistance(wanted, lower)
+    const distance = near ? Math.abs(lower.length - wanted.length) / 2 : editDistance(wanted, lower)
     if (distance <= Math.max(1, Math.ceil(Math.max(wanted.length, lower.length) / 3))) scored.push({ candidate, distance })
   }
-  return scored.sort((a, b) => a.distance - b.distance).slice(0, most).map(({ candidate }) => candidate)
+  const lengthGap = ({ candidate }: { candidate: string }) => Math.abs(candidate.length - wanted.length)
+  return scored.sort((a, b) => a.distance - b.distance || lengthGap(a) - lengthGap(b)).slice(0, most).map(({ candidate }) => candidate)
 }
 
-/** Levenshtein distance. */
+/** Edits between two words; two neighbours that changed places are one (Damerau's distance without overlaps): "prot" is nearest to "port". */
 function editDistance (a: string, b: string): number {
-  let previous = Array.from({ length: b.length + 1 }, (_, index) => index)
+  const rows = [Array.from({ length: b.length + 1 }, (_, index) => index)]
   for (let i = 1; i <= a.length; i++) {
-    const current = [i]
+    const row = [i]
     for (let j = 1; j <= b.length; j++) {
-      const substitution = previous[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
-      current.push(Math.min(previous[j]! + 1, current[j - 1]! + 1, substitution))
+      const substitution = rows[i - 1]![j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
+      row.push(Math.min(rows[i - 1]![j]! + 1, row[j - 1]! + 1, substitution))
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) row[j] = Math.min(row[j]!, rows[i - 2]![j - 2]! + 1)
     }
-    previous = current
+    rows.push(row)
   }
-  return previous[b.length]!
+  return rows[a.length]![b.length]!
 }
