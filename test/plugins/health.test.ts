@@ -370,17 +370,18 @@ t.test('closing ends everything', async t => {
 
 t.test('ten thousand instances cost little', async t => {
   const s = await build(t, { probe: async () => 'ok' })
-  for (let agent = 0; agent < 100; agent++) {
-    for (let port = 1; port <= 100; port++) s.add(port, { name: `agent-${agent}` })
-  }
+  const ports = Array.from({ length: 100 }, (_, index) => index + 1)
+  s.registry.replaceFile(ports.map(agent => ({
+    name: `agent-${agent}`,
+    instances: ports.map(port => ({ host: '127.0.0.1', port, protocol: 'http', weight: 1 }))
+  })))
   await s.app.ready()
-  while (s.registry.find('agent-99')!.instances[99]!.runtime.health.probeSuccesses === 0) await nextTurn()
+  while (s.registry.find('agent-100')!.instances[99]!.runtime.health.probeSuccesses === 0) await nextTurn()
 
   const cpu = process.cpuUsage()
   s.clock.advance(4_000)
   const spent = process.cpuUsage(cpu)
 
-  t.comment(`${(spent.user + spent.system) / 1_000} ms`)
   t.ok((spent.user + spent.system) / 1_000 < 400, 'four seconds without a probe take less than a tenth of a core')
 })
 
