@@ -14,7 +14,7 @@ export function createAddressKeys (): (address: string) => string {
     const kept = known.get(address)
     if (kept !== undefined) return kept
     const key = normalized(address)
-    if (known.size >= mostKept) known.delete(known.keys().next().value!)
+    if (known.size >= mostKept) known.clear() // dropping the first of a Map gets slow, and this is rare
     known.set(address, key)
     return key
   }

@@ -80,51 +80,88 @@ export class TokenBucket {
   }
 }
 
+/** A bucket in the order of use. */
+interface Place {
+  readonly key: string
+  readonly bucket: TokenBucket
+  /** Used less recently. */
+  older: Place | null
+  /** Used more recently. */
+  newer: Place | null
+}
+
 /**
  * A bucket per key, at most so many. To make room a full bucket is dropped first, since it is as good as a new one; when none is found
  * among the next few in turn, the least recently used.
+ *
+ * The order is a list of its own: a Map's order would do, but finding its first key skips all that were deleted before, and an iterator
+ * that is kept (for the turn) keeps every table the Map ever had.
  */
 export class TokenBuckets {
   readonly #most: number
-  /** In order of use, the least recent first. */
-  readonly #buckets = new Map<string, TokenBucket>()
+  readonly #places = new Map<string, Place>()
+  #oldest: Place | null = null
+  #newest: Place | null = null
   /** Goes round over all buckets, a few at a time, so that making room costs the same however many there are. */
-  #hand: Iterator<[string, TokenBucket]> = this.#buckets.entries()
+  #hand: Place | null = null
 
   constructor (most = 100_000) {
     this.#most = most
   }
 
   get size (): number {
-    return this.#buckets.size
+    return this.#places.size
   }
 
   /** Takes a token from the bucket of `key`, which is resized if the limits have changed. @param now milliseconds */
   take (key: string, limits: BucketLimits, now: number): Take {
-    const known = this.#buckets.get(key)
+    const known = this.#places.get(key)
     if (known === undefined) {
       this.#makeRoom(now)
       const bucket = new TokenBucket(limits, now)
-      this.#buckets.set(key, bucket)
+      const place = { key, bucket, older: null, newer: null }
+      this.#places.set(key, place)
+      this.#append(place)
       return bucket.take(now)
     }
-    this.#buckets.delete(key)
-    this.#buckets.set(key, known)
-    known.resize(limits, now)
-    return known.take(now)
+    if (known !== this.#newest) {
+      this.#unlink(known)
+      this.#append(known)
+    }
+    known.bucket.resize(limits, now)
+    return known.bucket.take(now)
   }
 
   #makeRoom (now: number): void {
-    if (this.#buckets.size < this.#most) return
+    if (this.#places.size < this.#most) return
     for (let looked = 0; looked < mostLooked; looked++) {
-      const step = this.#hand.next()
-      if (step.done === true) {
-        this.#hand = this.#buckets.entries()
-        continue
-      }
-      const [key, bucket] = step.value
-      if (bucket.isFull(now)) this.#buckets.delete(key)
+      const place = this.#hand ?? this.#oldest
+      if (place === null) return
+      this.#hand = place.newer
+      if (place.bucket.isFull(now)) this.#drop(place)
     }
-    if (this.#buckets.size >= this.#most) this.#buckets.delete(this.#buckets.keys().next().value!)
+    if (this.#places.size >= this.#most) this.#drop(this.#oldest!)
+  }
+
+  #drop (place: Place): void {
+    this.#unlink(place)
+    this.#places.delete(place.key)
+  }
+
+  #append (place: Place): void {
+    place.older = this.#newest
+    if (this.#newest === null) this.#oldest = place
+    else this.#newest.newer = place
+    this.#newest = place
+  }
+
+  #unlink (place: Place): void {
+    const { older, newer } = place
+    if (this.#hand === place) this.#hand = newer
+    if (older === null) this.#oldest = newer
+    else older.newer = newer
+    if (newer === null) this.#newest = older
+    else newer.older = older
+    place.older = place.newer = null
   }
 }
