@@ -63,15 +63,19 @@ export function formatMs (ms: number): string {
   return `${ms}ms`
 }
 
-/** A duration as fleet.yaml writes it; resolved to milliseconds. `0` needs no unit. Default range: 0 to about 24 days. */
+/**
+ * A duration as fleet.yaml writes it (`30s`); resolved to milliseconds. Default range: 0 to about 24 days.
+ * In code a bare number is milliseconds, so that what is resolved can be parsed again; in a file only `0` needs no unit.
+ */
 export function Duration (options: RangeMs) {
   const { minimumMs, maximumMs, ...schema } = options
   const range = { ...(minimumMs !== undefined && { minimumMs }), ...(maximumMs !== undefined && { maximumMs }) }
+  const toMs = (value: string | number) => typeof value === 'number' ? value : durationMs(value)
   return Type.Codec(Type.Refine(
-    Type.Unsafe<string>({ type: ['string', 'integer'], pattern: durationPattern.source, ...schema }),
-    value => inRange(value as unknown === 0 ? 0 : durationMs(String(value)), range),
+    Type.Unsafe<string | number>({ type: ['string', 'integer'], pattern: durationPattern.source, needsUnit: true, errorMessage: rangeRule(range), ...schema }),
+    value => inRange(toMs(value), range),
     () => rangeRule(range)
-  )).Decode(value => value as unknown === 0 ? 0 : durationMs(value)).Encode(formatMs)
+  )).Decode(toMs).Encode(formatMs)
 }
 
 /** As Duration, and a bare number is seconds: how a registration writes it. */
@@ -79,10 +83,11 @@ export function DurationOrSeconds (options: RangeMs) {
   const { minimumMs, maximumMs, ...schema } = options
   const range = { ...(minimumMs !== undefined && { minimumMs }), ...(maximumMs !== undefined && { maximumMs }) }
   const toMs = (value: string | number) => typeof value === 'number' ? Math.round(value * 1_000) : durationMs(value)
+  const errorMessage = `${rangeRule(range)}, or a number of seconds`
   return Type.Codec(Type.Refine(
-    Type.Unsafe<string | number>({ type: ['string', 'number'], ...schema }),
+    Type.Unsafe<string | number>({ type: ['string', 'number'], errorMessage, ...schema }),
     value => inRange(toMs(value), range),
-    () => `${rangeRule(range)}, or a number of seconds`
+    () => errorMessage
   )).Decode(toMs).Encode(formatMs)
 }
 
@@ -96,13 +101,20 @@ export function sizeBytes (value: string | number): number {
   return amount === undefined || unit === undefined ? NaN : Math.round(Number(amount) * unitBytes[unit]!)
 }
 
+function sizeRule ({ minimum, maximum }: { minimum?: number, maximum?: number }): string {
+  const atLeast = minimum === undefined ? '' : `, at least ${minimum}`
+  const atMost = maximum === undefined ? '' : `, at most ${maximum}`
+  return `must be a size such as "64KiB", "10MiB" or a number of bytes${atLeast}${atMost}`
+}
+
 /** A size as fleet.yaml writes it: `64KiB`, `10MB`, or a bare number of bytes; resolved to bytes. */
 export function Size (options: { default?: string | number, minimum?: number, maximum?: number, description: string }) {
   const { minimum = 0, maximum = Number.MAX_SAFE_INTEGER, ...schema } = options
+  const errorMessage = sizeRule(options)
   return Type.Codec(Type.Refine(
-    Type.Unsafe<string | number>({ type: ['string', 'integer'], ...schema }),
+    Type.Unsafe<string | number>({ type: ['string', 'integer'], errorMessage, ...schema }),
     value => { const bytes = sizeBytes(value); return bytes >= minimum && bytes <= maximum },
-    () => 'must be a size such as "64KiB", "10MiB" or a number of bytes'
+    () => errorMessage
   )).Decode(sizeBytes).Encode(bytes => bytes)
 }
 
@@ -111,10 +123,20 @@ export function Options<P extends Record<string, TSchema>> (properties: P, descr
   return Type.Object(properties, { additionalProperties: false, default: {}, description })
 }
 
+/** How a value came to be written. */
+export interface CheckForm {
+  /** By hand in a file, where a duration needs its unit; in code a bare number is milliseconds. */
+  file?: boolean
+}
+
 /** The wrong fields of `value`, all of them, in a stable order; empty when it is valid. */
-export function checkOptions (schema: TSchema, value: unknown): OptionError[] {
-  const defaulted = Value.Default(schema, structuredClone(value))
+export function checkOptions (schema: TSchema, value: unknown, { file = false }: CheckForm = {}): OptionError[] {
+  const data = copyOf(value)
   const found = new Map<string, OptionError>()
+  for (const pointer of protoKeys(data)) add(found, pointer, 'key', 'this key is not allowed')
+  if (found.size > 0) return [...found.values()] // such a key would get lost, or worse, in what follows
+
+  const defaulted = Value.Default(schema, data)
   for (const { keyword, instancePath, schemaPath, params, message } of Value.Errors(schema, defaulted)) {
     if (keyword === 'additionalProperties') continue // each unknown key has an error of its own, below
     const pointer = instancePath.split('/').slice(1).map(part => part.replaceAll('~1', '/').replaceAll('~0', '~'))
@@ -123,54 +145,104 @@ export function checkOptions (schema: TSchema, value: unknown): OptionError[] {
     } else if (keyword === 'required') {
       for (const name of (params as { requiredProperties: string[] }).requiredProperties) add(found, [...pointer, name], 'key', 'is required')
     } else {
-      const rule = atSchema(schema, schemaPath)
-      const got = valueAt(defaulted, pointer)
-      const shown = rule?.['writeOnly'] === true || typeof got === 'object' ? '' : ` (got ${JSON.stringify(got)})`
-      add(found, pointer, 'value', (typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown)
+      add(found, pointer, 'value', valueError(atSchema(schema, schemaPath), message, valueAt(defaulted, pointer)))
     }
   }
+  if (file) for (const { pointer, message } of bareDurations(schema, defaulted)) add(found, pointer, 'value', message)
   return [...found.values()]
 }
 
+/** What is wrong with a value: what its schema says of its form, or else the rule that it breaks; and the value, unless it may be a secret. */
+function valueError (rule: Record<string, unknown> | undefined, message: string, got: unknown): string {
+  const shown = typeof got === 'object' || (rule !== undefined && hidesValues(rule)) ? '' : ` (got ${shorten(JSON.stringify(got) ?? typeof got)})`
+  return (typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown
+}
+
+/** What was meant for a secret field may stand in the place of its parent, as in `auth: SECRET`. */
+function hidesValues (rule: object): boolean {
+  return 'writeOnly' in rule || Object.values(rule).some((part: unknown) => typeof part === 'object' && part !== null && hidesValues(part))
+}
+
+function shorten (text: string): string {
+  return text.length > 100 ? `${text.slice(0, 100)}…` : text
+}
+
+/** A value that breaks several rules is one error: the first, which is the one about its type. */
 function add (found: Map<string, OptionError>, pointer: string[], at: 'key' | 'value', message: string): void {
   const path = formatPath(pointer)
-  const known = found.get(path)
-  // A value of the wrong type also breaks its other rules: the rule that names the form wins.
-  if (known === undefined || message.includes('such as')) found.set(path, { path, message, at })
+  if (!found.has(path)) found.set(path, { path, message, at })
+}
+
+/** Where `value` has a number for a duration: without a unit nobody knows whether it was meant as seconds. */
+function * bareDurations (schema: TSchema, value: unknown, pointer: string[] = []): Iterable<{ pointer: string[], message: string }> {
+  const { needsUnit, errorMessage, items, properties } = schema as { needsUnit?: true, errorMessage?: string, items?: TSchema, properties?: Record<string, TSchema> }
+  if (needsUnit === true && typeof value === 'number' && value !== 0) yield { pointer, message: `${errorMessage} (got ${value})` }
+  if (Array.isArray(value)) {
+    if (items !== undefined) for (const [index, item] of value.entries()) yield * bareDurations(items, item, [...pointer, String(index)])
+  } else if (typeof value === 'object' && value !== null) {
+    for (const [key, property] of Object.entries(properties ?? {})) yield * bareDurations(property, (value as Record<string, unknown>)[key], [...pointer, key])
+  }
+}
+
+/** A deep copy of what is data; a field that is set to undefined is left out. Functions and the like are kept, to be refused as what they are. */
+function copyOf (value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(copyOf)
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined).map(([key, field]) => [key, copyOf(field)]))
+}
+
+/** Where `value` has a key `__proto__` of its own. */
+function * protoKeys (value: unknown, pointer: string[] = []): Iterable<string[]> {
+  if (typeof value !== 'object' || value === null) return
+  for (const [key, field] of Object.entries(value)) {
+    if (key === '__proto__') yield [...pointer, key]
+    else yield * protoKeys(field, [...pointer, key])
+  }
 }
 
 /** `['agents', '1', 'port']` → `agents[1].port`. */
 export function formatPath (pointer: readonly (string | number)[]): string {
-  return pointer.map((part, index) => /^\d+$/.test(String(part)) ? `[${part}]` : `${index === 0 ? '' : '.'}${part}`).join('')
+  return pointer.map((part, index) => {
+    if (/^\d+$/.test(String(part))) return `[${part}]`
+    return `${index === 0 ? '' : '.'}${part === '' ? '""' : part}`
+  }).join('')
 }
 
 function valueAt (value: unknown, pointer: string[]): unknown {
   return pointer.reduce<unknown>((at, part) => typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[part] : undefined, value)
 }
 
+/** The schema behind a path; for a member of a union that has its own message, the union. */
 function atSchema (schema: TSchema, schemaPath: string): Record<string, unknown> | undefined {
   const parts = schemaPath.split('/').slice(1)
-  return valueAt(schema, parts) as Record<string, unknown> | undefined
+  const union = parts.at(-2) === 'anyOf' ? valueAt(schema, parts.slice(0, -2)) as Record<string, unknown> | undefined : undefined
+  return union?.['errorMessage'] === undefined ? valueAt(schema, parts) as Record<string, unknown> | undefined : union
 }
 
 function unknownKey (schema: TSchema, schemaPath: string, key: string): string {
   const parent = atSchema(schema, schemaPath.slice(0, schemaPath.lastIndexOf('/')))
-  const nearest = nearestNames(key, Object.keys((parent?.['properties'] ?? {}) as object), 1)[0]
+  const nearest = key === '' ? undefined : nearestNames(key, Object.keys((parent?.['properties'] ?? {}) as object), 1)[0]
   return nearest === undefined ? 'unknown key' : `unknown key, did you mean "${nearest}"?`
 }
 
 /**
  * Validates `value` against `schema`, fills in defaults, resolves durations to milliseconds and sizes to bytes, and freezes the result.
- * Fastify's own `prefix`, `logLevel` and `logSerializers` are set aside first.
+ * What was resolved before may be parsed again. Fastify's own `prefix`, `logLevel` and `logSerializers` are set aside first.
+ * @param value the options; none at all is the same as an empty object
  * @param name what the options belong to, put before each path in messages: `rateLimit`
  * @throws {OptionsError} naming every wrong field
  */
 export function parseOptions<S extends TSchema> (schema: S, value: unknown, name: string): StaticDecode<S> {
-  const data = { ...(value ?? {}) as Record<string, unknown> }
-  for (const key of ['prefix', 'logLevel', 'logSerializers']) delete data[key]
+  const data = withoutFastifyOptions(value ?? {})
   const errors = checkOptions(schema, data)
   if (errors.length > 0) throw new OptionsError(name, errors)
-  return deepFreeze(Value.Decode(schema, Value.Default(schema, structuredClone(data)))) as StaticDecode<S>
+  return deepFreeze(Value.Decode(schema, Value.Default(schema, copyOf(data)))) as StaticDecode<S>
+}
+
+function withoutFastifyOptions (value: unknown): unknown {
+  if (typeof value !== 'object' || Array.isArray(value)) return value
+  const { prefix, logLevel, logSerializers, ...data } = value as Record<string, unknown>
+  return data
 }
 
 function deepFreeze<T> (value: T): T {
