@@ -96,6 +96,8 @@ export class Registry {
   readonly #entries = new Map<string, Entry>()
   readonly #names = new Map<string, Entry>()
   readonly #listeners = new Set<ChangeListener>()
+  /** Who owns each name and alias of the file, also where a registration's aliases stand in for the file's just now. */
+  #fileOwners: ReadonlyMap<string, string> = new Map()
   #leased = 0
 
   constructor (clock: Clock, limits: RegistryLimits = { maxAgents: 10_000, maxInstancesPerAgent: 1_000 }) {
@@ -144,9 +146,9 @@ export class Registry {
    * @throws NameConflictError when two agents claim a name; nothing has changed then
    */
   replaceFile (definitions: readonly AgentDefinition[]): RegistryChange {
-    this.#refuseClashes(definitions)
+    this.#fileOwners = this.#refuseClashes(definitions)
     const gone = new Map([...this.#entries].filter(([, entry]) => entry.file !== null))
-    const touched: Entry[] = []
+    const touched = new Set<Entry>()
     for (const definition of definitions) {
       gone.delete(definition.name)
       const entry = this.#entries.get(definition.name) ?? this.#newEntry(definition.name)
@@ -154,19 +156,20 @@ export class Registry {
       if (entry.file !== null && !sameLayer(entry.file, layer)) entry.api = { instances: entry.api.instances }
       entry.file = layer
       entry.suppressed.clear()
-      touched.push(entry)
+      touched.add(entry)
     }
     for (const entry of gone.values()) {
       entry.file = null
       entry.suppressed.clear()
-      touched.push(entry)
+      touched.add(entry)
+    }
+    for (const entry of this.#entries.values()) {
+      // An agent that is only remembered makes room for one that is there.
+      if (isEmptyRegistration(entry) && namesOf(entry).some(name => this.#fileOwners.has(name))) touched.add(entry)
     }
     // Names are freed before others take them, so that an alias may move from one agent to another in one reload.
     for (const entry of touched) this.#releaseNames(entry)
-    return this.#publish(touched.map(entry => {
-      const forget = gone.has(entry.name) && entry.api.instances.size === 0
-      return forget ? this.#forget(entry) : this.#rebuild(entry)
-    }))
+    return this.#publish([...touched].map(entry => isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)))
   }
 
   /**
@@ -175,11 +178,11 @@ export class Registry {
    */
   register (registration: Registration): { created: boolean, agent: Agent, instance: Instance } {
     const { name, host, port, protocol, weight, aliases, metadata, policy, ttlMs } = registration
-    const owner = this.#names.get(name)
-    if (owner !== undefined && owner.name !== name) throw new NameConflictError(`"${name}" is an alias of the agent "${owner.name}"`)
+    const owner = this.#ownerOf(name) ?? name
+    if (owner !== name) throw new NameConflictError(`"${name}" is an alias of the agent "${owner}"`)
     for (const alias of aliases ?? []) {
-      const holder = this.#names.get(alias)
-      if (holder !== undefined && holder.name !== name) throw new NameConflictError(`The alias "${alias}" belongs to the agent "${holder.name}"`)
+      const holder = this.#ownerOf(alias) ?? name
+      if (holder !== name) throw new NameConflictError(`The alias "${alias}" belongs to the agent "${holder}"`)
     }
     const existing = this.#entries.get(name)
     const authority = authorityOf(host, port)
@@ -210,12 +213,12 @@ export class Registry {
 
   /**
    * Renews an instance's lease; an instance without one is left as it is.
-   * @throws AgentNotFoundError InstanceNotFoundError when the lease ran out
+   * @throws AgentNotFoundError InstanceNotFoundError, also when the lease ran out and expire() has not been called since
    */
   heartbeat (name: string, id: string): Instance {
-    this.expire()
     const entry = this.#entry(name)
     const { host, port, lease } = this.#instance(entry, id)
+    if (lease !== null && lease.expiresAt <= this.#clock.now()) throw this.#instanceNotFound(entry, id)
     const authority = authorityOf(host, port)
     const registered = entry.api.instances.get(authority)
     if (lease !== null && registered !== undefined) {
@@ -284,7 +287,9 @@ export class Registry {
     }
     let forgotten = false
     for (const entry of this.#entries.values()) {
-      if (entry.emptySince !== null && entry.file === null && now - entry.emptySince >= emptyAgentMs) {
+      // One that fleet.yaml gives no instances is there on purpose.
+      const isLeft = entry.file === null || entry.file.instances.size > 0
+      if (isLeft && entry.emptySince !== null && now - entry.emptySince >= emptyAgentMs) {
         changes.push(this.#forget(entry))
         forgotten = true
       }
@@ -296,8 +301,8 @@ export class Registry {
   /** What the registration API added, for keeping over a restart. */
   exportState (): RegistryState {
     const agents = []
-    for (const { name, api, emptySince } of this.#entries.values()) {
-      if (api.instances.size === 0 && (emptySince !== null || Object.keys(api).length === 1)) continue
+    for (const { name, api } of this.#entries.values()) {
+      if (api.instances.size === 0) continue
       const instances = [...api.instances.values()].map(({ lease, ...definition }) => ({ ...definition, ...(lease && { ttlMs: lease.ttlMs }) }))
       agents.push({ name, ...settingsOf(api), instances })
     }
@@ -334,8 +339,21 @@ export class Registry {
 
   #instance (entry: Entry, id: string): Instance {
     const instance = entry.agent.instances.find(candidate => candidate.id === id)
-    if (instance === undefined) throw new InstanceNotFoundError(`The agent "${entry.name}" has no instance "${id}"`, { nearest: entry.agent.instances.slice(0, 3).map(known => known.id) })
+    if (instance === undefined) throw this.#instanceNotFound(entry, id)
     return instance
+  }
+
+  #instanceNotFound (entry: Entry, id: string) {
+    const nearest = entry.agent.instances.filter(known => known.id !== id).slice(0, 3).map(known => known.id)
+    return new InstanceNotFoundError(`The agent "${entry.name}" has no instance "${id.slice(0, 64)}"`, { nearest })
+  }
+
+  /** The agent that has this name or alias, or gets it back from the file when registrations leave. */
+  #ownerOf (name: string): string | undefined {
+    const holder = this.#names.get(name)?.name
+    if (holder !== undefined) return holder
+    const owner = this.#fileOwners.get(name)
+    return owner !== undefined && this.#entries.get(owner)?.file ? owner : undefined
   }
 
   #agentNotFound (name: string) {
@@ -348,10 +366,13 @@ export class Registry {
     return { ttlMs, expiresAt: this.#clock.now() + ttlMs }
   }
 
-  /** Checks the file's names against each other and against what was registered, before anything changes. */
-  #refuseClashes (definitions: readonly AgentDefinition[]): void {
+  /** Checks the file's names against each other and against what was registered, before anything changes; returns their owners. */
+  #refuseClashes (definitions: readonly AgentDefinition[]): Map<string, string> {
     const owners = new Map<string, string>()
-    for (const { name } of definitions) owners.set(name, name)
+    for (const { name } of definitions) {
+      if (owners.has(name)) throw new NameConflictError(`The agent "${name}" is defined twice`)
+      owners.set(name, name)
+    }
     for (const { name, aliases } of definitions) {
       for (const alias of aliases ?? []) {
         const owner = owners.get(alias)
@@ -366,10 +387,11 @@ export class Registry {
         if (owner !== undefined && owner !== entry.name) throw new NameConflictError(`"${name}" of the file's agent "${owner}" belongs to the registered agent "${entry.name}"`)
       }
     }
+    return owners
   }
 
   #releaseNames (entry: Entry): void {
-    for (const name of [entry.name, ...entry.agent.aliases]) {
+    for (const name of namesOf(entry)) {
       if (this.#names.get(name) === entry) this.#names.delete(name)
     }
   }
@@ -377,6 +399,8 @@ export class Registry {
   /** Merges the layers of an entry into a new Agent and puts it under its names. */
   #rebuild (entry: Entry): RegistryChange {
     const before = entry.agent
+    // What registrations said of an agent of the file goes with the last of them.
+    if (entry.file !== null && entry.api.instances.size === 0) entry.api = { instances: entry.api.instances }
     const { file, api } = entry
     const definitions = new Map<string, InstanceDefinition & { source: Source, lease: Lease | null }>()
     for (const [authority, definition] of file?.instances ?? []) {
@@ -428,9 +452,18 @@ export class Registry {
 
   #publish (changes: readonly RegistryChange[]): RegistryChange {
     const change = { added: changes.flatMap(({ added }) => added), removed: changes.flatMap(({ removed }) => removed) }
-    for (const listener of this.#listeners) listener(change)
+    if (change.added.length + change.removed.length > 0) for (const listener of this.#listeners) listener(change)
     return change
   }
+}
+
+function namesOf ({ name, agent }: Entry): string[] {
+  return [name, ...agent.aliases]
+}
+
+/** Neither in the file nor registered any more: known only so that it can be answered with 503 for a while. */
+function isEmptyRegistration ({ file, api }: Entry): boolean {
+  return file === null && api.instances.size === 0
 }
 
 function tooMany (path: string, message: string) {
