@@ -179,6 +179,24 @@ t.test('a destination needs to write, and no more', async t => {
   t.equal(written.length, 1)
 })
 
+t.test('a destination that throws loses its lines, is told of once, and harms nobody', async t => {
+  const logged: unknown[] = []
+  const app = Fastify({ logger: { level: 'error', stream: { write: line => { logged.push(JSON.parse(line)) } } } })
+  t.teardown(() => app.close())
+  const fail = () => { throw new Error('no room') }
+  await app.register(facts)
+  await app.register(auditLog, { clock: fakeClock(), destination: { write: fail, flushSync: fail } })
+  app.get('/hello', async () => 'hello')
+
+  await ask(app, 130)
+  app.auditLog.flush()
+  t.equal((await app.inject('/hello')).statusCode, 200)
+  await app.close()
+
+  t.match(logged, [{ msg: /audit log/, err: { message: 'no room' } }])
+  t.equal(logged.length, 1)
+})
+
 t.test('a request that is under way when the gateway closes is in the log, whether it is finished or cut off', async t => {
   for (const [end, status] of [['finished', 200], ['cut off', 499]] as const) {
     const { app, lines } = await scene(t)
