@@ -50,7 +50,7 @@ export function agentProblems (agents: unknown, isSound: (path: string) => boole
     ...entries.flatMap(hostProblems),
     ...differences(entries),
     ...repeatedAddresses(entries),
-    ...nameClashes(entries)
+    ...nameClashes(entries, agents)
   ]
 }
 
@@ -117,8 +117,10 @@ function repeatedAddresses (entries: readonly Entry[]): OptionError[] {
   return problems
 }
 
-function nameClashes (entries: readonly Entry[]): OptionError[] {
-  const owners = new Map(entries.map(({ agent }) => [agent.name, agent.name]))
+/** @param agents all entries: one with another error has its name, too */
+function nameClashes (entries: readonly Entry[], agents: readonly unknown[]): OptionError[] {
+  const names = agents.map(agent => (agent as Partial<FileAgentInput> | null)?.name).filter(name => typeof name === 'string')
+  const owners = new Map(names.map(name => [name, name]))
   const problems: OptionError[] = []
   for (const { path, agent } of entries) {
     for (const key of ['aliases', 'friendly_names'] as const) {

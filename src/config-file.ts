@@ -32,9 +32,10 @@ export class ConfigError extends Error {
 }
 
 function formatProblem ({ file, line, column, path, message }: ConfigProblem): string {
-  const place = [file, line, column].filter(part => part !== undefined).join(':')
-  const subject = [place, path].filter(part => part !== '').join(' ')
-  return subject === '' ? message : `${subject}: ${message}`
+  const what = path === '' ? message : `${path}: ${message}`
+  if (file === undefined) return what
+  // Without a place and a path the file itself is the subject: "fleet.yaml: can not be read".
+  return line === undefined && path === '' ? `${file}: ${what}` : `${[file, line, column].filter(part => part !== undefined).join(':')} ${what}`
 }
 
 /** Where a configuration comes from. */
@@ -97,8 +98,8 @@ export function locate (errors: readonly OptionError[], { file, positions }: Con
   if (positions === undefined) return errors.map(({ path, message }) => ({ ...from, path, message }))
   const missing = new Set(variables.map(({ path }) => path))
   const located = errors.filter(({ path }) => !missing.has(path)).map(({ path, at, message }) => {
-    const hint = at === 'value' && positions.get(path)?.retyped === true ? '; a variable that is meant as a string needs quotes around it' : ''
-    return { ...from, ...positionOf(positions, path, at), path, message: message + hint }
+    const wantsText = positions.get(path)?.retyped === true && !/^must be (?:[<>]|integer|boolean|a duration|a size)/.test(message)
+    return { ...from, ...positionOf(positions, path, at), path, message: message + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
   })
   return [...variables.map(variable => ({ ...from, ...variable })), ...located]
     .sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
@@ -109,5 +110,11 @@ export function schemaErrors (schema: TSchema, value: unknown, { positions }: Co
   const errors = checkOptions(schema, value)
   if (positions === undefined) return errors
   const paths = new Set(errors.map(({ path }) => path))
-  return [...errors, ...checkOptions(schema, value, { file: true }).filter(({ path }) => !paths.has(path) && positions.has(path))]
+  const isFromFile = (path: string) => positions.get(path)?.number === valueAt(value, path)
+  return [...errors, ...checkOptions(schema, value, { file: true }).filter(({ path }) => !paths.has(path) && isFromFile(path))]
+}
+
+/** What is at a path whose keys are plain words. */
+function valueAt (value: unknown, path: string): unknown {
+  return (path.match(/[^.[\]]+/g) ?? []).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], value)
 }

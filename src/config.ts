@@ -111,10 +111,11 @@ function own (value: Record<string, unknown>, key: string): unknown {
   return Object.hasOwn(value, key) ? value[key] : undefined
 }
 
-/** `agents:` with all its entries commented out is a key without a value; so is the whole of an empty file. */
+/** `agents:` with all its entries commented out is a key without a value; so is the whole of an empty file. Unknown keys stay, to be refused. */
 function withoutEmptyKeys (value: unknown): unknown {
   if (value === undefined || value === null) return {}
-  return isMapping(value) ? Object.fromEntries(Object.entries(value).filter(([, section]) => section !== null)) : value
+  if (!isMapping(value)) return value
+  return Object.fromEntries(Object.entries(value).filter(([key, section]) => section !== null || !Object.hasOwn(FleetOptions.properties, key)))
 }
 
 function configErrors (value: unknown, source: ConfigSource | undefined): OptionError[] {

@@ -17,6 +17,8 @@ export interface Place {
   readonly value: Position
   /** The environment made this value something else than a string. */
   readonly retyped?: true
+  /** The number that stands here, to tell it from one that was laid over it later. */
+  readonly number?: number
 }
 
 /** By path, as formatPath makes it: `agents[1].port`, '' for the whole. */
@@ -247,7 +249,11 @@ function place (root: Node, locate: (offset: number) => Position, env: Environme
     const path = formatPath(pointer)
     if (++count > maxNodes || pointer.length > maxDepth) throw new YamlError('the aliases make too much of this', locate(node.offset))
     positions.set(path, { ...(keyOffset !== undefined && { key: locate(keyOffset) }), value: locate(node.offset) })
-    if (node.kind === 'scalar') return scalarAt(node, pointer, path)
+    if (node.kind === 'scalar') {
+      const value = scalarAt(node, pointer, path)
+      if (typeof value === 'number') positions.set(path, { ...positions.get(path)!, number: value })
+      return value
+    }
     const content = node.kind === 'sequence' ? node.items : node.entries
     if (above.has(content)) throw new YamlError('an alias of what it stands in', locate(node.offset))
     above.add(content)
