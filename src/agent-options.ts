@@ -106,9 +106,15 @@ export function toAgentDefinitions (agents: readonly FileAgent[]): AgentDefiniti
   for (const entry of agents) byName.set(entry.name, [...byName.get(entry.name) ?? [], entry])
   return [...byName].map(([name, entries]) => ({
     name,
-    ...Object.assign({}, ...entries.map(entry => settingsOf(entry))) as AgentSettings,
+    ...entries.map(settingsOf).reduce(merged),
     instances: entries.flatMap(toInstances)
   }))
+}
+
+/** Where both say something, they say the same: agentProblems() sees to that. */
+function merged (one: AgentSettings, other: AgentSettings): AgentSettings {
+  const policy = { ...one.policy, ...other.policy }
+  return { ...one, ...other, ...(Object.keys(policy).length > 0 && { policy }) }
 }
 
 function toInstances ({ host, port, protocol = 'http', weight = 1, instances }: FileAgent): InstanceDefinition[] {
