@@ -27,7 +27,7 @@ export function serverOptions (): FastifyServerOptions {
     requestTimeout: 0,
     connectionsCheckingInterval: checkIntervalMs,
     keepAliveTimeout: keepAliveMs,
-    requireHostHeader: true,
+    requireHostHeader: false, // Node's own refusal has no body; createListener() refuses
     insecureHTTPParser: false,
     noDelay: true
   }
@@ -62,11 +62,15 @@ function sendProblem (error: Error, reply: FastifyReply): void {
 }
 
 function createListener (listener: RequestListener, options: HttpServerOptions): Server {
-  const server = createServer(options, listener)
-  server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
-  server.on('checkContinue', (request: IncomingMessage, response: ServerResponse) => {
-    continueWhenRead(request, response)
+  const accept: RequestListener = (request, response) => {
+    if (request.headers.host === undefined && request.httpVersion !== '1.0') return writeProblem(response.socket!, new BadRequestError('The Host header is missing'))
     listener(request, response)
+  }
+  const server = createServer(options, accept)
+  server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
+  server.on('checkContinue', (request, response) => {
+    continueWhenRead(request, response)
+    accept(request, response)
   })
   server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
     writeProblem(response.socket!, new ExpectationFailedError('The only expectation that can be met is 100-continue'))

@@ -253,7 +253,7 @@ export class Exchange implements AttemptOwner, EndableStream {
       return this.#response.end(null)
     }
     // A small answer has come whole by now, in the same read; for any other the head must not wait.
-    process.nextTick(() => {
+    queueMicrotask(() => {
       if (this.#over) return
       this.#response.flush()
       this.#armIdleTimer()

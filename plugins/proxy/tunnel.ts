@@ -22,6 +22,9 @@ import type { UpgradeOffer } from './upgrade.ts'
 const goingAway = Buffer.from([0x88, 0x02, 0x03, 0xe9])
 const goingAwayMasked = Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
 
+/** The most that is read of a client before the agent has accepted it. */
+const maxEarlyBytes = 64 * 1024
+
 /** How long both sides may take to close after a close frame. */
 const closeMs = 1_000
 
@@ -41,6 +44,9 @@ export class Tunnel implements EndableStream {
   #agentSocket: Socket | null = null
   #timer: NodeJS.Timeout | null = null
   #over = false
+  /** What the client sent before there was a tunnel. */
+  readonly #early: Buffer[] = []
+  #earlyBytes = 0
 
   constructor (request: FastifyRequest, reply: FastifyReply, offer: UpgradeOffer, target: ForwardTarget, context: ForwardContext, finishFacts: (facts: RequestFacts) => void) {
     this.#context = context
@@ -56,6 +62,8 @@ export class Tunnel implements EndableStream {
   /** Takes the handshake through to a tunnel or a refusal. Never throws. */
   start (): void {
     this.#raw.prependListener('close', () => this.#clientClosed())
+    // A socket that nobody reads does not tell when the client goes away.
+    this.#offer.socket.on('data', this.#keepEarly).once('end', this.#leave)
     try {
       this.#begin(this.#context.upstream.resolve(this.#target.agent, this.#tried))
     } catch (error) {
@@ -71,6 +79,14 @@ export class Tunnel implements EndableStream {
     if (agent.writable) agent.end(goingAwayMasked)
     setTimeout(() => { socket.destroy(); agent.destroy() }, closeMs).unref()
   }
+
+  readonly #keepEarly = (chunk: Buffer): void => {
+    this.#early.push(chunk)
+    this.#earlyBytes += chunk.length
+    if (this.#earlyBytes > maxEarlyBytes) this.#offer.socket.pause()
+  }
+
+  readonly #leave = (): void => { this.#offer.socket.destroy() }
 
   #begin (instance: Instance): void {
     const { upstream } = this.#context
@@ -159,7 +175,9 @@ export class Tunnel implements EndableStream {
     this.#context.streams.add(this)
     socket.write(`${text}\r\n`, 'latin1')
     if (head.length > 0) agentSocket.unshift(head)
-    if (this.#offer.head.length > 0) socket.unshift(this.#offer.head)
+    socket.off('data', this.#keepEarly).off('end', this.#leave).pause()
+    const early = Buffer.concat([this.#offer.head, ...this.#early])
+    if (early.length > 0) socket.unshift(early)
     this.#join(socket, agentSocket)
   }
 

@@ -118,8 +118,9 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, io: Com
       }
       const now = performance.now()
       if (firstAt !== null) {
-        if (now - firstAt > sameSignalMs) io.exit(signal === 'SIGINT' ? 130 : 143)
-        return
+        if (now - firstAt <= sameSignalMs) return
+        gateway.auditLog.flush()
+        return io.exit(signal === 'SIGINT' ? 130 : 143)
       }
       firstAt = now
       io.say(`${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish`)

@@ -1,5 +1,8 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { createServer as createTlsServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
 import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent, rawAgent, type FakeAgent } from '../helpers/fake-agent.ts'
 
@@ -119,6 +122,33 @@ t.test('at most two attempts carry a request, however many instances fail', asyn
   t.equal(arrived, 2)
 })
 
+t.test('answers that are retried do not use up connections', async t => {
+  const failing = await fakeAgent(t, (_request, response) => { response.writeHead(503).end('x'.repeat(20_000)) })
+  const [live] = await numbered(t, 1)
+  let connections = 0
+  failing.server.on('connection', () => { connections++ })
+  const gateway = await startGateway(t, { agents: [{ ...agentAt('planner', failing, live!), health: { interval: '1h' } }] })
+  for (let index = 0; index < 9; index++) {
+    gateway.registry.get('planner').rotation.next = 0
+    gateway.registry.get('planner').instances[0]!.runtime.health.consecutiveFailures = 0
+    t.equal(await (await ask(gateway)).text(), '0')
+  }
+
+  t.ok(connections <= 3, `${connections} connections for nine answers`)
+})
+
+t.test('TLS to an agent is verified', async t => {
+  const folder = new URL('../fixtures/', import.meta.url)
+  const server = createTlsServer({ key: await readFile(new URL('self-signed.key', folder)), cert: await readFile(new URL('self-signed.crt', folder)) }, (_request, response) => response.end('secure'))
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const { port } = server.address() as AddressInfo
+  const gateway = await startGateway(t, { agents: [{ name: 'planner', instances: [{ host: '127.0.0.1', port, protocol: 'https' }] }] })
+
+  t.match(await (await ask(gateway)).json(), { status: 502, code: 'FLEET_UPSTREAM_UNREACHABLE' })
+})
+
 t.test('an idle connection that the agent closes just as it is reused costs nobody anything', async t => {
   const answer = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
   const perConnection = new Map<number, number>()
@@ -138,9 +168,9 @@ t.test('one of two instances killed under load: no idempotent request fails', as
   const [first, second] = await numbered(t, 2)
   const gateway = await startGateway(t, { agents: [agentAt('planner', first!, second!)], health: { interval: '1s' } })
   const statuses = new Map<number, number>()
-  let stop = false
+  const stop = new AbortController()
   async function client () {
-    while (!stop) {
+    while (!stop.signal.aborted) {
       const reply = await ask(gateway)
       await reply.text()
       statuses.set(reply.status, (statuses.get(reply.status) ?? 0) + 1)
@@ -154,7 +184,7 @@ t.test('one of two instances killed under load: no idempotent request fails', as
   while (dead.runtime.health.up && dead.runtime.health.ejectedUntil === 0) await once(second!.server, 'request')
   await first!.revive()
   await once(first!.server, 'request')
-  stop = true
+  stop.abort()
   await Promise.all(clients)
 
   t.same([...statuses.keys()], [200])

@@ -67,6 +67,8 @@ t.test('bodies of any content type are byte for byte the same', async t => {
     t.equal(got.body, '{"not json', type)
     t.same(valuesOf(got, 'content-type'), [type])
   }
+  const large = await fetch(`${url}/x`, { method: 'POST', headers: { 'content-type': 'text/plain' }, body: 'x'.repeat(2_000_000) })
+  t.equal((await large.json() as Echo).body.length, 2_000_000)
 })
 
 t.test('a request without a body stays without one', async t => {

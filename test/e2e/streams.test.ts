@@ -2,7 +2,7 @@ import t from 'tap'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
-import { Readable } from 'node:stream'
+import { Readable, type Duplex } from 'node:stream'
 import { WebSocket, WebSocketServer } from 'ws'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
@@ -177,7 +177,7 @@ t.test('timeouts.total ends an ordinary exchange but not an event stream', async
     response.write('data: 1\n\n')
     streams.push(response)
   })
-  const gateway = await startGateway(t, { agents: [{ ...agentAt('total', agent), timeouts: { total: '80ms' } }] })
+  const gateway = await startGateway(t, { agents: [{ ...agentAt('total', agent), timeouts: { total: '80ms', response: '70ms' } }] })
 
   const events = await responseOf(`${gateway.origin}/api/total/events`)
   await once(events, 'data')
@@ -248,6 +248,50 @@ t.test('either side of a tunnel that dies takes the other with it', async t => {
   t.equal((await once(other, 'close'))[0], 1006)
 })
 
+t.test('a WebSocket\'s handshake carries the client\'s fields, and a close without a code stays one', async t => {
+  const agent = await fakeAgent(t)
+  const rooms = new WebSocketServer({ server: agent.server })
+  const gateway = await startGateway(t, { agents: [agentAt('chat', agent)] })
+
+  const socket = new WebSocket(`ws://127.0.0.1:${gateway.port}/api/chat/ws?x=1`, { headers: { cookie: 'a=1', 'x-mine': 'yes' } })
+  const [atAgent, request] = await once(rooms, 'connection') as [WebSocket, IncomingMessage]
+  t.match(request.headers, { cookie: 'a=1', 'x-mine': 'yes', 'x-forwarded-for': '127.0.0.1', 'x-forwarded-prefix': '/api/chat', host: `127.0.0.1:${agent.port}` })
+  t.equal(request.url, '/ws?x=1')
+  await once(socket, 'open')
+  socket.close()
+  t.equal((await once(atAgent, 'close'))[0], 1005)
+})
+
+t.test('a client that leaves during the handshake leaves nothing behind', async t => {
+  const agent = await fakeAgent(t)
+  const handshakes: Duplex[] = []
+  agent.server.on('upgrade', (_request, socket: Duplex) => { handshakes.push(socket.resume().on('end', () => socket.end())) })
+  const gateway = await startGateway(t, { agents: [agentAt('chat', agent)] })
+  const finished = new Promise<string | null>(resolve => { gateway.facts.onFinished(facts => resolve(facts.ending)) })
+  const client = await rawClient(t, gateway.port)
+  client.send('GET /api/chat/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
+  await once(agent.server, 'upgrade')
+  const left = once(handshakes[0]!, 'close')
+
+  client.socket.destroy()
+
+  await left
+  t.equal(await finished, 'client-aborted')
+  t.equal(gateway.registry.get('chat').instances[0]!.runtime.inFlight, 0)
+})
+
+t.test('200 open event streams do not starve anybody', async t => {
+  const agent = await fakeAgent(t, (request, response) => {
+    if (request.url === '/quick') response.end('quick')
+    else response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n')
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('clock', agent)] })
+
+  const streams = await Promise.all(Array.from({ length: 200 }, () => responseOf(`${gateway.origin}/api/clock/events`)))
+  t.equal(await (await fetch(`${gateway.origin}/api/clock/quick`)).text(), 'quick')
+  for (const stream of streams) stream.destroy()
+})
+
 t.test('offers of other protocols are ignored and the request served, with its body', async t => {
   const agent = await fakeAgent(t)
   const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
@@ -261,7 +305,7 @@ t.test('offers of other protocols are ignored and the request served, with its b
 
 /** A promise and what settles it. */
 function deferred<T> () {
-  let resolve!: (value: T) => void
-  const promise = new Promise<T>(settle => { resolve = settle })
-  return { promise, resolve }
+  let settle!: (value: T) => void
+  const promise = new Promise<T>(resolve => { settle = resolve })
+  return { promise, resolve: settle }
 }

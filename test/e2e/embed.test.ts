@@ -1,0 +1,129 @@
+/** The gateway inside somebody else's application: everything under its prefix, and the host left alone. */
+import t from 'tap'
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import Fastify from 'fastify'
+import { WebSocket, WebSocketServer } from 'ws'
+import fleetGateway, { serverOptions } from '../../src/index.ts'
+import { agentAt } from '../helpers/build-gateway.ts'
+import { fakeAgent } from '../helpers/fake-agent.ts'
+import { rawClient, rawRequest } from '../helpers/raw-client.ts'
+
+const quiet = { rateLimit: { enabled: false }, auditLog: { enabled: false } }
+const auth = { secret: 'fleet-secret-token' }
+const token = { authorization: 'Bearer fleet-secret-token' }
+
+t.test('everything moves under the prefix, and the host\'s routes, parsers and handlers stay its own', async t => {
+  const agent = await fakeAgent(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const methods = [...app.supportedMethods]
+  app.setErrorHandler(async error => ({ host: (error as Error).message }))
+  app.setNotFoundHandler(async () => 'the host does not know')
+  app.addContentTypeParser('text/csv', { parseAs: 'string' }, (_request, body, done) => done(null, `csv ${String(body)}`))
+  app.post('/mine', async request => ({ mine: request.body }))
+  app.get('/fails', async () => { throw new Error('as it does') })
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
+  app.get('/late', async () => 'late')
+
+  t.match((await app.inject('/fleet/health')).json(), { status: 'healthy' })
+  t.equal((await app.inject('/fleet/agents')).statusCode, 401)
+  t.match((await app.inject({ url: '/fleet/api/planner/x?y', headers: token })).json(), { url: '/x?y' })
+  t.match((await app.inject({ url: '/fleet/nowhere' })).json(), { code: 'FLEET_NOT_FOUND' })
+  t.equal((await app.inject({ method: 'PUT', url: '/fleet/agents' })).statusCode, 405)
+  t.equal((await app.inject({ method: 'PROPFIND' as 'GET', url: '/fleet/api/planner/x', headers: token })).json().method, 'PROPFIND')
+  t.equal((await app.inject({ method: 'PROPFIND' as 'GET', url: '/fleet/api/planner/x' })).statusCode, 401)
+
+  t.equal((await app.inject('/health')).body, 'the host does not know')
+  t.same((await app.inject({ method: 'POST', url: '/mine', headers: { 'content-type': 'text/csv' }, payload: 'a;b' })).json(), { mine: 'csv a;b' })
+  t.same((await app.inject({ method: 'POST', url: '/mine', payload: { a: 1 } })).json(), { mine: { a: 1 } })
+  t.same((await app.inject('/fails')).json(), { host: 'as it does' })
+  t.equal((await app.inject('/late')).body, 'late')
+  t.equal((await app.inject('/late')).headers['access-control-allow-origin'], undefined)
+  t.equal((await app.inject({ method: 'PROPFIND' as 'GET', url: '/late' })).body, 'the host does not know')
+  t.same(app.supportedMethods, methods, 'the host learns no methods')
+})
+
+t.test('two gateways in one application share nothing', async t => {
+  const [one, two] = [await fakeAgent(t), await fakeAgent(t)]
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/one', auth, agents: [agentAt('a', one)] })
+  await app.register(fleetGateway, { ...quiet, prefix: '/two', auth: { secret: 'the-other-token' }, agents: [agentAt('b', two)] })
+
+  t.same(Object.keys((await app.inject('/one/health')).json().services), ['a'])
+  t.same(Object.keys((await app.inject('/two/health')).json().services), ['b'])
+  t.equal((await app.inject({ url: '/two/agents', headers: token })).statusCode, 401)
+  t.equal((await app.inject({ url: '/one/api/b/x', headers: token })).statusCode, 404)
+  t.equal((await app.inject({ url: '/one/api/a/x', headers: token })).json().port, one.port)
+})
+
+t.test('upgrades: those under the prefix are tunnelled, the host\'s listeners keep theirs', async t => {
+  const agent = await fakeAgent(t)
+  const rooms = new WebSocketServer({ server: agent.server })
+  rooms.on('connection', socket => socket.send('the agent'))
+  const app = Fastify(serverOptions())
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('chat', agent)] })
+  const own = new WebSocketServer({ noServer: true })
+  app.server.on('upgrade', (request, socket, head) => {
+    if (request.url === '/own') own.handleUpgrade(request, socket, head, accepted => accepted.send('the host'))
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+
+  for (const [path, expected] of [['/own', 'the host'], ['/fleet/api/chat/ws', 'the agent']]) {
+    const socket = new WebSocket(`ws://127.0.0.1:${port}${path}`, { headers: token })
+    t.equal(String((await once(socket, 'message'))[0]), expected)
+    socket.terminate()
+  }
+})
+
+t.test('closing the application ends open event streams and tunnels instead of waiting for them', async t => {
+  const agent = await fakeAgent(t, (_request, response) => { response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n') })
+  const rooms = new WebSocketServer({ server: agent.server })
+  const app = Fastify(serverOptions())
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('a', agent)] })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+  const events = await rawClient(t, port)
+  events.send('GET /fleet/api/a/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer fleet-secret-token\r\n\r\n')
+  await events.until(/data: 1/)
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/fleet/api/a/ws`, { headers: token })
+  const closed = once(socket, 'close')
+  await Promise.all([once(rooms, 'connection'), once(socket, 'open')])
+
+  await app.close()
+
+  t.equal((await closed)[0], 1001)
+  t.match(await events.closed(), /\r\n0\r\n\r\n$/)
+})
+
+t.test('registered without a prefix it leaves unknown paths to the host', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.setNotFoundHandler(async () => 'the host does not know')
+  await app.register(fleetGateway, { ...quiet, auth })
+
+  t.equal((await app.inject('/health')).statusCode, 200)
+  t.equal((await app.inject('/nowhere')).body, 'the host does not know')
+})
+
+t.test('a configuration that is wrong stops the start and says where', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+
+  await t.rejects(async () => { await app.register(fleetGateway, { ...quiet, auth, agents: [{ name: 'a', prot: 1 } as never] }) }, /agents\[0\]\.prot/)
+  await t.rejects(async () => { await Fastify().register(fleetGateway, { ...quiet, auth: { enabled: true } }) }, /auth/)
+})
+
+t.test('a host with serverOptions() answers framing errors as the gateway does', async t => {
+  const app = Fastify(serverOptions())
+  t.teardown(() => app.close())
+  app.post('/own', async request => request.body)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+
+  t.match(await rawRequest(t, port, 'GET / HTTP/1.1\r\n\r\n'), /^HTTP\/1\.1 400 [^]*FLEET_BAD_REQUEST/)
+  t.match(await rawRequest(t, port, 'POST /own HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n{"a":1}'), /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 [^]*\{"a":1\}$/, 'Expect works for the host\'s own routes')
+})

@@ -1,0 +1,95 @@
+/** What arrives as bytes: framing that is ambiguous, heads that are too large or too slow, and what Node by itself would let pass. */
+import t from 'tap'
+import { agentAt, startGateway } from '../helpers/build-gateway.ts'
+import { fakeAgent } from '../helpers/fake-agent.ts'
+import { rawClient, rawRequest } from '../helpers/raw-client.ts'
+
+t.test('ambiguous framing is refused, the connection closed, and nothing forwarded', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+  const line = 'POST /api/planner/x HTTP/1.1\r\n'
+  const host = 'Host: localhost\r\n'
+  const table: [string, string, number][] = [
+    ['length and chunks', `${line}${host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n`, 400],
+    ['chunks and length', `${line}${host}Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n`, 400],
+    ['differing lengths', `${line}${host}Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd`, 400],
+    ['two lengths in one', `${line}${host}Content-Length: 3, 4\r\n\r\nabcd`, 400],
+    ['a negative length', `${line}${host}Content-Length: -1\r\n\r\n`, 400],
+    ['a length that is none', `${line}${host}Content-Length: 0x3\r\n\r\nabc`, 400],
+    ['an unknown coding', `${line}${host}Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n`, 501],
+    ['an unknown coding before chunked', `${line}${host}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n`, 501],
+    ['an unknown coding behind chunked', `${line}${host}Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n`, 501],
+    ['chunked twice', `${line}${host}Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n`, 400],
+    ['an empty coding', `${line}${host}Transfer-Encoding:\r\n\r\n0\r\n\r\n`, 400],
+    ['chunks in HTTP/1.0', 'POST /api/planner/x HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', 400],
+    ['a space before the colon', `${line}${host}Content-Length : 3\r\n\r\nabc`, 400],
+    ['a folded line', `${line}${host}X-A: 1\r\n 2\r\n\r\n`, 400],
+    ['no Host', `${line}\r\n`, 400],
+    ['two Hosts', `${line}${host}Host: other\r\n\r\n`, 400],
+    ['an empty Host', `${line}Host:\r\n\r\n`, 400],
+    ['an invalid Host', `${line}Host: a b\r\n\r\n`, 400],
+    ['a control character in a field', `${line}${host}X-A: a\x01b\r\n\r\n`, 400],
+    ['a NUL in a field', `${line}${host}X-A: a\0b\r\n\r\n`, 400],
+    ['a bare carriage return', `${line}${host}X-A: a\rb\r\n\r\n`, 400],
+    ['a field name that is none', `${line}${host}X A: b\r\n\r\n`, 400],
+    ['no HTTP', 'hello\r\n\r\n', 400],
+    ['a broken chunk', `${line}${host}Transfer-Encoding: chunked\r\n\r\nzz\r\n`, 400]
+  ]
+  for (const [name, bytes, status] of table) {
+    const answer = await rawRequest(t, gateway.port, bytes)
+    t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), name)
+    t.match(answer, /connection: close/i, name)
+    t.match(answer, /application\/problem\+json/, name)
+  }
+  t.same(agent.requests.filter(request => request !== 'POST /x'), [])
+  t.ok(agent.requests.length <= 1, 'only the broken chunk\'s request had begun')
+})
+
+t.test('what comes behind a refused request is not read as the next one', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+
+  const answer = await rawRequest(t, gateway.port, 'POST /api/planner/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /api/planner/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n')
+
+  t.equal(answer.match(/HTTP\/1\.1 /g)!.length, 1)
+  t.same(agent.requests, [])
+})
+
+t.test('a head over 32 KiB is 431', async t => {
+  const gateway = await startGateway(t)
+
+  t.match(await rawRequest(t, gateway.port, `GET / HTTP/1.1\r\nHost: localhost\r\nX-A: ${'x'.repeat(40_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*FLEET_HEADERS_TOO_LARGE/)
+  t.match(await rawRequest(t, gateway.port, `GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-A: ${'x'.repeat(30_000)}\r\n\r\n`), /^HTTP\/1\.1 200 /)
+})
+
+t.test('a head that does not arrive in time is 408', async t => {
+  const gateway = await startGateway(t)
+  gateway.server.headersTimeout = 100 // ten seconds are the default
+
+  const client = await rawClient(t, gateway.port)
+  client.send('GET / HTTP/1.1\r\nHo')
+
+  t.match(await client.closed(), /^HTTP\/1\.1 408 [^]*FLEET_REQUEST_TIMEOUT/)
+})
+
+t.test('no field is dropped for being one of many', async t => {
+  const agent = await fakeAgent(t)
+  agent.server.maxHeadersCount = 0
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+
+  const answer = await rawRequest(t, gateway.port, `GET /api/planner/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n${'a: 1\r\n'.repeat(2_500)}\r\n`)
+
+  const { headers } = JSON.parse(answer.slice(answer.indexOf('{'), answer.lastIndexOf('}') + 1)) as { headers: string[] }
+  t.equal(headers.filter(name => name === 'a').length, 2_500)
+})
+
+t.test('a field\'s bytes beyond ASCII arrive as they were sent', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+
+  const answer = await rawRequest(t, gateway.port, Buffer.from('GET /api/planner/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-A: caf\xe9\r\n\r\n', 'latin1'))
+
+  const echoed = Buffer.from(answer.slice(answer.indexOf('{'), answer.lastIndexOf('}') + 1), 'latin1').toString('utf8')
+  const { headers } = JSON.parse(echoed) as { headers: string[] }
+  t.equal(headers[headers.indexOf('X-A') + 1], 'caf\xe9')
+})
