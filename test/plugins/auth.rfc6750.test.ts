@@ -93,6 +93,7 @@ t.test('§3.1 a token that is sent twice is refused, though both were right', as
     const answer = await raw(t, app, ...lines)
     t.match(answer, /^HTTP\/1\.1 401 /, lines.join(' | '))
     t.match(answer, /error="invalid_token"/)
+    t.match(answer, /more than one token/, 'and it is no guess')
   }
 })
 
