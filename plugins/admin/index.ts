@@ -10,12 +10,12 @@ import type {} from '../registry/index.ts'
 import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
-import { registrationHostProblem } from '../../src/fleet/address.ts'
+import { canonicalHost, registrationHostProblem } from '../../src/fleet/address.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { authorityOf } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { checkOptions, parseOptions } from '../../src/options.ts'
-import { mayTouch } from '../../src/principal.ts'
+import { anyone, hasScope, mayTouch } from '../../src/principal.ts'
 import { answerIndex } from './index-page.ts'
 import { isOwnAddress } from './own-address.ts'
 import { agentView, instanceView, leaseView, registryView } from './views.ts'
@@ -58,12 +58,15 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const registration = readRegistration(request.body)
     if (!mayTouch(request.principal, registration.name)) throw new ForbiddenError(`This key may not register "${registration.name}"`)
     const { name } = registration
-    const known = registry.find(name) !== undefined
+    const known = registry.find(name)
+    if (known?.policy.forwardAuthorization && !hasScope(request.principal ?? anyone, 'admin')) {
+      throw new ForbiddenError(`"${name}" is given the clients' tokens, so only a key with the scope admin may register instances of it`)
+    }
     const { created, instance } = registry.register(registration)
     try {
       await registryState.save()
     } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart
-      if (!known) registry.removeAgent(name)
+      if (known === undefined) registry.removeAgent(name)
       else if (created) registry.removeInstance(name, instance.id)
       throw error
     }
@@ -145,7 +148,7 @@ function invalid (errors: { path: string, message: string }[]) {
 /** The id of the agent's instance at an address. */
 function instanceAt (agent: Agent, host: string | undefined, port: string | undefined): string {
   if (host === undefined || port === undefined || !/^\d{1,5}$/.test(port)) throw new BadRequestError('Name an instance by both host and port: ?host=localhost&port=9000')
-  const wanted = authorityOf(host, Number(port))
+  const wanted = authorityOf(canonicalHost(host), Number(port))
   const instance = agent.instances.find(candidate => authorityOf(candidate.host, candidate.port) === wanted)
   if (instance === undefined) throw new InstanceNotFoundError(`The agent "${agent.name}" has no such instance`, { nearest: agent.instances.slice(0, 3).map(({ id }) => id) })
   return instance.id

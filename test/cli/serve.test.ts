@@ -149,6 +149,7 @@ t.test('SIGTERM drains: readiness turns, what is in flight finishes, streams are
   pending.send('GET /api/a/slow HTTP/1.1\r\nHost: localhost\r\n\r\n')
   await once(agent.server, 'request')
 
+  await rawClient(t, port) // connected, and never heard of again
   child.kill('SIGTERM')
   child.kill('SIGTERM') // a Ctrl-C arrives twice
   while (!said().includes('SIGTERM')) await once(child.stderr!, 'data')

@@ -136,7 +136,7 @@ t.test('deregistration: the agent at once, one instance by address or id', async
   for (const port of [9000, 9001, 9002]) await register(gateway, { name: 'a', port })
   const remove = (url: string) => gateway.inject({ method: 'DELETE', url })
 
-  t.same((await remove('/registry/a?host=localhost&port=9000')).json(), { message: 'deregistered a' })
+  t.same((await remove('/registry/a?host=LOCALHOST&port=9000')).json(), { message: 'deregistered a' })
   t.equal((await remove('/registry/a?host=localhost&port=9000')).statusCode, 404)
   t.equal((await remove('/registry/a?host=localhost')).statusCode, 400)
   t.equal((await remove('/registry/a?host=localhost&port=x')).statusCode, 400)
@@ -233,6 +233,15 @@ t.test('a key for one agent reaches no other by odd spellings of the path', asyn
     t.ok([400, 403, 404].includes(reply.statusCode), `${url} ${reply.statusCode}`)
   }
   t.equal((await gateway.inject({ url: '/api/%61lpha/x', headers: { authorization: 'Bearer alpha-token' } })).statusCode, 502)
+})
+
+t.test('whoever may only register can\'t place an instance where clients\' tokens are sent', async t => {
+  const keys = [{ id: 'registrar', token: 'registrar-token', scopes: ['register' as const] }, { id: 'boss', token: 'boss-token', scopes: ['admin' as const] }]
+  const gateway = await buildGateway(t, { auth: { keys }, agents: [{ name: 'trusted', port: 9000, forwardAuthorization: true }] })
+
+  for (const [key, status] of [['registrar', 403], ['boss', 201]] as const) {
+    t.equal((await register(gateway, { name: 'trusted', host: '127.0.0.1', port: 9001 }, { ...json, authorization: `Bearer ${key}-token` })).statusCode, status, key)
+  }
 })
 
 t.test('refusals come in order: 400, 404 and 405, 401, 403, 429, the agent\'s 404', async t => {
