@@ -9,7 +9,7 @@ import { readText } from '../../src/config-file.ts'
 
 /** How long the content must stand still: an editor that writes in place is not to be caught between emptying the file and filling it. */
 const settleMs = 50
-const mostSettling = 40
+const mostLooks = 40
 
 /**
  * Calls `onChange` when the file's stat changes, until the returned function is called. Never keeps the process alive. Resolves when it
@@ -28,11 +28,14 @@ export async function contentHash (file: string): Promise<string | null> {
   return text === undefined ? null : createHash('sha256').update(text).digest('hex')
 }
 
-/** As contentHash(), of a content that stood still for a moment; of the last one seen, when the file never rests. */
-export async function settledHash (file: string): Promise<string | null> {
+/**
+ * As contentHash(), of a content that stood still for a moment; of the last one seen, when the file never rests.
+ * @param moment waits between two looks
+ */
+export async function settledHash (file: string, moment: () => Promise<void> = () => delay(settleMs)): Promise<string | null> {
   let hash = await contentHash(file)
-  for (let looks = 0; looks < mostSettling; looks++) {
-    await delay(settleMs)
+  for (let looks = 1; looks < mostLooks; looks++) {
+    await moment()
     const again = await contentHash(file)
     if (again === hash) return hash
     hash = again

@@ -129,7 +129,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
     }).catch((error: unknown) => log.error(error, 'Looking at the fleet failed'))
   }
 
-  async function refresh (hashOf: typeof contentHash, forced: boolean): Promise<boolean> {
+  async function refresh (hashOf: (file: string) => Promise<string | null>, forced: boolean): Promise<boolean> {
     if (closed) return false
     try {
       for (;;) {

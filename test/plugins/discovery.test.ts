@@ -1,0 +1,541 @@
+/** plugins/discovery alone with the registry: real files, watched. */
+import { unwatchFile, watchFile } from 'node:fs'
+import { mkdir, readFile, rename, rm, symlink, utimes, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Writable } from 'node:stream'
+import Fastify, { type FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import t, { type Test } from 'tap'
+import { NameConflictError } from '../../src/errors.ts'
+import { Registry, type AgentDefinition } from '../../src/fleet/registry.ts'
+import discovery, { type DiscoveryPluginOptions, type Loaded } from '../../plugins/discovery/index.ts'
+import { summariseChanges } from '../../plugins/discovery/changes.ts'
+import { settledHash } from '../../plugins/discovery/file-watch.ts'
+import registry from '../../plugins/registry/index.ts'
+import { fakeClock } from '../helpers/fake-clock.ts'
+
+interface LogLine { level: number, msg: string, err?: { message: string } }
+
+interface Watched {
+  app: FastifyInstance
+  logged: LogLine[]
+  /** The next line from now on whose message matches. */
+  line (pattern: RegExp): Promise<LogLine>
+  /** The next reload from now on. */
+  reloaded (): Promise<Loaded>
+  names (): string[]
+}
+
+async function watched (t: Test, options: DiscoveryPluginOptions, before?: (app: FastifyInstance) => void): Promise<Watched> {
+  const logged: LogLine[] = []
+  const waiting = new Set<(line: LogLine) => void>()
+  const stream = new Writable({
+    write (chunk: Buffer, _encoding, done) {
+      const line = JSON.parse(chunk.toString()) as LogLine
+      logged.push(line)
+      for (const tell of waiting) tell(line)
+      done()
+    }
+  })
+  const app = Fastify({ logger: { stream, level: 'info' } })
+  t.teardown(() => app.close())
+  await app.register(registry)
+  before?.(app)
+  await app.register(discovery, { intervalMs: 15, ...options })
+  await app.listen({ host: '127.0.0.1', port: 0 }) // something must keep the process going: watching does not
+  return {
+    app,
+    logged,
+    line: pattern => new Promise(resolve => {
+      const tell = (line: LogLine) => {
+        if (!pattern.test(line.msg)) return
+        waiting.delete(tell)
+        resolve(line)
+      }
+      waiting.add(tell)
+    }),
+    reloaded: () => new Promise(resolve => {
+      const stop = app.discovery.onReload(loaded => {
+        stop()
+        resolve(loaded)
+      })
+    }),
+    names: () => [...app.registry.agents()].map(({ name }) => name)
+  }
+}
+
+function fleet (...names: string[]): string {
+  return `agents:${names.map((name, index) => `\n  - {name: ${name}, port: ${8_501 + index}}`).join('') || ' []'}\n`
+}
+
+function fleetFile (t: Test, text: string): string {
+  return join(t.testdir({ 'fleet.yaml': text }), 'fleet.yaml')
+}
+
+/** As an editor or `mv` does it. */
+async function replace (file: string, text: string): Promise<void> {
+  await writeFile(`${file}.new`, text)
+  await rename(`${file}.new`, file)
+}
+
+/** How many listen to changes of the file: Node has one StatWatcher for each path, and hands it out again. */
+function watchersOf (file: string): number {
+  const listener = () => {}
+  const others = watchFile(file, { persistent: false }, listener).listenerCount('change') - 1
+  unwatchFile(file, listener)
+  return others
+}
+
+t.test('agents given in code are in the registry', async t => {
+  const { app, names } = await watched(t, { agents: [{ name: 'a', port: 1, aliases: ['b'] }, { name: 'a', port: 2 }] })
+
+  t.same(names(), ['a'])
+  t.equal(app.registry.get('b').instances.length, 2)
+  t.match(app.discovery.status, { ok: true, loadedAt: /^\d{4}-\d\d-\d\dT/ })
+})
+
+t.test('without any option the fleet is empty', async t => {
+  const { app, names } = await watched(t, {})
+
+  t.same(names(), [])
+  t.equal(await app.discovery.reload(), true)
+})
+
+t.test('wrong agents in code stop the start', async t => {
+  await t.rejects(watched(t, { agents: [{ name: 'a' }] }), { name: 'ConfigError', message: 'agents[0].port: is required, unless there are instances' })
+  await t.rejects(watched(t, { agents: [{ name: 'a b', port: 1 }] }), { name: 'OptionsError' })
+  await t.rejects(watched(t, { fiel: 'x' } as DiscoveryPluginOptions), { message: /fiel unknown key, did you mean "file"/ })
+})
+
+t.test('a file\'s agents are in the registry, whatever else the file says', async t => {
+  const file = fleetFile(t, `${fleet('a')}whatever: {secret: "\${NOBODY}"}\n`)
+  const { names } = await watched(t, { file })
+
+  t.same(names(), ['a'])
+})
+
+t.test('the file reads the environment it is given', async t => {
+  const file = fleetFile(t, 'agents:\n  - {name: "${NAME}", port: 1}\n')
+  const { names } = await watched(t, { file, env: { NAME: 'planner' } })
+
+  t.same(names(), ['planner'])
+})
+
+t.test('agents of the file come beside those given in code', async t => {
+  const { names } = await watched(t, { file: fleetFile(t, fleet('b')), agents: [{ name: 'a', port: 1 }] })
+
+  t.same(names(), ['a', 'b'])
+  await t.rejects(watched(t, { file: fleetFile(t, fleet('a')), agents: [{ name: 'a', port: 1 }] }), { message: /"a" is given in code, too/ })
+})
+
+t.test('a bad file stops the start, with every problem', async t => {
+  const file = fleetFile(t, 'agents:\n  - {name: a, prot: 1}\n  - {name: "${NOBODY}", port: 1, timeout: 5}\n')
+  await t.rejects(watched(t, { file }), {
+    message: [
+      `${file}:2:15 agents[0].prot: unknown key, did you mean "port"?`,
+      `${file}:3:12 agents[1].name: the environment variable NOBODY is not set`,
+      `${file}:3:43 agents[1].timeout: must be a duration such as "500ms", "30s" or "5m", at least 1ms (got 5)`
+    ].join('\n')
+  })
+  await t.rejects(watched(t, { file: fleetFile(t, '- a\n') }), { message: /fleet.yaml:1:1 must be object$/ })
+})
+
+t.test('a missing file is an empty fleet, and is taken when it comes', async t => {
+  const file = join(t.testdir({}), 'fleet.yaml')
+  const { app, names, reloaded } = await watched(t, { file })
+  t.same(names(), [])
+  t.equal(await app.discovery.reload(), true, 'still missing is no fault')
+
+  const change = reloaded()
+  await writeFile(file, fleet('a'))
+  await change
+
+  t.same(names(), ['a'])
+})
+
+t.test('a change is applied, and said in one line', async t => {
+  const file = fleetFile(t, fleet('a', 'b', 'c'))
+  const { line, names, logged } = await watched(t, { file })
+
+  const said = line(/^Fleet reloaded/)
+  await replace(file, 'agents:\n  - {name: a, port: 8501}\n  - {name: b, port: 9999}\n  - {name: d, port: 1}\n')
+
+  t.match(await said, { level: 30, msg: 'Fleet reloaded: added d; removed c; changed b' })
+  t.same(names(), ['a', 'b', 'd'])
+  t.equal(logged.filter(({ level }) => level > 30).length, 0)
+})
+
+t.test('an instance that stays keeps its record', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, reloaded } = await watched(t, { file })
+  const { runtime } = app.registry.get('a').instances[0]!
+
+  const change = reloaded()
+  await replace(file, fleet('a', 'b'))
+  await change
+
+  t.equal(app.registry.get('a').instances[0]!.runtime, runtime)
+})
+
+t.test('the listeners hear in the same step in which the registry changes', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app } = await watched(t, { file })
+  const seen: string[] = []
+  let settled = Promise.resolve()
+  const heard = new Promise<void>(resolve => {
+    app.registry.onChange(() => {
+      seen.push('registry')
+      settled = Promise.resolve().then(() => { seen.push('next microtask') })
+    })
+    app.discovery.onReload(loaded => {
+      seen.push(`listener ${loaded.agents.length}`)
+      resolve()
+    })
+  })
+
+  await replace(file, fleet('a', 'b'))
+  await heard
+  await settled
+
+  t.same(seen, ['registry', 'listener 2', 'next microtask'])
+})
+
+t.test('listeners are not called for the first load, nor after they left', async t => {
+  const { app } = await watched(t, { file: fleetFile(t, fleet('a')) })
+  let calls = 0
+  const stop = app.discovery.onReload(() => { calls++ })
+  t.equal(calls, 0)
+
+  await app.discovery.reload()
+  stop()
+  await app.discovery.reload()
+
+  t.equal(calls, 1)
+})
+
+t.test('a listener that throws does not keep the others from hearing', async t => {
+  const { app, logged } = await watched(t, { file: fleetFile(t, fleet('a')) })
+  app.discovery.onReload(() => { throw new Error('not today') })
+  let calls = 0
+  app.discovery.onReload(() => { calls++ })
+
+  t.equal(await app.discovery.reload(), true)
+
+  t.equal(calls, 1)
+  t.match(app.discovery.status, { ok: false, error: 'a part of the gateway could not take it: not today' })
+  t.match(logged.find(({ level }) => level === 50), { err: { message: 'not today' } })
+})
+
+t.test('a bad change is reported line by line, and the running fleet stays', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, line, logged, names, reloaded } = await watched(t, { file, clock: fakeClock() })
+  const { loadedAt } = app.discovery.status
+
+  const said = line(/not reloaded/)
+  await replace(file, 'agents:\n  - {name: a, prot: 1}\n  - {name: b c, port: 1}\n')
+  await said
+
+  const first = `${file}:2:15 agents[0].prot: unknown key, did you mean "port"?`
+  const second = `${file}:3:12 agents[1].name: must match [A-Za-z0-9][A-Za-z0-9._-]{0,63} (got "b c")`
+  t.same(logged.filter(({ level }) => level === 50).map(({ msg }) => msg), [first, second])
+  t.strictSame(app.discovery.status, { loadedAt, ok: false, error: `${first}\n${second}` })
+  t.same(names(), ['a'])
+
+  const mended = reloaded()
+  await replace(file, fleet('a', 'b'))
+  await mended
+
+  t.strictSame(app.discovery.status, { loadedAt, ok: true })
+  t.same(names(), ['a', 'b'])
+})
+
+t.test('going back to what is running is good again, and changes nothing', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, line } = await watched(t, { file })
+  const bad = line(/not reloaded/)
+  await replace(file, 'agents: [')
+  await bad
+  app.registry.onChange(() => t.fail('nothing changes'))
+
+  const back = line(/again what the running fleet/)
+  await replace(file, fleet('a'))
+  await back
+
+  t.equal(app.discovery.status.ok, true)
+})
+
+t.test('a name that a registration holds makes a change bad', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, line, names } = await watched(t, { file })
+  app.registry.register({ name: 'api', host: 'localhost', port: 1 })
+
+  const said = line(/not reloaded/)
+  await replace(file, 'agents:\n  - {name: a, port: 8501, aliases: [api]}\n  - {name: b, port: 1}\n')
+  await said
+
+  t.match(app.discovery.status, { ok: false, error: /"api"/ })
+  t.same(names(), ['a', 'api'])
+
+  app.registry.removeAgent('api')
+  t.equal(await app.discovery.reload(), true, 'as soon as the name is free')
+  t.same(names(), ['a', 'b'])
+})
+
+t.test('at the start the file is right against what was kept', async t => {
+  const file = fleetFile(t, 'agents:\n  - {name: a, port: 1, aliases: [kept]}\n')
+  const { app, names, logged } = await watched(t, { file }, app => {
+    app.registry.register({ name: 'kept', host: 'localhost', port: 5 })
+    app.registry.register({ name: 'other', host: 'localhost', port: 6 })
+  })
+
+  t.same(names().sort(), ['a', 'other'])
+  t.equal(app.registry.get('kept').name, 'a')
+  t.match(logged.filter(({ level }) => level === 40).map(({ msg }) => msg), [/^Left out of the kept registrations: kept: /])
+})
+
+t.test('definitions that clash with each other stop the start', async t => {
+  const agents: AgentDefinition[] = [{ name: 'a', instances: [], aliases: ['x'] }, { name: 'b', instances: [], aliases: ['x'] }]
+  await t.rejects(watched(t, { load: async () => ({ agents }) }), { code: NameConflictError.code })
+})
+
+t.test('an untouched or only touched file changes nothing', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, reloaded } = await watched(t, { file })
+  const stop = app.registry.onChange(() => t.fail('nothing changes'))
+  t.teardown(stop)
+  const heard: Loaded[] = []
+  app.discovery.onReload(loaded => { heard.push(loaded) })
+
+  await utimes(file, new Date(), new Date())
+  await replace(file, fleet('a'))
+  await app.discovery.reload()
+  t.equal(heard.length, 1, 'the forced one alone')
+
+  const change = reloaded()
+  await replace(file, `# a comment\n${fleet('a')}`)
+  await change
+  t.equal(heard.length, 2)
+})
+
+t.test('what a DELETE took out stays out until the file changes', async t => {
+  const file = fleetFile(t, fleet('a', 'b'))
+  const { app, names, reloaded } = await watched(t, { file })
+  app.registry.removeAgent('a')
+
+  t.equal(await app.discovery.reload(), true)
+  t.same(names(), ['b'])
+
+  const change = reloaded()
+  await replace(file, `# changed\n${fleet('a', 'b')}`)
+  await change
+  t.same(names().sort(), ['a', 'b'])
+})
+
+t.test('a file that disappears leaves the fleet running, and is taken when it is back', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, line, names, reloaded } = await watched(t, { file })
+
+  const gone = line(/is gone; the running fleet stays/)
+  await rm(file)
+  await gone
+  t.match(app.discovery.status, { ok: false, error: `${file}: is gone; the running fleet stays` })
+  t.equal(await app.discovery.reload(), false)
+  t.same(names(), ['a'])
+
+  const back = reloaded()
+  await writeFile(file, fleet('b'))
+  await back
+  t.same(names(), ['b'])
+  t.equal(app.discovery.status.ok, true)
+})
+
+t.test('an emptied file is an empty fleet', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { names, reloaded } = await watched(t, { file })
+
+  const change = reloaded()
+  await writeFile(file, '')
+  await change
+
+  t.same(names(), [])
+})
+
+t.test('a file that is written in place is read when it is complete', async t => {
+  const file = fleetFile(t, 'one')
+  const read: string[] = []
+  const load = async () => {
+    read.push(await readFile(file, 'utf8'))
+    return { agents: [] }
+  }
+  const { reloaded } = await watched(t, { file, load })
+  const looked = new Promise<void>(resolve => {
+    const listener = () => {
+      unwatchFile(file, listener)
+      resolve()
+    }
+    watchFile(file, { persistent: false, interval: 15 }, listener)
+  })
+
+  const change = reloaded()
+  await writeFile(file, '')
+  await looked // discovery, too, has seen now that the file is another, and could have read it
+  await readFile(file)
+  await readFile(file)
+  await writeFile(file, 'two')
+  await change
+
+  t.same(read, ['one', 'two'])
+})
+
+t.test('a file that never rests is taken as it is in the end', async t => {
+  const file = fleetFile(t, '')
+  let looks = 0
+  const restless = async () => { await writeFile(file, `# ${++looks}`) }
+
+  t.type(await settledHash(file, restless), 'string')
+  t.ok(looks > 3 && looks < 100)
+})
+
+t.test('a link that is turned to another file is noticed, as in a mounted ConfigMap', async t => {
+  const folder = t.testdir({ one: { 'fleet.yaml': fleet('a') }, two: { 'fleet.yaml': fleet('b') } })
+  await symlink(join(folder, 'one'), join(folder, 'data'))
+  const { names, reloaded } = await watched(t, { file: join(folder, 'data', 'fleet.yaml') })
+
+  const change = reloaded()
+  await symlink(join(folder, 'two'), join(folder, 'next'))
+  await rename(join(folder, 'next'), join(folder, 'data'))
+  await change
+
+  t.same(names(), ['b'])
+})
+
+t.test('a folder in the place of the file is reported, and the fleet stays', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, line, names } = await watched(t, { file })
+
+  const said = line(/it is a folder/)
+  await rm(file)
+  await mkdir(file)
+  await said
+
+  t.equal(app.discovery.status.ok, false)
+  t.same(names(), ['a'])
+})
+
+t.test('the gateway may load the file itself; what it read beside agents goes to the listeners', async t => {
+  const file = fleetFile(t, 'one')
+  const load = async () => {
+    const name = await readFile(file, 'utf8')
+    if (name === 'bad') throw new Error('no such luck')
+    return { agents: [{ name, instances: [] }], config: { from: name } }
+  }
+  const { app, line, names, reloaded, logged } = await watched(t, { file, load })
+  t.same(names(), ['one'])
+
+  const change = reloaded()
+  await replace(file, 'two')
+  t.match(await change, { config: { from: 'two' } })
+  t.same(names(), ['two'])
+
+  const said = line(/not reloaded/)
+  await replace(file, 'bad')
+  await said
+  t.match(app.discovery.status, { ok: false, error: 'no such luck' })
+  t.match(logged.find(({ level }) => level === 50), { err: { message: 'no such luck' } })
+})
+
+t.test('a load that fails at the start rejects', async t => {
+  await t.rejects(watched(t, { load: async () => { throw new Error('nothing there') } }), { message: 'nothing there' })
+})
+
+t.test('reloads happen one at a time, each after it was asked for', async t => {
+  let running = 0
+  let loads = 0
+  const load = async () => {
+    t.equal(++running, 1)
+    loads++
+    await new Promise(resolve => setImmediate(resolve))
+    running--
+    return { agents: [{ name: `agent-${loads}`, instances: [] }] }
+  }
+  const { app, names } = await watched(t, { load })
+
+  t.same(await Promise.all([app.discovery.reload(), app.discovery.reload(), app.discovery.reload()]), [true, true, true])
+
+  t.equal(loads, 4)
+  t.same(names(), ['agent-4'])
+})
+
+t.test('a file that changes while it is read is read again', async t => {
+  const file = fleetFile(t, 'one')
+  let vanishNext = false
+  const load = async () => {
+    if (vanishNext) {
+      vanishNext = false
+      await rm(file)
+    }
+    const name = await readFile(file, 'utf8').catch(() => undefined)
+    return { agents: name === undefined ? [] : [{ name, instances: [] }] }
+  }
+  const { app, names } = await watched(t, { file, load, intervalMs: 60_000 })
+
+  vanishNext = true
+  t.equal(await app.discovery.reload(), false)
+
+  t.same(names(), ['one'], 'not taken for an empty fleet')
+})
+
+t.test('after the end nothing is reloaded any more', async t => {
+  let loads = 0
+  let release = () => {}
+  const load = async () => {
+    if (++loads > 1) await new Promise<void>(resolve => { release = resolve })
+    return { agents: [{ name: `agent-${loads}`, instances: [] }] }
+  }
+  const { app, names } = await watched(t, { load })
+  const pending = app.discovery.reload()
+  await new Promise(resolve => setImmediate(resolve))
+
+  const closing = app.close()
+  await new Promise(resolve => setImmediate(resolve))
+  release()
+  await closing
+
+  t.equal(await pending, false)
+  t.equal(await app.discovery.reload(), false)
+  t.same(names(), ['agent-1'])
+})
+
+t.test('neither a start that failed nor the end leaves a watcher behind', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app } = await watched(t, { file })
+  t.equal(watchersOf(file), 1)
+  await app.close()
+  t.equal(watchersOf(file), 0)
+
+  await writeFile(file, 'agents: [')
+  await t.rejects(watched(t, { file }))
+  t.equal(watchersOf(file), 0)
+})
+
+t.test('the registry may be another\'s', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fp(async fastify => { fastify.decorate('registry', new Registry(fakeClock())) }))
+  await app.register(discovery, { agents: [{ name: 'a', port: 1 }] })
+
+  t.ok(app.registry.find('a'))
+})
+
+t.test('without a registry it does not start', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await t.rejects(async () => { await app.register(discovery, {}) }, { message: /decorator.*registry/ })
+})
+
+t.test('a summary is bounded', async t => {
+  const many = Array.from({ length: 13 }, (_, index) => ({ name: `a${index}`, instances: [] }))
+
+  t.equal(summariseChanges([], many), 'added a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 and 3 more')
+  t.equal(summariseChanges(many, many), 'no agent changed')
+})
