@@ -2,6 +2,7 @@
  * Who may do what: finds out who makes a request (`request.principal`) and refuses what its route does not allow. Routes say what they need
  * in `config.fleet` (route-config.ts). @fastify/bearer-auth reads `Authorization`; keys, scopes and the other ways to send a token are ours.
  */
+import type { Socket } from 'node:net'
 import fastifyBearerAuth from '@fastify/bearer-auth'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
@@ -61,6 +62,13 @@ interface State {
   readonly trust: BrowserGuardOptions
 }
 
+/** What opened the gateway on a connection. */
+interface Opened {
+  readonly keyring: Keyring
+  readonly authorization: string
+  readonly principal: Principal
+}
+
 function createState ({ allowedHosts, allowedOrigins, ...data }: AuthSettings, former: BrowserGuardOptions): State {
   const options = parseOptions(AuthOptions, data, 'auth')
   const trust = { ...former, ...(allowedHosts && { allowedHosts }), ...(allowedOrigins && { allowedOrigins }) }
@@ -72,6 +80,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
   let state = createState(settings, {})
   const failures = new TokenBuckets()
   const addressKey = createAddressKeys()
+  const opened = new WeakMap<Socket, Opened>()
 
   /** Called by @fastify/bearer-auth, and directly for tokens that come another way. */
   function open (token: string, request: FastifyRequest): boolean {
@@ -102,6 +111,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (credentials.kind === 'authorization') {
       if (!await verifyAuthorization(request, reply)) return guessed(request)
       request.authorizationIsGateways = true
+      opened.set(request.raw.socket, { keyring, authorization: request.raw.headers.authorization!, principal: request.principal! })
       return undefined
     }
     if (!open(credentials.token, request)) return guessed(request)
@@ -121,34 +131,48 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     get enabled () { return state.keyring !== null },
     reconfigure (next) { state = createState(next, state.trust) }
   })
-  fastify.addHook('onRequest', async function authorize (request, reply) {
-    if (request.is404) return
+  /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
+  function isRecognised (request: FastifyRequest, keyring: Keyring): boolean {
+    const { raw } = request
+    const before = opened.get(raw.socket)
+    if (before === undefined || before.keyring !== keyring || before.authorization !== raw.headers.authorization) return false
+    if (credentialsOf(raw).kind !== 'authorization') return false
+    request.principal = before.principal
+    request.authorizationIsGateways = true
+    return true
+  }
+
+  /** The error to answer with, or undefined when the request may go on. */
+  function refusalOf (request: FastifyRequest, route: FleetRouteConfig, failure: Error | undefined): Error | undefined {
+    const { principal } = request
+    if (request.facts) request.facts.keyId = principal?.id ?? null
+    if (route.optionalAuth === true) return undefined
+    return failure ?? permissionProblem(fastify, request, principal!, route)
+  }
+
+  fastify.addHook('onRequest', function authorize (request, reply, done) {
+    if (request.is404) return done()
     const { keyring, browserGuard } = state
     const route: FleetRouteConfig = request.routeOptions.config.fleet ?? {}
     if (keyring === null) {
       const refusal = browserGuard(request.method, request.raw.headers)
-      if (refusal !== undefined) throw new ForbiddenError(refusal)
       request.principal = anyone
-      return
+      return done(refusal === undefined ? undefined : new ForbiddenError(refusal))
     }
-    if (route.public === true) return
-    const failure = await authenticate(request, reply, keyring)
-    const { principal } = request
-    if (request.facts) request.facts.keyId = principal?.id ?? null
-    if (route.optionalAuth === true) return
-    if (failure !== undefined) throw failure
-    requirePermission(fastify, request, principal!, route)
+    if (route.public === true) return done()
+    if (isRecognised(request, keyring)) return done(refusalOf(request, route, undefined))
+    authenticate(request, reply, keyring).then(failure => done(refusalOf(request, route, failure)), done)
   })
 }
 
-/** @throws ForbiddenError */
-function requirePermission (fastify: FastifyInstance, request: FastifyRequest, principal: Principal, { scope = 'admin' }: FleetRouteConfig): void {
-  if (!hasScope(principal, scope)) throw scopeMissing(scope)
-  if (principal.agents === '*') return
+/** Why the principal may not have this route, or undefined when it may. */
+function permissionProblem (fastify: FastifyInstance, request: FastifyRequest, principal: Principal, { scope = 'admin' }: FleetRouteConfig): Error | undefined {
+  if (!hasScope(principal, scope)) return scopeMissing(scope)
+  if (principal.agents === '*') return undefined
   const asked = askedAgent(request, scope)
-  if (asked === undefined) return
+  if (asked === undefined) return undefined
   const agent = fastify.hasDecorator('registry') ? fastify.registry.find(asked) : undefined
-  if (!mayTouch(principal, agent?.name ?? asked)) throw agentForbidden()
+  return mayTouch(principal, agent?.name ?? asked) ? undefined : agentForbidden()
 }
 
 /** The name or alias in the path: `/api/{agent}/…`, or a parameter `name`. The router has decoded it. */

@@ -53,13 +53,20 @@ const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) 
   const ordinary = { ...settings, preflight: false }
 
   const stopMarking = markRoutes(fastify)
-  await registerCors(fastify, {
+  const answerCors = await registerCors(fastify, {
     delegator: (request: FastifyRequest, done: (error: Error | null, options?: fastifyCors.FastifyCorsOptions) => void) => {
       done(null, isPreflight(request) ? settings : ordinary)
     }
   })
   stopMarking()
 
+  fastify.addHook('onRequest', function addCorsHeaders (request, reply, done) {
+    if (request.raw.headers.origin !== undefined) return answerCors.call(this, request, reply, done)
+    // No cross-origin request (Fetch §3.2); what a cache must know to keep the answer for one is all that is said.
+    if (anyOrigin) void reply.header('access-control-allow-origin', '*')
+    else void reply.header('vary', 'Origin')
+    done()
+  })
   if (anyOrigin) fastify.addHook('onRequest', dropVary)
 }
 
@@ -83,16 +90,20 @@ function markRoutes (fastify: FastifyInstance): () => void {
   return () => { marking = false }
 }
 
-/** In an application that has @fastify/cors itself, its request decorator is there already, and a second one would be refused. */
-async function registerCors (fastify: FastifyInstance, options: fastifyCors.FastifyCorsOptions): Promise<void> {
-  if (!fastify.hasRequestDecorator('corsPreflightEnabled')) {
-    await fastify.register(fastifyCors, options)
-    return
-  }
-  const standIn = Object.create(fastify, { decorateRequest: { value: () => standIn } }) as FastifyInstance
+/**
+ * Registers @fastify/cors on a stand-in for the instance, and gives back its hook: most requests need not go through it. In an application
+ * that has @fastify/cors itself, its request decorator is there already, and a second one would be refused.
+ */
+async function registerCors (fastify: FastifyInstance, options: fastifyCors.FastifyCorsOptions): Promise<onRequestHookHandler> {
+  const hooks: onRequestHookHandler[] = []
+  const standIn = Object.create(fastify, {
+    addHook: { value: (_name: 'onRequest', hook: onRequestHookHandler) => { hooks.push(hook) } },
+    ...(fastify.hasRequestDecorator('corsPreflightEnabled') && { decorateRequest: { value: () => standIn } })
+  }) as FastifyInstance
   await new Promise<void>((resolve, reject) => {
     fastifyCors(standIn, options, error => { error ? reject(error) : resolve() })
   })
+  return hooks[0]!
 }
 
 export { CorsOptions }

@@ -55,11 +55,16 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
   const createRateLimit = await limiterFactory(fastify, {
     global: false,
     store: tokenBucketStore(new TokenBuckets(maxBuckets), clock),
-    keyGenerator: request => (request as Ticketed)[ticketOf].key,
-    max: request => (request as Ticketed)[ticketOf].quota.burst,
-    timeWindow: request => (request as Ticketed)[ticketOf].quota.windowMs
+    keyGenerator: request => (request as Ticketed)[ticketOf].key
   })
-  const takeToken = createRateLimit()
+  const limiters = new WeakMap<Quota, ReturnType<CreateRateLimit>>()
+
+  /** One per quota: numbers cost @fastify/rate-limit less than functions that it would await. */
+  function limiterOf (quota: Quota): ReturnType<CreateRateLimit> {
+    let limiter = limiters.get(quota)
+    if (limiter === undefined) limiters.set(quota, limiter = createRateLimit({ max: quota.burst, timeWindow: timeWindowOf(quota) }))
+    return limiter
+  }
 
   function clientOf (request: FastifyRequest): string {
     const { principal } = request
@@ -95,7 +100,7 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
     const ticket = ticketFor(request)
     if (ticket === null) return
     ;(request as Ticketed)[ticketOf] = ticket
-    const result = await takeToken(request)
+    const result = await limiterOf(ticket.quota)(request)
     if (result.isAllowed) return // on an allow list: there is none
     const seconds = String(result.ttlInSeconds)
     addHeaders(reply, ticket.quota, result.remaining, seconds)
@@ -103,6 +108,11 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
       throw new RateLimitedError(`More requests than ${ticket.quota.perMinute} a minute; try again in ${seconds} s`, { headers: { 'retry-after': seconds } })
     }
   })
+}
+
+/** It would cut the fraction off a number, but not off what a function says. */
+function timeWindowOf ({ windowMs }: Quota): number | (() => number) {
+  return Number.isInteger(windowMs) ? windowMs : () => windowMs
 }
 
 function addHeaders (reply: FastifyReply, { burst, policy }: Quota, remaining: number, seconds: string): void {
