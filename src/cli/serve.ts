@@ -27,6 +27,9 @@ export interface ServeFlags {
 
 const defaultFile = 'fleet.yaml'
 
+/** Names of agents in a line for people. */
+const mostNames = 8
+
 /** A Ctrl-C reaches the process twice, by the terminal and by npm; only a later signal means impatience. */
 const sameSignalMs = 500
 
@@ -42,8 +45,9 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
     const config = parseConfig(mergeConfig(value, overrides), source)
-    const gateway = await createGateway({ ...overrides, file, env: io.env }, { loggerInstance: pino({ level: io.env['FLEET_LOG_LEVEL'] ?? 'warn' }, pino.destination(2)) })
+    const gateway = await createGateway({ ...overrides, file, env: io.env }, { loggerInstance: pino({ level: 'warn' }, pino.destination(2)) })
     await listen(gateway, config)
+    gateway.discovery.onReload(() => io.say(`${file} changed: ${fleetOf(gateway)}`))
     announce(gateway, config, secret, existsSync(file) ? file : null, io)
     return await untilSignal(gateway, config, io)
   } catch (error) {
@@ -93,10 +97,8 @@ async function listen (gateway: FastifyInstance, { server }: FleetConfig): Promi
 
 function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, file: string | null, io: CommandIo): void {
   const url = gateway.listeningOrigin
-  const agents = [...gateway.registry.agents()]
-  const instances = agents.reduce((sum, agent) => sum + agent.instances.length, 0)
   io.say(`Fleet Gateway on ${url}`)
-  io.say(`  agents  ${agents.length === 0 ? 'none yet' : `${agents.map(({ name }) => name).slice(0, 8).join(', ')}${agents.length > 8 ? ', …' : ''} (${instances} instance${instances === 1 ? '' : 's'})`}${file === null ? `; no ${defaultFile}, so only what is registered` : ` from ${file}`}`)
+  io.say(`  agents  ${fleetOf(gateway)}${file === null ? `; there is no ${defaultFile}, so only what is registered` : ` (${file})`}`)
   if (secret === null) {
     io.say('  auth    OFF: anybody who reaches this port can use and change the fleet')
   } else {
@@ -105,6 +107,16 @@ function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundS
   }
   if (!config.rateLimit.enabled) io.say('  limits  off')
   io.say(`  try     curl ${url}/health`)
+}
+
+/** `encoder, git and 3 more, 7 instances` */
+function fleetOf ({ registry }: FastifyInstance): string {
+  const agents = [...registry.agents()]
+  const instances = agents.reduce((sum, agent) => sum + agent.instances.length, 0)
+  if (agents.length === 0) return 'none yet'
+  const shown = agents.slice(0, mostNames).map(({ name }) => name).join(', ')
+  const more = agents.length > mostNames ? ` and ${agents.length - mostNames} more` : ''
+  return `${shown}${more}, ${instances} instance${instances === 1 ? '' : 's'}`
 }
 
 /** Drains on the first signal, ends at once on a later one, reloads on SIGHUP. */
