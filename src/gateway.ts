@@ -76,7 +76,9 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(discovery, {
     load: async () => {
       const loaded = await load()
-      return { agents: toAgentDefinitions(loaded.config.agents), config: loaded }
+      // Key files are read before anything is changed: one that is missing must leave all as it is.
+      const useKeys = gateway.auth.prepare({ ...loaded.input.auth })
+      return { agents: toAgentDefinitions(loaded.config.agents), config: { ...loaded, useKeys } }
     },
     ...(file !== undefined && { file })
   })
@@ -92,8 +94,8 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(admin, { clock, ...(config.registry.allowedHosts && { allowedHosts: config.registry.allowedHosts }) })
 
   gateway.discovery.onReload(({ config: loaded }) => {
-    const { input: changed, config: next } = loaded as Loaded
-    gateway.auth.reconfigure({ ...changed.auth })
+    const { input: changed, config: next, useKeys } = loaded as Loaded & { useKeys: () => void }
+    useKeys()
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
     gateway.health.reconfigure({ ...changed.health })
     gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {} })

@@ -37,6 +37,11 @@ export interface Auth {
    * @throws OptionsError
    */
   reconfigure (settings: AuthSettings): void
+  /**
+   * As reconfigure(), in two steps: everything that can fail (files that can't be read) fails here, and what is returned applies it.
+   * @throws OptionsError
+   */
+  prepare (settings: AuthSettings): () => void
 }
 
 declare module 'fastify' {
@@ -125,11 +130,17 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     return allowed ? tokenInvalid() : tooManyGuesses(msToNext)
   }
 
+  function prepare (next: AuthSettings): () => void {
+    const prepared = createState(next, state.trust)
+    return () => { state = prepared }
+  }
+
   fastify.decorateRequest('principal', null)
   fastify.decorateRequest('authorizationIsGateways', false)
   fastify.decorate('auth', {
     get enabled () { return state.keyring !== null },
-    reconfigure (next) { state = createState(next, state.trust) }
+    prepare,
+    reconfigure: next => prepare(next)()
   })
   /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
   function isRecognised (request: FastifyRequest, keyring: Keyring): boolean {

@@ -196,6 +196,11 @@ t.test('the file is watched: a good change applies without harm, a bad one is re
   t.equal((await ask(second.port)).status, 200)
   t.match((await (await ask(second.port, '/stats')).json() as { config: object }).config, { ok: false, error: /fleet\.yaml:2:5/ })
 
+  await writeFile(join(cwd, 'fleet.yaml'), yaml(first.port).replace(/token: [^,]+/, 'tokenFile: missing.txt'))
+  while (!said().includes('missing.txt')) await once(child.stderr!, 'data')
+  t.equal((await ask(second.port)).status, 200, 'a key file that is missing leaves keys and agents as they are')
+  t.equal((await (await ask(second.port)).json() as { port: number }).port, second.port)
+
   await writeFile(join(cwd, 'fleet.yaml'), yaml(first.port))
   child.kill('SIGHUP')
   await once(first.server, 'connection')
