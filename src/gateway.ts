@@ -26,6 +26,7 @@ import { toAgentDefinitions } from './agent-options.ts'
 import { systemClock, type Clock } from './clock.ts'
 import { mergeConfig, parseConfig, readConfigFile, type FleetConfig, type FleetConfigInput } from './config.ts'
 import type { Balancer } from './fleet/balancer.ts'
+import { createLookupOf } from './guarded-lookup.ts'
 import { serverOptions } from './server.ts'
 
 /** What fleet.yaml may say, in the same form; and what only code can give. */
@@ -62,6 +63,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
 
   const { input, config } = await load()
   const stateDir = config.registry.stateDir ?? (file === undefined ? undefined : join(dirname(file), '.fleet'))
+  const lookupOf = createLookupOf(config.registry.allowedHosts)
   const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
 
   await gateway.register(facts, { trustedProxies: config.server.trustedProxies }) // first: every request has an account, refused ones too
@@ -82,11 +84,12 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     },
     ...(file !== undefined && { file })
   })
-  await gateway.register(health, { ...input.health, clock })
+  await gateway.register(health, { ...input.health, clock, lookupOf })
   await gateway.register(stats)
   await gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) })
   await gateway.register(proxy, {
     viaPseudonym,
+    lookupOf,
     ...(input.timeouts && { timeouts: input.timeouts }),
     ...(input.retry && { retry: input.retry }),
     ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })

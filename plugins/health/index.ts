@@ -12,6 +12,7 @@ import type { Instance } from '../../src/fleet/instance.ts'
 import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { HealthOptions } from './options.ts'
+import type { LookupOf } from '../../src/guarded-lookup.ts'
 import { createProbe, type Probe } from './probe.ts'
 import { Prober } from './prober.ts'
 import { healthRoutes } from './routes.ts'
@@ -34,6 +35,8 @@ declare module 'fastify' {
 /** Data of `health` in fleet.yaml, and seams. */
 export interface HealthPluginOptions extends Partial<Static<typeof HealthOptions>> {
   clock?: Clock
+  /** How names of instances are resolved. @default those that registered themselves may not lead to refused addresses */
+  lookupOf?: LookupOf
   /** @default a TCP connection, or HTTP GET of `path` */
   probe?: Probe
   /** From 0 to below 1, for jitter. @default Math.random */
@@ -53,7 +56,7 @@ function attemptReason ({ outcome, status }: Attempt): string {
 }
 
 const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, opts) => {
-  const { clock = systemClock, probe = createProbe(clock), random = Math.random, ...data } = opts
+  const { clock = systemClock, lookupOf, probe = createProbe(clock, lookupOf), random = Math.random, ...data } = opts
   const { registry, upstream } = fastify
 
   function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {

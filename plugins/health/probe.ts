@@ -3,10 +3,11 @@
  */
 import http from 'node:http'
 import https from 'node:https'
-import { connect, type Socket } from 'node:net'
+import { connect, type LookupFunction, type Socket } from 'node:net'
 import type { Clock } from '../../src/clock.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { ProbeOutcome } from '../../src/fleet/outlier.ts'
+import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
 import type { HealthOptions } from './options.ts'
 
 /** Asks an instance how it is. Settles soon after `signal` aborts, with whatever; an outcome is never an error. */
@@ -16,16 +17,16 @@ export type Probe = (instance: Instance, settings: HealthOptions, signal: AbortS
 const maxBodyBytes = 64 * 1024
 
 /** The probe that opens real connections. TLS certificates are verified. */
-export function createProbe (clock: Clock): Probe {
+export function createProbe (clock: Clock, lookupOf: LookupOf = createLookupOf(undefined)): Probe {
   return (instance, { path, timeout }, signal) => path === undefined
-    ? probeTcp(clock, instance, timeout, signal)
-    : probeHttp(clock, instance, path, timeout, signal)
+    ? probeTcp(clock, instance, lookupOf(instance), timeout, signal)
+    : probeHttp(clock, instance, lookupOf(instance), path, timeout, signal)
 }
 
-function probeTcp (clock: Clock, { host, port }: Instance, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
+function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunction | undefined, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
   return new Promise(resolve => {
     let outcome: ProbeOutcome = 'refused'
-    const socket = connect({ host, port, signal })
+    const socket = connect({ host, port, signal, ...(lookup && { lookup }) })
     const cancelTimeout = clock.after(timeoutMs, () => {
       outcome = 'timeout'
       socket.destroy()
@@ -42,13 +43,13 @@ function probeTcp (clock: Clock, { host, port }: Instance, timeoutMs: number, si
   })
 }
 
-function probeHttp (clock: Clock, { protocol, host, port }: Instance, path: string, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
+function probeHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, path: string, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
   return new Promise(resolve => {
     let outcome: ProbeOutcome | null = null
     let connected = false
     const { request } = protocol === 'https' ? https : http
     const headers = { 'user-agent': 'fleet-gateway-health', accept: '*/*', connection: 'close' }
-    const probe = request({ host, port, path, headers, agent: false, signal })
+    const probe = request({ host, port, path, headers, agent: false, signal, ...(lookup && { lookup }) })
     const cancelTimeout = clock.after(timeoutMs, () => {
       outcome ??= 'timeout'
       probe.destroy()

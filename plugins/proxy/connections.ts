@@ -5,6 +5,7 @@
  */
 import { Client, type buildConnector } from 'undici'
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
+import type { LookupOf } from '../../src/guarded-lookup.ts'
 import { connectTo } from './connector.ts'
 
 /** Bytes; more in a response head is an invalid answer. */
@@ -20,7 +21,7 @@ export class Connection {
   connectTimeoutMs = 0
   readonly #owner: ConnectionSet
 
-  constructor (instance: Instance, owner: ConnectionSet) {
+  constructor (instance: Instance, owner: ConnectionSet, lookupOf: LookupOf) {
     this.#owner = owner
     this.client = new Client(instance.origin, {
       pipelining: 1,
@@ -32,7 +33,7 @@ export class Connection {
       maxHeaderSize: maxResponseHeadBytes,
       strictContentLength: true,
       connect: (_options: buildConnector.Options, callback: buildConnector.Callback) => {
-        connectTo(instance, { timeoutMs: this.connectTimeoutMs }, (error, socket) => {
+        connectTo(instance, { timeoutMs: this.connectTimeoutMs, lookup: lookupOf(instance) }, (error, socket) => {
           if (socket === null) return callback(error ?? new Error('no connection'), null)
           this.served = 0
           this.connected = true
@@ -62,18 +63,20 @@ class ConnectionSet {
   readonly #instance: Instance
   readonly #idle: Connection[] = []
   readonly #all = new Set<Connection>()
+  readonly #lookupOf: LookupOf
   readonly #onEmpty: () => void
   #leaving = false
 
-  constructor (instance: Instance, onEmpty: () => void) {
+  constructor (instance: Instance, lookupOf: LookupOf, onEmpty: () => void) {
     this.#instance = instance
+    this.#lookupOf = lookupOf
     this.#onEmpty = onEmpty
   }
 
   acquire (fresh: boolean): Connection {
     const idle = fresh ? undefined : this.#idle.pop()
     if (idle !== undefined) return idle
-    const connection = new Connection(this.#instance, this)
+    const connection = new Connection(this.#instance, this, this.#lookupOf)
     this.#all.add(connection)
     return connection
   }
@@ -122,13 +125,18 @@ class ConnectionSet {
 /** The connections to all instances. */
 export class Connections {
   readonly #sets = new Map<InstanceRuntime, ConnectionSet>()
+  readonly #lookupOf: LookupOf
+
+  constructor (lookupOf: LookupOf) {
+    this.#lookupOf = lookupOf
+  }
 
   /** A connection that carries nothing else until it is released. @param fresh never one that was used before */
   acquire (instance: Instance, connectTimeoutMs: number, fresh: boolean): Connection {
     const { runtime } = instance
     let set = this.#sets.get(runtime)
     if (set === undefined) {
-      const created = new ConnectionSet(instance, () => { if (this.#sets.get(runtime) === created) this.#sets.delete(runtime) })
+      const created = new ConnectionSet(instance, this.#lookupOf, () => { if (this.#sets.get(runtime) === created) this.#sets.delete(runtime) })
       this.#sets.set(runtime, set = created)
     }
     const connection = set.acquire(fresh)

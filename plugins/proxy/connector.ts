@@ -1,7 +1,7 @@
 /**
  * Opens connections to instances, with a connect timeout that is precise (undici's own is good to about a second).
  */
-import { connect as connectTcp, isIP, type Socket } from 'node:net'
+import { connect as connectTcp, isIP, type LookupFunction, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import type { Instance } from '../../src/fleet/instance.ts'
 
@@ -17,14 +17,16 @@ export type ConnectCallback = (error: Error | null, socket: Socket | null) => vo
 
 export interface ConnectSettings {
   readonly timeoutMs: number
+  /** Resolves the host's name. @default the system's */
+  readonly lookup?: LookupFunction | undefined
   /** Keep our side open when the agent closes its own: for tunnels. */
   readonly allowHalfOpen?: boolean
 }
 
 /** Opens one connection to `instance`, TLS verified where it speaks https. Calls back exactly once; the returned function gives up. */
-export function connectTo (instance: Instance, { timeoutMs, allowHalfOpen = false }: ConnectSettings, callback: ConnectCallback): () => void {
+export function connectTo (instance: Instance, { timeoutMs, lookup, allowHalfOpen = false }: ConnectSettings, callback: ConnectCallback): () => void {
   const { host, port, protocol } = instance
-  const options = { host, port, allowHalfOpen, noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 }
+  const options = { host, port, allowHalfOpen, noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000, ...(lookup && { lookup }) }
   const secure = protocol === 'https'
   const socket = secure
     ? connectTls({ ...options, ALPNProtocols: ['http/1.1'], ...(isIP(host) === 0 && { servername: host }) })

@@ -10,6 +10,7 @@ import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvali
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
+import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
@@ -24,6 +25,7 @@ import { responseHead } from './response-head.ts'
 export interface ForwardContext extends RequestHeadContext {
   readonly upstream: Upstream
   readonly connections: Connections
+  readonly lookupOf: LookupOf
   readonly corsEnabled: boolean
   /** Bytes; Infinity when bodies are not bounded. */
   readonly bodyLimit: number

@@ -14,6 +14,7 @@ import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { NotFoundError } from '../../src/errors.ts'
 import type { Agent, Rotation } from '../../src/fleet/agent.ts'
+import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
 import { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { Type, parseOptions } from '../../src/options.ts'
 import { agentPath } from './agent-path.ts'
@@ -40,6 +41,8 @@ export interface ProxyPluginOptions {
   bodyLimit?: number
   /** This process's own name in `Via`. @default random */
   viaPseudonym?: string
+  /** How names of instances are resolved. @default those that registered themselves may not lead to refused addresses */
+  lookupOf?: LookupOf
   /** The path under which the agents are. @default `/api` */
   path?: string
 }
@@ -60,17 +63,18 @@ declare module 'fastify' {
 }
 
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
-  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', ...data } = opts
+  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), ...data } = opts
   const { bodyLimit = Infinity, timeouts, retry } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, ...data }, '')
   const { registry, upstream } = fastify
   const prefix = `${fastify.prefix}${path}`
-  const connections = new Connections()
+  const connections = new Connections(lookupOf)
   const budgets = new WeakMap<Rotation, RetryBudget>()
   let policies = createPolicyTable(timeouts, retry)
 
   const context: ForwardContext = {
     upstream,
     connections,
+    lookupOf,
     bodyLimit,
     viaPseudonym,
     names: new FieldNames(),

@@ -94,7 +94,7 @@ export class Tunnel implements EndableStream {
     const attempt = upstream.begin(instance)
     this.#attempt = attempt
     this.#facts.attempts.push(attempt)
-    this.#giveUp = connectTo(instance, { timeoutMs: this.#target.policy.connectTimeoutMs, allowHalfOpen: true }, (error, socket) => {
+    this.#giveUp = connectTo(instance, { timeoutMs: this.#target.policy.connectTimeoutMs, lookup: this.#context.lookupOf(instance), allowHalfOpen: true }, (error, socket) => {
       this.#giveUp = null
       if (this.#over) return void socket?.destroy()
       if (socket !== null) return this.#handshake(instance, socket)
