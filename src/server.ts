@@ -8,6 +8,7 @@ import type { Socket } from 'node:net'
 import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
+import { afterAnswers, closeWithConnection } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
 
 /** Bytes of request line and header fields together; more is answered with 431. */
@@ -63,7 +64,8 @@ function sendProblem (error: Error, reply: FastifyReply): void {
 
 function createListener (listener: RequestListener, options: HttpServerOptions): Server {
   const accept: RequestListener = (request, response) => {
-    if (request.headers.host === undefined && request.httpVersion !== '1.0') return writeProblem(response.socket!, new BadRequestError('The Host header is missing'))
+    if (response.socket === null) closeWithConnection(request, response)
+    if (request.headers.host === undefined && request.httpVersion !== '1.0') return answerProblem(response, new BadRequestError('The Host header is missing'))
     listener(request, response)
   }
   const server = createServer(options, accept)
@@ -73,10 +75,11 @@ function createListener (listener: RequestListener, options: HttpServerOptions):
     accept(request, response)
   })
   server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
-    writeProblem(response.socket!, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
+    answerProblem(response, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
   })
   server.on('connect', (_request: IncomingMessage, socket: Socket) => {
-    writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } }))
+    socket.on('error', () => socket.destroy())
+    afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } })))
   })
   return server
 }
@@ -117,11 +120,20 @@ function isDecodable (segment: string): boolean {
   }
 }
 
-/** Answers what Node's parser refused, and closes the connection. */
+/** Connections whose last answer waits for those before it. What else comes on them is not looked at. */
+const refused = new WeakSet<Socket>()
+
+/** Answers what Node's parser refused, behind what is still to be answered before it, and closes the connection. */
 function answerClientError (error: ConnectionError, socket: Socket): void {
-  const answered = (socket as { _httpMessage?: ServerResponse })._httpMessage?.headersSent === true
-  if (error.code === 'ECONNRESET' || !socket.writable || answered) return void socket.destroy()
-  writeProblem(socket, parserError(error))
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+  if (refused.has(socket)) return
+  refused.add(socket)
+  afterAnswers(socket, () => {
+    refused.delete(socket)
+    const answered = (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true
+    if (answered) socket.destroy()
+    else writeProblem(socket, parserError(error))
+  })
 }
 
 function parserError ({ code, rawPacket }: ConnectionError): FleetError {
@@ -145,6 +157,14 @@ function hasForeignCoding (packet: Buffer | undefined): boolean {
   return value.split(',').some(coding => coding.trim() !== '' && coding.trim().toLowerCase() !== 'chunked')
 }
 
+/** In its turn, and closes the connection. */
+function answerProblem (response: ServerResponse, error: FleetError): void {
+  const id = randomUUID()
+  const { status, headers, body } = renderProblem(error, id)
+  response.writeHead(status, { ...headers, 'x-request-id': id, connection: 'close' }).end(body)
+}
+
+/** Past Node's answers, and closes the connection. */
 function writeProblem (socket: Socket, error: FleetError): void {
   const id = randomUUID()
   const { status, headers, body } = renderProblem(error, id)

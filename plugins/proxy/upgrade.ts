@@ -7,6 +7,7 @@ import { ServerResponse, type IncomingMessage, type Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
+import { afterAnswers } from '../../src/pipelining.ts'
 
 /** The connection behind an upgrade request. */
 export interface UpgradeOffer {
@@ -14,6 +15,9 @@ export interface UpgradeOffer {
   /** What the client sent behind its request. */
   readonly head: Buffer
 }
+
+/** How long a client may take to close after a refusal, so that it can read it first. */
+const lingerMs = 1_000
 
 const offers = new WeakMap<IncomingMessage, UpgradeOffer>()
 
@@ -30,19 +34,19 @@ export function upgradeOffer (raw: IncomingMessage): UpgradeOffer | undefined {
 export function acceptUpgrades (fastify: FastifyInstance, isOurs: (target: string) => boolean): () => void {
   const server = fastify.server as Server
   const onUpgrade = (raw: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (isOurs(raw.url ?? '')) {
-      if (isWebSocket(raw)) route(fastify, raw, socket as Socket, head)
-      else serveWithoutUpgrade(server, raw, socket as Socket, head)
-    } else if (server.listenerCount('upgrade') === 1) {
-      serveWithoutUpgrade(server, raw, socket as Socket, head)
-    }
+    const ours = isOurs(raw.url ?? '')
+    if (!ours && server.listenerCount('upgrade') > 1) return
+    const take = ours && isWebSocket(raw) ? route.bind(null, fastify) : serveWithoutUpgrade.bind(null, server)
+    afterAnswers(socket as Socket, () => take(raw, socket as Socket, head))
   }
   server.on('upgrade', onUpgrade)
   return () => server.off('upgrade', onUpgrade)
 }
 
-function isWebSocket ({ method, headers }: IncomingMessage): boolean {
-  return method === 'GET' && (headers.upgrade ?? '').toLowerCase() === 'websocket'
+/** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */
+function isWebSocket ({ method, headers, httpVersion }: IncomingMessage): boolean {
+  const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+  return method === 'GET' && httpVersion === '1.1' && !hasBody && (headers.upgrade ?? '').toLowerCase() === 'websocket'
 }
 
 function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, head: Buffer): void {
@@ -52,7 +56,12 @@ function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, 
   response.shouldKeepAlive = false
   response.assignSocket(socket)
   // A refusal is written by Fastify like any answer; after it the connection has no parser to read a next request.
-  response.once('finish', () => socket.end())
+  response.once('finish', () => {
+    socket.end()
+    socket.resume()
+    const timer = setTimeout(() => socket.destroy(), lingerMs)
+    socket.once('close', () => clearTimeout(timer))
+  })
   fastify.routing(raw, response)
 }
 

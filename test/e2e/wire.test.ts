@@ -1,4 +1,5 @@
 /** What arrives as bytes: framing that is ambiguous, heads that are too large or too slow, and what Node by itself would let pass. */
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import t from 'tap'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
@@ -92,4 +93,63 @@ t.test('a field\'s bytes beyond ASCII arrive as they were sent', async t => {
   const echoed = Buffer.from(answer.slice(answer.indexOf('{'), answer.lastIndexOf('}') + 1), 'latin1').toString('utf8')
   const { headers } = JSON.parse(echoed) as { headers: string[] }
   t.equal(headers[headers.indexOf('X-A') + 1], 'caf\xe9')
+})
+
+const slowAndQuick = (request: IncomingMessage, response: ServerResponse) => {
+  if (request.url === '/slow') setImmediate(() => setImmediate(() => response.end('slow')))
+  else response.end('quick')
+}
+const slow = 'GET /api/planner/slow HTTP/1.1\r\nHost: localhost\r\n\r\n'
+const upgrading = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n'
+
+t.test('what is refused or upgraded behind a request that is still answered waits for its turn', async t => {
+  const agent = await fakeAgent(t, slowAndQuick)
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+  const table: [string, string, number[]][] = [
+    ['no Host', 'GET /api/planner/x HTTP/1.1\r\n\r\n', [200, 400]],
+    ['an expectation', 'GET /api/planner/x HTTP/1.1\r\nHost: localhost\r\nExpect: wonders\r\n\r\n', [200, 417]],
+    ['CONNECT', 'CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n', [200, 405]],
+    ['no HTTP', 'hello\r\n\r\n', [200, 400]],
+    ['a broken chunk', 'POST /api/planner/slow HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n', [200, 400]],
+    ['a WebSocket', `GET /api/planner/x HTTP/1.1\r\nHost: localhost\r\n${upgrading}\r\n`, [200, 200]],
+    ['a WebSocket nowhere', `GET /health/live HTTP/1.1\r\nHost: localhost\r\n${upgrading}\r\nGET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`, [200, 200, 200]],
+    ['h2c, twice', 'GET /api/planner/x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nGET /api/planner/x HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n', [200, 200, 200]]
+  ]
+  for (const [name, bytes, statuses] of table) {
+    const answers = await rawRequest(t, gateway.port, slow + bytes)
+    t.same([...answers.matchAll(/HTTP\/1\.1 (\d+) /g)].map(match => Number(match[1])), statuses, name)
+    t.ok(answers.indexOf('slow') < answers.lastIndexOf('HTTP/1.1'), name)
+  }
+})
+
+t.test('a client that leaves with pipelined requests unanswered leaves none of them behind', async t => {
+  let left: () => void
+  const agent = await fakeAgent(t, (request, response) => {
+    if (request.url === '/quick') response.end('quick', () => left())
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+  const client = await rawClient(t, gateway.port)
+  const answered = new Promise<void>(resolve => { left = resolve })
+  const finished = new Promise<void>(resolve => {
+    gateway.facts.onFinished(() => { if (gateway.facts.inFlight === 0) resolve() })
+  })
+  client.send('GET /api/planner/hangs HTTP/1.1\r\nHost: localhost\r\n\r\nGET /api/planner/quick HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  await answered
+
+  client.socket.destroy()
+
+  await finished
+  t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
+})
+
+t.test('a WebSocket offer with a body, or in HTTP/1.0, is an ordinary request', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+
+  const withBody = await rawRequest(t, gateway.port, `GET /api/planner/x HTTP/1.1\r\nHost: localhost\r\n${upgrading.replace('Upgrade', 'close, Upgrade')}Content-Length: 5\r\n\r\nhello`)
+  const old = await rawRequest(t, gateway.port, `GET /api/planner/x HTTP/1.0\r\nHost: localhost\r\n${upgrading}\r\n`)
+
+  t.match(withBody, /^HTTP\/1\.1 200 [^]*"body":"hello"/)
+  t.match(old, /^HTTP\/1\.1 200 /)
+  t.notMatch(withBody + old, /"websocket"/)
 })

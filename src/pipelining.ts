@@ -1,0 +1,55 @@
+/**
+ * HTTP/1.1 clients may send a request before the last one was answered (RFC 9112 §9.3.2). Node keeps the order of ServerResponses by itself;
+ * here is what lets those that are written past them, or never get their turn, keep it too.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+
+/** The answer that has its turn on the connection, as Node keeps it. */
+interface HttpSocket extends Socket {
+  _httpMessage?: ServerResponse | null
+}
+
+/** The answer to a wholly received request that is still due on the connection. */
+function answerDue (socket: HttpSocket): ServerResponse | undefined {
+  const answer = socket._httpMessage
+  return answer && answer.req.complete ? answer : undefined
+}
+
+/**
+ * Calls back when the answers to all earlier requests on the connection have left: at once when none is due, never when the connection
+ * ends before.
+ */
+export function afterAnswers (socket: Socket, callback: () => void): void {
+  const due = answerDue(socket)
+  if (due === undefined) return callback()
+  // After an upgrade Node has taken its own listeners off the socket.
+  const relayDrain = () => { if (due.writableNeedDrain) due.emit('drain') }
+  const ignore = () => {}
+  socket.on('drain', relayDrain).on('error', ignore)
+  due.once('finish', () => { // Node's own listener came first: the next answer has its turn
+    socket.off('drain', relayDrain)
+    if (!socket.destroyed && socket.writable) {
+      socket.setTimeout(0)
+      afterAnswers(socket, callback)
+    }
+    socket.off('error', ignore)
+  })
+}
+
+const queues = new WeakMap<Socket, Set<ServerResponse>>()
+
+/** Node tells only the answer that has its turn of a connection that is over: this tells `response`, which waits for its turn. */
+export function closeWithConnection ({ socket }: IncomingMessage, response: ServerResponse): void {
+  let queue = queues.get(socket)
+  if (queue === undefined) {
+    const created = queue = new Set<ServerResponse>()
+    queues.set(socket, created)
+    socket.once('close', () => {
+      for (const waiting of created) waiting.emit('close')
+    })
+  }
+  const waiting = queue
+  waiting.add(response)
+  response.once('socket', () => waiting.delete(response)).once('close', () => waiting.delete(response))
+}
