@@ -131,6 +131,8 @@ function hostOf (origin: string): string {
 /** A gateway with a server of its own, not yet listening. All of its decorators are on the instance. */
 export async function createGateway (options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
   const app = Fastify({ ...serverOptions(), ...server }) as FastifyInstance
-  await app.register(fp(fleetGateway), { notFound: true, ...options })
+  // A function of its own: fp() marks what it is given, and the exported plugin must stay encapsulated for everybody else.
+  const unencapsulated: FastifyPluginAsync<FleetGatewayOptions> = (instance, given) => fleetGateway(instance, given)
+  await app.register(fp(unencapsulated, { name: 'fleet-gateway', fastify: '5.x' }), { notFound: true, ...options })
   return app
 }

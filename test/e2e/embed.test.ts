@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import Fastify from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
-import fleetGateway, { serverOptions } from '../../src/index.ts'
+import fleetGateway, { createGateway, serverOptions } from '../../src/index.ts'
 import { agentAt } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient, rawRequest } from '../helpers/raw-client.ts'
@@ -56,6 +56,19 @@ t.test('two gateways in one application share nothing', async t => {
   t.equal((await app.inject({ url: '/two/agents', headers: token })).statusCode, 401)
   t.equal((await app.inject({ url: '/one/api/b/x', headers: token })).statusCode, 404)
   t.equal((await app.inject({ url: '/one/api/a/x', headers: token })).json().port, one.port)
+})
+
+t.test('a gateway with a server of its own does not change how others in the process are embedded', async t => {
+  const own = await createGateway({ ...quiet, auth })
+  t.teardown(() => own.close())
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth })
+  app.get('/mine', async () => 'mine')
+
+  t.equal((await app.inject('/mine')).body, 'mine')
+  t.equal((await app.inject('/fleet/health')).statusCode, 200)
+  t.equal((await app.inject('/health')).statusCode, 404)
 })
 
 t.test('upgrades: those under the prefix are tunnelled, the host\'s listeners keep theirs', async t => {
