@@ -9,6 +9,7 @@ import { serve, type ServeFlags } from './cli/serve.ts'
 const io: CommandIo = {
   env: process.env,
   say: line => { process.stderr.write(`${line}\n`) },
+  isTerminal: process.stderr.isTTY === true,
   onSignal (listener) {
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => listener(signal))
   },
@@ -48,6 +49,7 @@ Examples:
   $ fleet-gateway serve --no-auth          # on a laptop, loopback only`)
   .action(async (flags: ServeFlags & { fleetYaml?: string }) => {
     const { fleetYaml, ...rest } = flags
+    if (rest.auth === false && rest.secret !== undefined) throw new CommandError('--secret and --no-auth contradict each other', usageExitCode)
     process.exit(await serve({ ...(fleetYaml !== undefined && { fleet: fleetYaml }), ...rest }, io))
   })
 

@@ -6,6 +6,8 @@ export interface CommandIo {
   readonly env: Readonly<Record<string, string | undefined>>
   /** Standard error: for people. Standard output is the audit log's. */
   readonly say: (line: string) => void
+  /** A person reads what is said, not a log. */
+  readonly isTerminal: boolean
   /** Calls `listener` for each SIGTERM, SIGINT and SIGHUP. */
   readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => void
   /** Ends the process at once. */

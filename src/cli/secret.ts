@@ -2,8 +2,9 @@
  * Where the shared secret comes from: flag, environment, file of the environment, fleet.yaml, else one made at random and kept.
  */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import writeFileAtomic from 'write-file-atomic'
 import type { FleetConfigInput } from '../config.ts'
 import { CommandError } from './io.ts'
 
@@ -40,7 +41,7 @@ async function keptSecret (path: string, stateDir: string): Promise<FoundSecret>
   const secret = randomBytes(24).toString('base64url')
   try {
     await mkdir(stateDir, { recursive: true, mode: 0o700 })
-    await writeFile(path, `${secret}\n`, { mode: 0o600 })
+    await writeFileAtomic(path, `${secret}\n`, { mode: 0o600 })
   } catch (error) {
     throw new CommandError(`A new secret can't be kept: ${(error as Error).message}. Give one with FLEET_SECRET`)
   }

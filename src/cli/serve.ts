@@ -37,10 +37,11 @@ const sameSignalMs = 500
 export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> {
   const file = flags.fleet ?? defaultFile
   try {
-    const overrides = overridesOf(flags, io.env)
     const { value, ...source } = await readConfigFile(file, io.env)
+    const overrides = overridesOf(flags, io.env, value)
     const merged = mergeConfig(value, overrides)
     const stateDir = stateDirOf(merged, file)
+    if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
     const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
     if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
@@ -57,7 +58,7 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
 }
 
 /** Flags come before the environment, and both before the file. */
-function overridesOf (flags: ServeFlags, env: CommandIo['env']): FleetConfigInput {
+function overridesOf (flags: ServeFlags, env: CommandIo['env'], file: FleetConfigInput): FleetConfigInput {
   const port = flags.port ?? portOf(env['FLEET_PORT'])
   const host = flags.host ?? (env['FLEET_HOST'] || undefined)
   const server = { ...(port !== undefined && { port }), ...(host !== undefined && { host }) }
@@ -67,7 +68,7 @@ function overridesOf (flags: ServeFlags, env: CommandIo['env']): FleetConfigInpu
     ...(flags.auth === false && { auth: { enabled: false } }),
     ...(flags.cors === false && { cors: { enabled: false } }),
     ...(flags.rateLimit === false && { rateLimit: { enabled: false } }),
-    ...(perMinute !== undefined && { rateLimit: { enabled: true, perMinute, burst: Math.min(perMinute, 100) } })
+    ...(perMinute !== undefined && { rateLimit: { enabled: true, perMinute, ...(file.rateLimit?.burst === undefined && { burst: Math.min(perMinute, 100) }) } })
   }
 }
 
@@ -103,7 +104,8 @@ function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundS
     io.say('  auth    OFF: anybody who reaches this port can use and change the fleet')
   } else {
     io.say(`  auth    secret from ${secret.from}`)
-    if (secret.isNew) io.say(`          it was made now; use it as  Authorization: Bearer ${secret.secret}`)
+    // Off a terminal this is a log, where no secret belongs; its file has it.
+    if (secret.isNew) io.say(io.isTerminal ? `          it was made now; use it as  Authorization: Bearer ${secret.secret}` : '          it was made now and is kept there')
   }
   if (!config.rateLimit.enabled) io.say('  limits  off')
   io.say(`  try     curl ${url}/health`)

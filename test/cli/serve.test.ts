@@ -5,6 +5,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { WebSocket, WebSocketServer } from 'ws'
+import { serve as serveHere } from '../../src/cli/serve.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 
@@ -47,14 +48,15 @@ async function serve (t: Test, args: readonly string[], place: Place): Promise<R
   return { ...running, port }
 }
 
-t.test('without any secret one is made, kept with mode 0600 and named once', async t => {
+t.test('without any secret one is made and kept with mode 0600; off a terminal only its file is named', async t => {
   const cwd = t.testdir()
   const first = await serve(t, [], { cwd })
   const secret = (await readFile(join(cwd, '.fleet/secret'), 'utf8')).trim()
 
   t.equal((await stat(join(cwd, '.fleet/secret'))).mode & 0o777, 0o600)
   t.ok(secret.length >= 32)
-  t.match(first.said(), secret)
+  t.match(first.said(), /secret from \.fleet\/secret\n +it was made now/)
+  t.notMatch(first.said(), secret, 'what is said goes to a log')
   t.equal((await fetch(`http://127.0.0.1:${first.port}/agents`, { headers: { authorization: `Bearer ${secret}` } })).status, 200)
   t.equal((await fetch(`http://127.0.0.1:${first.port}/agents`)).status, 401)
   first.child.kill('SIGTERM')
@@ -64,6 +66,21 @@ t.test('without any secret one is made, kept with mode 0600 and named once', asy
   const second = await serve(t, [], { cwd })
   t.notMatch(second.said(), secret, 'not again')
   t.equal((await fetch(`http://127.0.0.1:${second.port}/agents`, { headers: { authorization: `Bearer ${secret}` } })).status, 200)
+})
+
+t.test('on a terminal a newly made secret is named, once', async t => {
+  const cwd = t.testdir()
+  for (const isFirst of [true, false]) {
+    const lines: string[] = []
+    let signal: ((name: NodeJS.Signals) => void) | undefined
+    const ended = serveHere({ port: 0, fleet: join(cwd, 'fleet.yaml') }, {
+      env: {}, isTerminal: true, say: line => { lines.push(line); if (line.includes('try ')) setImmediate(() => signal!('SIGTERM')) }, onSignal: listener => { signal = listener }, exit: code => { throw new Error(`exit ${code}`) }
+    })
+
+    t.equal(await ended, 0)
+    const secret = (await readFile(join(cwd, '.fleet/secret'), 'utf8')).trim()
+    t.equal(lines.join('\n').includes(secret), isFirst)
+  }
 })
 
 t.test('the secret comes from flag, environment, its file, fleet.yaml, in that order', async t => {
@@ -117,6 +134,7 @@ t.test('what keeps it from starting is said in a line, with the exit code that b
     [['serve'], { FLEET_SECRET_FILE: 'short.txt' }, 1, /must be 8 or more/],
     [['serve'], { FLEET_PORT: 'x' }, 1, /FLEET_PORT must be a port/],
     [['serve', '--port', 'x'], {}, 2, /whole number from 0 to 65535/],
+    [['serve', '--no-auth', '--secret', 'fleet-secret-token'], {}, 2, /contradict/],
     [['serve', '--nonsense'], {}, 2, /unknown option/],
     [['nonsense'], {}, 2, /unknown command/]
   ]
