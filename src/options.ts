@@ -10,8 +10,11 @@ import { nearestNames } from './fleet/nearest-names.ts'
 
 export { Type, type Static, type StaticDecode, type TSchema }
 
-// TypeBox stops after eight errors by default; a person mending a file wants all of them.
-Settings.Set({ maxErrors: 1_000 })
+/** TypeBox stops after eight errors by default; a person mending a file wants all of them. */
+const mostErrors = 1_000
+
+/** Deeper nesting than any option or metadata has use for; what recurses over values relies on it. */
+const mostDepth = 64
 
 /** An error of an option; `at` says whether the place is the key or its value. */
 export interface OptionError extends FieldError {
@@ -131,13 +134,15 @@ export interface CheckForm {
 
 /** The wrong fields of `value`, all of them, in a stable order; empty when it is valid. */
 export function checkOptions (schema: TSchema, value: unknown, { file = false }: CheckForm = {}): OptionError[] {
-  const data = copyOf(value)
   const found = new Map<string, OptionError>()
+  const deep = deepPath(value)
+  if (deep !== undefined) return [{ path: formatPath(deep.slice(0, 3)), message: `is nested deeper than ${mostDepth} levels`, at: 'value' }]
+  const data = copyOf(value)
   for (const pointer of protoKeys(data)) add(found, pointer, 'key', 'this key is not allowed')
   if (found.size > 0) return [...found.values()] // such a key would get lost, or worse, in what follows
 
   const defaulted = Value.Default(schema, data)
-  for (const { keyword, instancePath, schemaPath, params, message } of Value.Errors(schema, defaulted)) {
+  for (const { keyword, instancePath, schemaPath, params, message } of allErrors(schema, defaulted)) {
     if (keyword === 'additionalProperties') continue // each unknown key has an error of its own, below
     const pointer = instancePath.split('/').slice(1).map(part => part.replaceAll('~1', '/').replaceAll('~0', '~'))
     if (keyword === 'boolean') {
@@ -192,6 +197,29 @@ function copyOf (value: unknown): unknown {
 }
 
 /** Where `value` has a key `__proto__` of its own. */
+/** Where the value is nested too deep; undefined when it is not. */
+function deepPath (value: unknown, pointer: string[] = []): string[] | undefined {
+  if (typeof value !== 'object' || value === null) return undefined
+  if (pointer.length > mostDepth) return pointer
+  for (const [key, field] of Object.entries(value)) {
+    if (typeof field !== 'object') continue
+    const deep = deepPath(field, [...pointer, key])
+    if (deep !== undefined) return deep
+  }
+  return undefined
+}
+
+/** The setting is TypeBox's for the whole process, a host application included, so it is given back. */
+function allErrors (schema: TSchema, value: unknown) {
+  const { maxErrors } = Settings.Get()
+  Settings.Set({ maxErrors: mostErrors })
+  try {
+    return Value.Errors(schema, value)
+  } finally {
+    Settings.Set({ maxErrors })
+  }
+}
+
 function * protoKeys (value: unknown, pointer: string[] = []): Iterable<string[]> {
   if (typeof value !== 'object' || value === null) return
   for (const [key, field] of Object.entries(value)) {

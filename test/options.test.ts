@@ -1,5 +1,6 @@
 /** Options said once: every error at once, in words, at its path; defaults, durations and sizes resolved. */
 import t from 'tap'
+import { Settings } from 'typebox/system'
 import {
   Duration, DurationOrSeconds, Options, OptionsError, Size, Type,
   checkOptions, durationMs, formatMs, formatPath, parseOptions, sizeBytes
@@ -228,4 +229,20 @@ t.test('paths', async t => {
   t.equal(formatPath(['agents', '1', 'instances', '0', 'host']), 'agents[1].instances[0].host')
   t.equal(formatPath([0, 'port']), '[0].port')
   t.equal(formatPath(['metadata', '']), 'metadata.""')
+})
+
+t.test('what is nested without end is refused instead of overflowing the stack', async t => {
+  const schema = Type.Object({ metadata: Type.Record(Type.String(), Type.Unknown()) }, { additionalProperties: false })
+  const nested = JSON.parse(`{"metadata":{"a":${'['.repeat(50_000)}${']'.repeat(50_000)}}}`) as object
+
+  t.match(checkOptions(schema, nested), [{ path: /^metadata\.a/, message: /nested deeper than 64 levels/ }])
+  t.same(checkOptions(schema, JSON.parse(`{"metadata":{"a":${'['.repeat(50)}${']'.repeat(50)}}}`)), [])
+})
+
+t.test('TypeBox keeps the settings that the application around it chose', async t => {
+  const before = Settings.Get().maxErrors
+
+  checkOptions(Type.Object({ a: Type.String() }), {})
+
+  t.equal(Settings.Get().maxErrors, before)
 })

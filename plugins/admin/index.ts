@@ -50,8 +50,8 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
   fastify.get('/', open, (request, reply) => answerIndex(request, reply, fastify.prefix))
 
-  fastify.get('/agents', reading, async request => byName(request, agent => agentView(agent, clock.now())))
-  fastify.get<{ Params: NameParams }>('/agents/:name', reading, async request => agentView(registry.get(request.params.name), clock.now()))
+  fastify.get('/agents', reading, async request => byName(request, agentView))
+  fastify.get<{ Params: NameParams }>('/agents/:name', reading, async request => agentView(registry.get(request.params.name)))
   fastify.get('/registry', reading, async request => byName(request, registryView))
 
   fastify.post('/registry/register', changing, async (request, reply) => {
@@ -59,10 +59,11 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (!mayTouch(request.principal, registration.name)) throw new ForbiddenError(`This key may not register "${registration.name}"`)
     const { name } = registration
     const known = registry.find(name)
-    if (known?.policy.forwardAuthorization && !hasScope(request.principal ?? anyone, 'admin')) {
+    const trusted = hasScope(request.principal ?? anyone, 'admin')
+    if (known?.policy.forwardAuthorization && !trusted) {
       throw new ForbiddenError(`"${name}" is given the clients' tokens, so only a key with the scope admin may register instances of it`)
     }
-    const { created, instance } = registry.register(registration)
+    const { created, instance } = registry.register({ ...registration, trusted })
     try {
       await registryState.save()
     } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart

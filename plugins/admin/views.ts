@@ -16,10 +16,10 @@ export function instanceView (instance: Instance) {
   return { id, host, port, protocol, healthy: isHealthy(instance), state: stateOf(instance), weight, source, lease: lease && leaseView(lease) }
 }
 
-/** One agent, for /agents. @param now milliseconds since the epoch */
-export function agentView (agent: Agent, now: number) {
+/** One agent, for /agents. */
+export function agentView (agent: Agent) {
   return {
-    status: statusOf(agent, now),
+    status: statusOf(agent),
     instances: agent.instances.map(instance => ({ ...instanceView(instance), in_flight: instance.runtime.inFlight })),
     friendly_names: agent.aliases,
     metadata: agent.metadata,

@@ -7,7 +7,7 @@ import type {} from '../auth/route-config.ts'
 import type {} from '../drain/index.ts'
 import type { Clock } from '../../src/clock.ts'
 import { DrainingError } from '../../src/errors.ts'
-import { availableCount, type Agent } from '../../src/fleet/agent.ts'
+import { servingCount, type Agent } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
 import { hasScope, mayTouch } from '../../src/principal.ts'
 
@@ -70,7 +70,7 @@ function healthReport ({ registry }: FastifyInstance, seesDetails: (name: string
   const services: [string, ServiceHealth][] = []
   let status: HealthReport['status'] = 'healthy'
   for (const agent of registry.agents()) {
-    const service = serviceHealth(agent, now)
+    const service = serviceHealth(agent)
     if (!service.healthy) status = 'degraded'
     services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent) } : service])
   }
@@ -78,8 +78,8 @@ function healthReport ({ registry }: FastifyInstance, seesDetails: (name: string
   return { status, gateway: 'ok', uptime_seconds: (now - startedAt) / 1_000, services: Object.fromEntries(services) }
 }
 
-function serviceHealth (agent: Agent, now: number): ServiceHealth {
-  const available = availableCount(agent, now)
+function serviceHealth (agent: Agent): ServiceHealth {
+  const available = servingCount(agent)
   return { healthy: available > 0, healthy_instances: available, total_instances: agent.instances.length }
 }
 

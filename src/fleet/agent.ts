@@ -1,7 +1,7 @@
 /**
  * A named service clients ask for: its instances, other names and policy, as one immutable value that is swapped on a change.
  */
-import { isAvailable, type Instance } from './instance.ts'
+import { isServing, type Instance } from './instance.ts'
 
 export type AgentStatus = 'healthy' | 'degraded' | 'down'
 
@@ -34,16 +34,16 @@ export interface Rotation {
   next: number
 }
 
-/** `healthy` when every instance is available, `degraded` when some are, `down` when none is. */
-export function statusOf (agent: Agent, now: number): AgentStatus {
-  const available = availableCount(agent, now)
-  if (available === 0) return 'down'
-  return available === agent.instances.length ? 'healthy' : 'degraded'
+/** `healthy` when every instance serves, `degraded` when some do, `down` when none does. */
+export function statusOf (agent: Agent): AgentStatus {
+  const serving = servingCount(agent)
+  if (serving === 0) return 'down'
+  return serving === agent.instances.length ? 'healthy' : 'degraded'
 }
 
-/** How many instances may take a request now. */
-export function availableCount (agent: Agent, now: number): number {
+/** How many instances serve: up, not ejected, not draining. One that is due for its trial is not among them before it has passed. */
+export function servingCount (agent: Agent): number {
   let count = 0
-  for (const instance of agent.instances) if (isAvailable(instance, now)) count++
+  for (const instance of agent.instances) if (isServing(instance)) count++
   return count
 }

@@ -66,6 +66,8 @@ export interface Instance {
   readonly origin: string
   readonly weight: number
   readonly source: Source
+  /** Somebody who may do everything named this very origin (fleet.yaml, an admin's registration), so clients' tokens may go there. */
+  readonly trusted: boolean
   readonly lease: Lease | null
   readonly runtime: InstanceRuntime
 }
@@ -102,6 +104,11 @@ export function stateOf (instance: Instance): InstanceState {
 export function isHealthy (instance: Instance): boolean {
   const { health } = instance.runtime
   return health.up && health.ejectedUntil === 0
+}
+
+/** Healthy and wanted: what is shown of it. May it take a request this moment, isAvailable() tells. */
+export function isServing (instance: Instance): boolean {
+  return isHealthy(instance) && !instance.runtime.draining
 }
 
 /** May take a new request now: not draining, up, and not ejected (or due for its one trial request). */

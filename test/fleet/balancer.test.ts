@@ -1,15 +1,15 @@
 import t from 'tap'
 import fc from 'fast-check'
-import { availableCount, statusOf, type Agent } from '../../src/fleet/agent.ts'
+import { statusOf, type Agent } from '../../src/fleet/agent.ts'
 import type { Attempt } from '../../src/fleet/attempt.ts'
 import { roundRobin } from '../../src/fleet/balancer.ts'
-import { isAvailable, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
+import { isAvailable, isServing, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 
 const now = 1_000_000
 
 function agentOf (count: number): Agent {
   const instances = Array.from({ length: count }, (_, index): Instance => ({
-    id: `i${index}`, agent: 'planner', protocol: 'http', host: 'localhost', port: 9000 + index, origin: `http://localhost:${9000 + index}`, weight: 1, source: 'file', lease: null, runtime: newRuntime()
+    id: `i${index}`, agent: 'planner', protocol: 'http', host: 'localhost', port: 9000 + index, origin: `http://localhost:${9000 + index}`, weight: 1, source: 'file', trusted: true, lease: null, runtime: newRuntime()
   }))
   return { name: 'planner', aliases: [], metadata: {}, policy: {}, instances, rotation: { next: 0 } }
 }
@@ -34,7 +34,7 @@ t.test('an instance that may not take requests is passed over, and alternation g
 
     t.equal(stateOf(agent.instances[1]!), state)
     t.same(picks(agent, 4), ['i0', 'i2', 'i0', 'i2'], state)
-    t.equal(statusOf(agent, now), 'degraded')
+    t.equal(statusOf(agent), 'degraded')
   }
 })
 
@@ -43,6 +43,7 @@ t.test('an ejected instance whose time is over takes exactly one trial request',
   instance!.runtime.health.ejectedUntil = now
 
   t.equal(isAvailable(instance!, now), true)
+  t.equal(isServing(instance!), false, 'until it has passed it does not count as serving')
   instance!.runtime.health.trial = {} as Attempt
   t.equal(isAvailable(instance!, now), false)
 })
@@ -56,12 +57,12 @@ t.test('panic mode takes what is down or ejected, but never what drains', async 
   t.equal(roundRobin.pick(agent, [], now), undefined)
   t.equal(roundRobin.pick(agent, [], now, true)?.id, 'i0')
   t.equal(roundRobin.pick(agent, [agent.instances[0]!, agent.instances[1]!], now, true), undefined)
-  t.equal(statusOf(agent, now), 'down')
+  t.equal(statusOf(agent), 'down')
 })
 
 t.test('an agent without instances has nobody to pick and is down', async t => {
   t.equal(roundRobin.pick(agentOf(0), [], now), undefined)
-  t.equal(statusOf(agentOf(0), now), 'down')
+  t.equal(statusOf(agentOf(0)), 'down')
 })
 
 t.test('whatever is available, the pick is available and untried, and shares differ by at most one', async t => {
@@ -71,7 +72,7 @@ t.test('whatever is available, the pick is available and untried, and shares dif
     const counts = new Map<Instance, number>()
     for (let round = 0; round < rounds; round++) {
       const picked = roundRobin.pick(agent, [], now)
-      if (picked === undefined) return availableCount(agent, now) === 0
+      if (picked === undefined) return !agent.instances.some(instance => isAvailable(instance, now))
       if (!isAvailable(picked, now)) return false
       counts.set(picked, (counts.get(picked) ?? 0) + 1)
     }

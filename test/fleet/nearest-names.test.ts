@@ -32,3 +32,17 @@ t.test('a wrong name in a huge fleet is answered from a part of it', async t => 
   t.same(nearestNames('agent-1'.padEnd(5_000, 'x'), endless(), 1), [])
   t.ok(asked < 1_000)
 })
+
+t.test('a wrong name among many long ones looks at a bounded part of them', async t => {
+  let seen = 0
+  function * names () {
+    for (let index = 0; index < 10_000; index++) {
+      seen++
+      yield `${'n'.repeat(60)}${index}`
+    }
+  }
+
+  nearestNames('x'.repeat(64), names())
+
+  t.ok(seen < 100, `${seen} names`)
+})
