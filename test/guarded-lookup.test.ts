@@ -8,7 +8,7 @@ import { startGateway } from './helpers/build-gateway.ts'
 import { fakeAgent } from './helpers/fake-agent.ts'
 
 function instanceAt (host: string, source: Source): Instance {
-  return { id: 'i', agent: 'a', protocol: 'http', host, port: 80, origin: `http://${host}`, weight: 1, source, lease: null, runtime: newRuntime() }
+  return { id: 'i', agent: 'a', protocol: 'http', host, port: 80, origin: `http://${host}`, weight: 1, source, trusted: true, lease: null, runtime: newRuntime() }
 }
 
 function resolvingTo (...addresses: string[]): ResolveAll {

@@ -36,10 +36,13 @@ export interface Registration {
   readonly metadata?: Readonly<Record<string, unknown>>
   readonly policy?: AgentPolicy
   readonly ttlMs?: number
+  /** Made with admin rights. A later registration without them takes nothing away, unless it changes the protocol. */
+  readonly trusted?: boolean
 }
 
 /** An instance's registration as it is kept over a restart; without `expiresAt`, since a restart grants one full ttl. */
 export interface SavedInstance extends InstanceDefinition {
+  readonly trusted?: boolean
   readonly ttlMs?: number
 }
 
@@ -65,7 +68,7 @@ export interface RegistryLimits {
 
 type ChangeListener = (change: RegistryChange) => void
 
-interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null }
+interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
 
 interface Layer<I extends InstanceDefinition> {
   aliases?: readonly string[]
@@ -177,7 +180,7 @@ export class Registry {
    * @throws NameConflictError InvalidRegistrationError; nothing has changed then
    */
   register (registration: Registration): { created: boolean, agent: Agent, instance: Instance } {
-    const { name, host, port, protocol, weight, aliases, metadata, policy, ttlMs } = registration
+    const { name, host, port, protocol, weight, aliases, metadata, policy, ttlMs, trusted = false } = registration
     const owner = this.#ownerOf(name) ?? name
     if (owner !== name) throw new NameConflictError(`"${name}" is an alias of the agent "${owner}"`)
     for (const alias of aliases ?? []) {
@@ -194,13 +197,16 @@ export class Registry {
     if (aliases !== undefined) entry.api.aliases = aliases.filter(alias => alias !== name)
     if (metadata !== undefined) entry.api.metadata = metadata
     if (policy !== undefined) entry.api.policy = { ...entry.api.policy, ...policy }
+    const registered = entry.api.instances.get(authority)
+    const sameOrigin = registered !== undefined && (protocol ?? registered.protocol) === registered.protocol
     const lease = ttlMs !== undefined ? this.#lease(ttlMs) : known?.lease ? this.#lease(known.lease.ttlMs) : null
     entry.api.instances.set(authority, {
       host,
       port,
       protocol: protocol ?? known?.protocol ?? 'http',
       weight: weight ?? known?.weight ?? 1,
-      lease
+      lease,
+      trusted: trusted || (sameOrigin && registered.trusted) // what the file says of it lasts only as long as the file says it
     })
     entry.suppressed.delete(authority)
     const runtime = entry.runtimes.get(runtimeKey(protocol ?? known?.protocol ?? 'http', authority))
@@ -402,12 +408,14 @@ export class Registry {
     // What registrations said of an agent of the file goes with the last of them.
     if (entry.file !== null && entry.api.instances.size === 0) entry.api = { instances: entry.api.instances }
     const { file, api } = entry
-    const definitions = new Map<string, InstanceDefinition & { source: Source, lease: Lease | null }>()
+    const definitions = new Map<string, ApiInstance & { source: Source }>()
     for (const [authority, definition] of file?.instances ?? []) {
-      if (!entry.suppressed.has(authority)) definitions.set(authority, { ...definition, source: 'file', lease: null })
+      if (!entry.suppressed.has(authority)) definitions.set(authority, { ...definition, source: 'file', lease: null, trusted: true })
     }
     for (const [authority, definition] of api.instances) {
-      definitions.set(authority, { ...definition, source: definitions.get(authority)?.source ?? 'api' })
+      const inFile = definitions.get(authority)
+      const trusted = definition.trusted || inFile?.protocol === definition.protocol
+      definitions.set(authority, { ...definition, trusted, source: inFile?.source ?? 'api' })
     }
     const instances = [...definitions].map(([authority, definition]) => this.#toInstance(entry, authority, definition))
     const agent: Agent = {
@@ -425,12 +433,12 @@ export class Registry {
     return this.#settle(entry, before.instances, instances)
   }
 
-  #toInstance (entry: Entry, authority: string, definition: InstanceDefinition & { source: Source, lease: Lease | null }): Instance {
-    const { protocol, host, port, weight, source, lease } = definition
+  #toInstance (entry: Entry, authority: string, definition: ApiInstance & { source: Source }): Instance {
+    const { protocol, host, port, weight, source, lease, trusted } = definition
     const key = runtimeKey(protocol, authority)
     const runtime = entry.runtimes.get(key) ?? newRuntime()
     entry.runtimes.set(key, runtime)
-    return { id: instanceId(entry.name, host, port), agent: entry.name, protocol, host, port, origin: `${protocol}://${authority}`, weight, source, lease, runtime }
+    return { id: instanceId(entry.name, host, port), agent: entry.name, protocol, host, port, origin: `${protocol}://${authority}`, weight, source, trusted, lease, runtime }
   }
 
   #forget (entry: Entry): RegistryChange {

@@ -244,6 +244,21 @@ t.test('whoever may only register can\'t place an instance where clients\' token
   }
 })
 
+t.test('an instance is trusted when fleet.yaml or an admin put it there', async t => {
+  const keys = [{ id: 'registrar', token: 'registrar-token', scopes: ['register' as const] }, { id: 'boss', token: 'boss-token', scopes: ['admin' as const] }]
+  const secret = 'a-shared-secret-that-is-long-enough'
+  const gateway = await buildGateway(t, { auth: { keys, secret }, agents: [{ name: 'own', port: 9000 }] })
+
+  for (const [port, token] of [[9001, 'registrar-token'], [9002, 'boss-token'], [9003, secret], [9002, 'registrar-token']] as const) {
+    await register(gateway, { name: 'own', port }, { ...json, authorization: `Bearer ${token}` })
+  }
+  t.same(gateway.registry.get('own').instances.map(({ port, trusted }) => [port, trusted]), [[9000, true], [9001, false], [9002, true], [9003, true]])
+
+  const withoutAuth = await buildGateway(t)
+  await register(withoutAuth, { name: 'own', port: 9001 })
+  t.equal(withoutAuth.registry.get('own').instances[0]?.trusted, true)
+})
+
 t.test('refusals come in order: 400, 404 and 405, 401, 403, 429, the agent\'s 404', async t => {
   const gateway = await buildGateway(t, { auth: { keys: [{ id: 'reader', token: 'reader-token', scopes: ['read'] }, { id: 'boss', token: 'boss-token', scopes: ['admin'] }] }, rateLimit: { enabled: true, burst: 1, perMinute: 1 } })
   const ask = async (url: string, token?: string, method: 'GET' | 'PUT' = 'GET') => (await gateway.inject({ method, url, headers: token === undefined ? {} : { authorization: `Bearer ${token}` } })).statusCode

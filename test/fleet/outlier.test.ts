@@ -9,7 +9,7 @@ const start = 1_700_000_000_000
 const thresholds = { unhealthyAfter: 3, healthyAfter: 2 }
 
 function instanceOf (port: number): Instance {
-  return { id: `i${port}`, agent: 'planner', protocol: 'http', host: 'localhost', port, origin: `http://localhost:${port}`, weight: 1, source: 'file', lease: null, runtime: newRuntime() }
+  return { id: `i${port}`, agent: 'planner', protocol: 'http', host: 'localhost', port, origin: `http://localhost:${port}`, weight: 1, source: 'file', trusted: true, lease: null, runtime: newRuntime() }
 }
 
 function agentOf (count: number): Agent {

@@ -229,7 +229,7 @@ t.test('after its last instance an agent is known for ten minutes', async t => {
 
   clock.advance(10 * minute - 1)
   t.equal(registry.expire(), false)
-  t.equal(statusOf(registry.get('plan'), clock.now()), 'down')
+  t.equal(statusOf(registry.get('plan')), 'down')
 
   clock.advance(1)
   t.equal(registry.expire(), true)
@@ -270,10 +270,10 @@ t.test('a drained instance takes nothing new until it registers again', async t 
   const { instance: { id } } = registry.register(at(9001))
 
   t.equal(registry.drain('planner', id).runtime.draining, true)
-  t.equal(statusOf(registry.get('planner'), clock.now()), 'down')
+  t.equal(statusOf(registry.get('planner')), 'down')
 
   t.equal(registry.register(at(9001)).instance.runtime.draining, false)
-  t.equal(statusOf(registry.get('planner'), clock.now()), 'healthy')
+  t.equal(statusOf(registry.get('planner')), 'healthy')
 })
 
 t.test('names and aliases belong to one agent, and a refusal changes nothing', async t => {
@@ -547,6 +547,59 @@ t.test('a removed agent of the file is unknown at once and comes back when the f
 
   registry.replaceFile([agent('git', [8502], { aliases: ['repo', 'vcs'] })])
   t.same(ports(registry, 'vcs'), [8502])
+})
+
+t.test('trusted is what the file names and what was registered with admin rights, however it is registered again', async t => {
+  const { registry } = build()
+  const trust = (name: string) => registry.get(name).instances.map(({ port, trusted }) => [port, trusted])
+
+  registry.register(at(9001))
+  registry.register(at(9002, { trusted: false }))
+  registry.register(at(9003, { trusted: true }))
+  t.same(trust('planner'), [[9001, false], [9002, false], [9003, true]])
+
+  registry.register(at(9001))
+  registry.register(at(9002, { trusted: true }))
+  registry.register(at(9003, { weight: 2 }))
+  t.same(trust('planner'), [[9001, false], [9002, true], [9003, true]])
+
+  registry.register(at(9003, { protocol: 'https' }))
+  t.same(trust('planner'), [[9001, false], [9002, true], [9003, false]], 'another protocol is another place for a token to go')
+  registry.removeInstance('planner', registry.get('planner').instances[1]!.id)
+  registry.register(at(9002))
+  t.same(new Map(trust('planner') as [number, boolean][]).get(9002), false, 'an instance that went takes its trust with it')
+})
+
+t.test('an agent of the file trusts its own instances, not those that registered before or beside', async t => {
+  const { registry } = build()
+  const trust = () => registry.get('git').instances.map(({ port, trusted }) => [port, trusted])
+  registry.register(at(1, { name: 'git' }))
+
+  registry.replaceFile([agent('git', [2], { policy: { forwardAuthorization: true } })])
+  t.same(trust(), [[2, true], [1, false]])
+
+  registry.register(at(2, { name: 'git', weight: 2 }))
+  t.same(trust(), [[2, true], [1, false]], 'what the file names')
+  registry.register(at(2, { name: 'git', protocol: 'https' }))
+  t.same(trust(), [[2, false], [1, false]], 'but not under another protocol')
+  registry.register(at(2, { name: 'git', protocol: 'http' }))
+  registry.replaceFile([])
+  t.same(trust(), [[1, false], [2, false]], 'only as long as the file names it')
+})
+
+t.test('trust survives a restart; where nothing is kept of it there is none', async t => {
+  const before = build()
+  before.registry.register(at(9001, { trusted: true }))
+  before.registry.register(at(9002))
+  const state = JSON.parse(JSON.stringify(before.registry.exportState()))
+  const [{ instances }] = state.agents
+  t.match(instances, [{ port: 9001, trusted: true }, { port: 9002, trusted: false }])
+  instances.push({ host: 'localhost', port: 9003, protocol: 'http', weight: 1 })
+
+  const { registry } = build()
+  registry.importState(state)
+
+  t.same(registry.get('planner').instances.map(({ trusted }) => trusted), [true, false, false])
 })
 
 t.test('registrations survive a restart, with one full lease', async t => {

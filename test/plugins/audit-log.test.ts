@@ -20,7 +20,7 @@ function factsOf (fields: Partial<RequestFacts> = {}): RequestFacts {
 }
 
 function attemptAt (id: string): Attempt {
-  const instance: Instance = { id, agent: 'planner', protocol: 'http', host: 'localhost', port: 8_501, origin: 'http://localhost:8501', weight: 1, source: 'file', lease: null, runtime: newRuntime() }
+  const instance: Instance = { id, agent: 'planner', protocol: 'http', host: 'localhost', port: 8_501, origin: 'http://localhost:8501', weight: 1, source: 'file', trusted: true, lease: null, runtime: newRuntime() }
   return { instance, instanceId: id, startedMark: 0, outcome: 'answered', status: 200, durationMs: 1 }
 }
 
