@@ -70,9 +70,9 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(problem, { notFound })                                   // any later failure is answered as a problem
   await gateway.register(guard, { viaPseudonym })                                 // nothing ambiguous goes further
   await gateway.register(drain, { clock })                                        // answers during a drain end their connections
-  await gateway.register(cors, { ...input.cors, ...corsWithoutAuth(config) })     // before auth: a preflight carries no credentials
+  await gateway.register(cors, { ...input.cors, ...corsWithoutAuth(input, config) }) // before auth: a preflight carries no credentials
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
-  await gateway.register(auth, { ...input.auth, ...browserTrust(config), clock })  // before limits: buckets belong to a principal
+  await gateway.register(auth, { ...input.auth, ...browserTrust(input, config), clock })  // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
   await gateway.register(upstream, { clock, ...(balancer && { balancer }) })
   await gateway.register(discovery, {
@@ -102,26 +102,27 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
     gateway.health.reconfigure({ ...changed.health })
     gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {} })
+    if (config.auth.enabled && !next.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')
     const waiting = (['server', 'cors', 'registry', 'auditLog'] as const).filter(key => JSON.stringify(next[key]) !== JSON.stringify(config[key]))
     if (waiting.length > 0) gateway.log.warn(`Changes of ${waiting.join(', ')} take effect when the gateway restarts`)
   })
 }
 
 /** With auth off a page from anywhere must not drive the gateway, so CORS answers loopback origins only, unless others are configured. */
-function corsWithoutAuth ({ auth, cors }: FleetConfig): { loopbackOnly?: boolean } {
-  return !auth.enabled && cors.origins.includes('*') ? { loopbackOnly: true } : {}
+function corsWithoutAuth ({ cors }: FleetConfigInput, { auth }: FleetConfig): { loopbackOnly?: boolean } {
+  return !auth.enabled && cors?.origins === undefined ? { loopbackOnly: true } : {}
 }
 
 /**
  * With auth off the browser's word is what there is: loopback is trusted, the addresses of the listener, and origins that were configured.
  * A name that leads here only by DNS is not (DNS rebinding).
  */
-function browserTrust ({ auth, cors, server }: FleetConfig): { allowedHosts?: string[], allowedOrigins?: string[] } {
+function browserTrust ({ cors }: FleetConfigInput, { auth, server }: FleetConfig): { allowedHosts?: string[], allowedOrigins?: string[] } {
   if (auth.enabled) return {}
   const everywhere = server.host === '0.0.0.0' || server.host === '::'
   const own = everywhere ? [hostname(), ...Object.values(networkInterfaces()).flatMap(entries => entries ?? []).map(({ address }) => address)] : [server.host]
-  const origins = cors.origins.filter(origin => origin !== '*')
-  return { allowedHosts: [...own, ...origins.map(hostOf)], allowedOrigins: origins }
+  const origins = cors?.origins ?? [] // the default "*" is not what somebody asked for
+  return { allowedHosts: [...own, ...origins.filter(origin => origin !== '*').map(hostOf)], allowedOrigins: origins }
 }
 
 function hostOf (origin: string): string {
