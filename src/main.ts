@@ -16,6 +16,13 @@ const io: CommandIo = {
   exit: code => process.exit(code)
 }
 
+/** A reader that has seen enough (`… | head`) is no failure. */
+function ignoreClosedPipe (error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error
+}
+process.stdout.on('error', ignoreClosedPipe)
+process.stderr.on('error', ignoreClosedPipe)
+
 /** Wrong usage, as commander reports it, ends with 2; `--help` and `--version` with 0. */
 const usageExitCode = 2
 
