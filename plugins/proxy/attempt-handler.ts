@@ -74,6 +74,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
   onConnect (): void {
     this.sent = true
     this.#reused = this.#connection.served++ > 0
+    this.#connection.awaitsHead = true
   }
 
   /** The whole request went out. */
@@ -99,6 +100,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
       return true
     }
     this.#headSeen = true
+    this.#connection.awaitsHead = false
     this.#resume = resume
     this.#clearTimer()
     return this.#owner.onHead(this, status, fields, reason)

@@ -2,7 +2,7 @@
  * The answer as it is written to the client, past Fastify's reply: a head once, chunks with backpressure, and either a proper end or a cut
  * that can't be taken for one.
  */
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
@@ -10,6 +10,12 @@ import { renderProblem } from '../../src/problem.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
 const lingerMs = 1_000
+
+/** Bytes; interim answers that a client leaves unread beyond this are dropped. */
+const maxInterimBytes = 64 * 1024
+
+/** What a reason phrase may have in any case (RFC 9112 §4). */
+const plainReason = /^[\t\x20-\x7e]*$/
 
 export class ClientResponse {
   readonly raw: ServerResponse
@@ -30,15 +36,15 @@ export class ClientResponse {
   /** Sends an interim answer (RFC 9110 §15.2), where the client can take one. @param fields flat list of names and values */
   inform (status: number, reason: string, fields: readonly string[]): void {
     const { raw } = this
-    if (raw.headersSent || raw.socket === null || this.#request.httpVersion !== '1.1') return
-    let head = `HTTP/1.1 ${status} ${reason}\r\n`
+    if (raw.headersSent || raw.socket === null || this.#request.httpVersion !== '1.1' || raw.socket.writableLength > maxInterimBytes) return
+    let head = `HTTP/1.1 ${status} ${sendableReason(status, reason)}\r\n`
     for (let index = 0; index < fields.length; index += 2) head += `${fields[index]}: ${fields[index + 1]}\r\n`
     raw.socket.write(`${head}\r\n`, 'latin1')
   }
 
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
   start (status: number, reason: string, fields: string[], contentLength: number | null): void {
-    this.raw.writeHead(status, reason, fields)
+    this.raw.writeHead(status, sendableReason(status, reason), fields)
     this.#contentLength = contentLength
     this.#headBuffered = true
   }
@@ -55,7 +61,7 @@ export class ClientResponse {
     const first = this.#facts.bytesSent === 0
     this.#facts.bytesSent += chunk.length
     this.#headBuffered = false
-    if (first && chunk.length === this.#contentLength) {
+    if (first && chunk.length === this.#contentLength && this.#request.complete) {
       this.raw.end(chunk) // head and whole body in one write
       return true
     }
@@ -89,7 +95,8 @@ export class ClientResponse {
     this.#facts.bytesSent = Buffer.byteLength(body)
     const mine = this.#reply.getHeaders()
     const complete = this.#request.complete
-    raw.writeHead(status, { ...mine, ...headers, ...(!complete && { connection: 'close' }) } as Record<string, string>)
+    // With a reason: that of an answer which could not be sent may still be there.
+    raw.writeHead(status, STATUS_CODES[status] ?? '', { ...mine, ...headers, ...(!complete && { connection: 'close' }) } as Record<string, string>)
     if (complete) raw.end(body)
     else {
       raw.write(body)
@@ -114,6 +121,11 @@ export class ClientResponse {
     if (request.headers.expect === undefined || request.readableFlowing === true) request.resume()
     else end() // it waits for a 100 that never came: there is nothing to read
   }
+}
+
+/** The agent's reason phrase; the usual one where other bytes were decoded on the way and can't be told any more. */
+export function sendableReason (status: number, reason: string | undefined): string {
+  return reason !== undefined && plainReason.test(reason) ? reason : STATUS_CODES[status] ?? ''
 }
 
 function pairs (flat: readonly string[]): [string, string][] {

@@ -19,7 +19,7 @@ import type { Connections } from './connections.ts'
 import type { ForwardPolicy } from './policy.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead, type RequestHeadContext } from './request-head.ts'
-import { responseHead } from './response-head.ts'
+import { interimFields, responseHead } from './response-head.ts'
 
 /** What all exchanges of a gateway share. */
 export interface ForwardContext extends RequestHeadContext {
@@ -133,7 +133,7 @@ export class Exchange implements AttemptOwner, EndableStream {
   }
 
   onInterim (_handler: AttemptHandler, status: number, fields: string[], reason: string): void {
-    if (status === 103 || status === 102) this.#response.inform(status, reason, fields)
+    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names))
   }
 
   onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): boolean {
@@ -230,26 +230,28 @@ export class Exchange implements AttemptOwner, EndableStream {
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
     const { names, corsEnabled, viaPseudonym, isDraining } = this.#context
     const { prefix, knownPrefixes, policy } = this.#target
-    const head = responseHead(rawFields, names, {
-      status,
-      method: this.#facts.method,
-      instance: handler.attempt.instance,
-      prefix,
-      knownPrefixes,
-      rewriteLocation: policy.rewriteLocation,
-      corsEnabled,
-      viaPseudonym,
-      replyHeaders: this.#reply.getHeaders() as Record<string, string>,
-      canChunk: this.#request.httpVersion === '1.1'
-    })
-    if (isDraining() || !this.#body.complete) head.fields.push('connection', 'close')
+    let isEventStream: boolean
     try {
+      const head = responseHead(rawFields, names, {
+        status,
+        method: this.#facts.method,
+        instance: handler.attempt.instance,
+        prefix,
+        knownPrefixes,
+        rewriteLocation: policy.rewriteLocation,
+        corsEnabled,
+        viaPseudonym,
+        replyHeaders: this.#reply.getHeaders() as Record<string, string>,
+        canChunk: this.#request.httpVersion === '1.1'
+      })
+      if (isDraining() || !this.#body.complete) head.fields.push('connection', 'close')
+      isEventStream = head.isEventStream
       this.#response.start(status, reason, head.fields, head.contentLength)
     } catch (error) {
       handler.cancel('invalid')
       return this.#fail(failureOf('invalid', error as Error))
     }
-    if (head.isEventStream) this.#becomeStream()
+    if (isEventStream) this.#becomeStream()
     if (status === 204 || status === 304 || this.#facts.method === 'HEAD') {
       // Whatever the agent says of a body that can't be there, the answer is complete.
       return this.#response.end(null)

@@ -21,7 +21,8 @@ export const FieldRole = {
   accessControl: 10,
   trailer: 11,
   contentType: 12,
-  transferEncoding: 13
+  transferEncoding: 13,
+  subprotocol: 14
 } as const
 
 export type FieldRole = typeof FieldRole[keyof typeof FieldRole]
@@ -47,7 +48,8 @@ const roles: ReadonlyMap<string, FieldRole> = new Map<string, FieldRole>([
   ['vary', FieldRole.vary],
   ['trailer', FieldRole.trailer],
   ['content-type', FieldRole.contentType],
-  ['transfer-encoding', FieldRole.transferEncoding]
+  ['transfer-encoding', FieldRole.transferEncoding],
+  ['sec-websocket-protocol', FieldRole.subprotocol]
 ])
 
 /** Clients choose names: what they can make us remember is bounded. */

@@ -4,6 +4,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { RequestFacts } from '../facts/index.ts'
 import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
+import { withoutTokenProtocol } from './token-protocol.ts'
 import { isTraceparent, type TraceStarter } from './trace-context.ts'
 
 export interface RequestHeadContext {
@@ -48,6 +49,11 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
       case FieldRole.trace:
         if (!continued) continue
         break
+      case FieldRole.subprotocol: {
+        const protocols = withoutTokenProtocol(rawHeaders[index + 1]!)
+        if (protocols !== '') fields.push(name, protocols)
+        continue
+      }
     }
     fields.push(name, rawHeaders[index + 1]!)
   }

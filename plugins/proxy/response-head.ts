@@ -30,7 +30,10 @@ export interface ResponseHead {
   readonly isEventStream: boolean
 }
 
-/** @param raw the agent's fields, flat */
+/**
+ * @param raw the agent's fields, flat
+ * @throws when its framing is ambiguous
+ */
 export function responseHead (raw: readonly string[], names: FieldNames, settings: ResponseHeadSettings): ResponseHead {
   const { status, replyHeaders, corsEnabled } = settings
   const nominated = nominatedFields(joined(raw, names, FieldRole.connection))
@@ -48,7 +51,9 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
     switch (role) {
       case FieldRole.hop:
       case FieldRole.connection:
+        continue
       case FieldRole.transferEncoding:
+        if (value.trim().toLowerCase() !== 'chunked') throw new Error('a transfer coding nobody asked for') // no TE was sent (RFC 9112 §7.4)
         continue
       case FieldRole.trailer:
         trailers = trailers === null ? value : `${trailers}, ${value}`
@@ -64,6 +69,10 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
         break
       case FieldRole.contentLength:
         if (status === 204) continue // RFC 9110 §8.6: never in a 204
+        if (contentLength !== null) {
+          if (contentLength !== Number(value)) throw new Error('two lengths')
+          continue
+        }
         contentLength = Number(value)
         break
       case FieldRole.contentType:
@@ -85,6 +94,18 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
   if (trailers !== null && contentLength === null && !bodiless && settings.canChunk) fields.push('trailer', trailers)
   fields.push('via', `1.1 ${settings.viaPseudonym}`)
   return { fields, contentLength, isEventStream }
+}
+
+/** The fields of an interim answer without those of the hop. @param raw flat */
+export function interimFields (raw: readonly string[], names: FieldNames): string[] {
+  const nominated = nominatedFields(joined(raw, names, FieldRole.connection))
+  const fields: string[] = []
+  for (let index = 0; index < raw.length; index += 2) {
+    const { role, lowerName } = names.of(raw[index]!)
+    const ofHop = role === FieldRole.hop || role === FieldRole.connection || role === FieldRole.transferEncoding || role === FieldRole.contentLength
+    if (!ofHop && nominated?.has(lowerName) !== true) fields.push(raw[index]!, raw[index + 1]!)
+  }
+  return fields
 }
 
 function joined (raw: readonly string[], names: FieldNames, role: FieldRole): string | undefined {

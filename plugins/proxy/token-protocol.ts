@@ -5,17 +5,8 @@
 
 const prefix = 'fleet.bearer.'
 
-/** The flat list of names and values without the token among the subprotocols; a list that is empty then is left out. */
-export function withoutTokenProtocol (fields: readonly string[]): string[] {
-  const kept: string[] = []
-  for (let index = 0; index < fields.length; index += 2) {
-    const name = fields[index]!
-    let value = fields[index + 1]!
-    if (name.toLowerCase() === 'sec-websocket-protocol' && value.includes(prefix)) {
-      value = value.split(',').map(protocol => protocol.trim()).filter(protocol => !protocol.startsWith(prefix)).join(', ')
-      if (value === '') continue
-    }
-    kept.push(name, value)
-  }
-  return kept
+/** A `Sec-WebSocket-Protocol` value without the token among the subprotocols; empty when no other is left. */
+export function withoutTokenProtocol (value: string): string {
+  if (!value.includes(prefix)) return value
+  return value.split(',').map(protocol => protocol.trim()).filter(protocol => !protocol.startsWith(prefix)).join(', ')
 }

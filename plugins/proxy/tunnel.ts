@@ -10,12 +10,11 @@ import { UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, t
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
-import { ClientResponse } from './client-response.ts'
+import { ClientResponse, sendableReason } from './client-response.ts'
 import { ConnectTimeoutError, connectTo } from './connector.ts'
 import type { EndableStream, ForwardContext, ForwardTarget } from './exchange.ts'
 import { requestHead } from './request-head.ts'
 import { responseHead } from './response-head.ts'
-import { withoutTokenProtocol } from './token-protocol.ts'
 import type { UpgradeOffer } from './upgrade.ts'
 
 /** Close frames with status 1001, "going away" (RFC 6455 §7.4.1); the one to the agent is masked, with a key of zeros. */
@@ -113,7 +112,7 @@ export class Tunnel implements EndableStream {
     const fields = requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, prefix }, this.#context)
     if (!policy.preserveHost) fields.unshift('Host', authorityOf(instance.host, instance.port))
     fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
-    const request = httpRequest({ method: 'GET', path, headers: withoutTokenProtocol(fields), createConnection: () => socket } as object)
+    const request = httpRequest({ method: 'GET', path, headers: fields, createConnection: () => socket } as object)
     this.#upstreamRequest = request
     this.#timer = setTimeout(() => {
       this.#settle('timeout')
@@ -141,20 +140,37 @@ export class Tunnel implements EndableStream {
     if (this.#over) return void response.destroy()
     const status = response.statusCode ?? 502
     this.#settle('answered', status, false)
-    const head = this.#head(instance, response)
-    head.fields.push('connection', 'close')
-    this.#raw.writeHead(status, response.statusMessage, head.fields)
+    try {
+      const head = this.#head(instance, response)
+      head.fields.push('connection', 'close')
+      this.#raw.writeHead(status, sendableReason(status, response.statusMessage), head.fields)
+    } catch (error) {
+      response.destroy()
+      return this.#fail(new UpstreamInvalidError('What the agent answered is not valid HTTP', {}, { cause: error }))
+    }
+    const idle = this.#timer = setTimeout(() => {
+      this.#end()
+      this.#facts.ending = 'upstream-aborted'
+      response.destroy()
+      this.#raw.destroy()
+      this.#offer.socket.destroy()
+    }, this.#target.policy.idleTimeoutMs)
     response.on('data', (chunk: Buffer) => {
+      idle.refresh()
       this.#facts.bytesSent += chunk.length
       if (!this.#raw.write(chunk)) response.pause()
     })
-    this.#raw.on('drain', () => response.resume())
+    this.#raw.on('drain', () => {
+      idle.refresh()
+      response.resume()
+    })
     response.on('end', () => { this.#end(); this.#raw.end() })
     response.on('error', () => { this.#end(); this.#facts.ending = 'upstream-aborted'; this.#raw.destroy() })
   }
 
   #upgraded (instance: Instance, response: IncomingMessage, agentSocket: Socket, head: Buffer): void {
-    const accepted = response.statusCode === 101 && (response.headers.upgrade ?? '').toLowerCase() === 'websocket'
+    const { headers } = response
+    const accepted = response.statusCode === 101 && (headers.upgrade ?? '').toLowerCase() === 'websocket' && headers['transfer-encoding'] === undefined
     if (this.#over || !accepted) {
       agentSocket.destroy()
       if (this.#over) return
@@ -165,7 +181,7 @@ export class Tunnel implements EndableStream {
     const { socket } = this.#offer
     const { fields } = this.#head(instance, response)
     fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
-    let text = `HTTP/1.1 101 ${response.statusMessage ?? ''}\r\n`
+    let text = `HTTP/1.1 101 ${sendableReason(101, response.statusMessage)}\r\n`
     for (let index = 0; index < fields.length; index += 2) text += `${fields[index]}: ${fields[index + 1]}\r\n`
 
     this.#agentSocket = agentSocket
@@ -201,10 +217,10 @@ export class Tunnel implements EndableStream {
     this.#facts.bytesReceived = client.bytesRead
     this.#facts.ending = ending
     this.#end()
-    // The other side still gets what was sent before the end.
+    // The other side still gets what was sent before the end, as long as it takes it.
     for (const socket of [client, agent]) {
-      if (ending === 'complete' && !socket.destroyed && socket.writableLength > 0) socket.end(() => socket.destroy())
-      else socket.destroySoon()
+      socket.setTimeout(closeMs, () => socket.destroy())
+      socket.destroySoon()
     }
     this.#finishFacts(this.#facts)
   }

@@ -355,3 +355,75 @@ t.test('requests on one connection are answered in order, whatever the agents\' 
 
   t.match(await client.until(/quick one/), /slow one[^]*quick one/)
 })
+
+t.test('a reason phrase with other than plain characters does not cost the answer', async t => {
+  const agent = await rawAgent(t, socket => { socket.write('HTTP/1.1 200 Ça va 日本\r\nContent-Length: 2\r\n\r\nok') })
+  const gateway = await startGateway(t, { agents: [agentAt('raw', agent)] })
+
+  t.match(await rawRequest(t, gateway.port, 'GET /api/raw/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'), /^HTTP\/1\.1 200 OK\r\n[^]*ok$/)
+  t.match(await rawRequest(t, gateway.port, 'GET /api/raw/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'), /^HTTP\/1\.1 200 OK\r\n[^]*ok$/)
+})
+
+t.test('a transfer coding that nobody asked for is an invalid answer, not its undecoded bytes', async t => {
+  const agent = await rawAgent(t, socket => { socket.end('HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n') })
+  const gateway = await startGateway(t, { agents: [agentAt('raw', agent)] })
+
+  t.match(await rawRequest(t, gateway.port, 'GET /api/raw/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'), /^HTTP\/1\.1 502 [^]*FLEET_UPSTREAM_INVALID/)
+})
+
+t.test('an unasked 100 Continue is skipped, wherever it is cut', async t => {
+  const agent = await rawAgent(t, (socket, chunk) => {
+    const answer = 'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Go on\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 23\r\n\r\nHTTP/1.1 100 is a body.'
+    const at = Number(/\/(\d+)/.exec(chunk.toString())![1])
+    socket.write(answer.slice(0, at), () => setImmediate(() => socket.write(answer.slice(at))))
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('raw', agent)] })
+
+  for (const at of [12, 20, 25, 40, 60, 100, 104, 110]) {
+    const answer = await fetch(`${gateway.origin}/api/raw/${at}`, { method: 'POST', body: 'x' })
+    t.equal(answer.status, 200, `cut at ${at}`)
+    t.equal(await answer.text(), 'HTTP/1.1 100 is a body.')
+  }
+})
+
+t.test('an interim answer goes on without the fields of its hop, and no more of them than the client takes', async t => {
+  const hint = `HTTP/1.1 103 Early Hints\r\nLink: <${'x'.repeat(1_000)}>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n`
+  const agent = await rawAgent(t, socket => { socket.write(`${hint.repeat(20_000)}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok`) })
+  const gateway = await startGateway(t, { agents: [agentAt('raw', agent)] })
+  const client = await rawClient(t, gateway.port)
+  client.socket.pause()
+  const answered = new Promise<void>(resolve => { gateway.upstream.onSettled(() => resolve()) })
+
+  client.send('GET /api/raw/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+  await answered
+  client.socket.resume()
+
+  const answer = await client.closed()
+  t.match(answer, /^HTTP\/1\.1 103 Early Hints\r\nLink: [^]*HTTP\/1\.1 200 OK\r\n[^]*ok$/)
+  t.notMatch(answer, /X-Hop/)
+  t.ok(answer.length < 20_000 * 1_000, 'some were dropped')
+})
+
+t.test('an early answer that came whole does not cut a client that is still uploading off', async t => {
+  const agent = await rawAgent(t, socket => { socket.write('HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\n\r\nbig') })
+  const gateway = await startGateway(t, { agents: [agentAt('raw', agent)] })
+  const client = await rawClient(t, gateway.port)
+
+  client.send('POST /api/raw/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000009\r\n\r\nbeginning')
+  await client.until(/big$/)
+  await new Promise<void>((resolve, reject) => {
+    client.socket.once('error', reject)
+    client.socket.write(Buffer.alloc(30_000_000), error => error ? reject(error) : resolve())
+  })
+
+  t.match(await client.closed(), /^HTTP\/1\.1 413 Too Much\r\n[^]*big$/)
+})
+
+t.test('the token among the subprotocols reaches no agent, in an ordinary request either', async t => {
+  const { gateway } = await gatewayWithEcho(t, { auth: { secret: 'fleet-secret-token' } })
+
+  const answer = await rawRequest(t, gateway.port, 'GET /api/planner/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: fleet.bearer.fleet-secret-token, chat\r\n\r\n')
+
+  t.match(answer, /^HTTP\/1\.1 200 /)
+  t.same(valuesOf(bodyOf(answer), 'sec-websocket-protocol'), ['chat'])
+})

@@ -309,3 +309,38 @@ function deferred<T> () {
   const promise = new Promise<T>(resolve => { settle = resolve })
   return { promise, resolve: settle }
 }
+
+t.test('a WebSocket whose client stopped reading is over when its agent is, or when it idles', async t => {
+  const agent = await rawAgent(t, (socket, chunk) => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n')
+    socket.write(Buffer.alloc(20_000_000))
+    if (chunk.includes('/dies')) setImmediate(() => socket.destroy())
+  })
+  const gateway = await startGateway(t, { agents: [{ ...agentAt('chat', agent), timeouts: { idle: '100ms' } }] })
+  for (const path of ['dies', 'idles']) {
+    const accepted = once(gateway.server, 'connection') as Promise<[Duplex]>
+    const client = await rawClient(t, gateway.port)
+    const [atGateway] = await accepted
+    client.socket.pause()
+
+    client.send(`GET /api/chat/${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n`)
+
+    await once(atGateway, 'close')
+    t.equal(gateway.registry.get('chat').instances[0]!.runtime.inFlight, 0, path)
+  }
+})
+
+t.test('a refusal of a WebSocket that never ends is held to timeouts.idle, and its client to closing', async t => {
+  const agent = await rawAgent(t, socket => { socket.write('HTTP/1.1 403 No\r\nContent-Length: 10\r\n\r\nabc') })
+  const gateway = await startGateway(t, { agents: [{ ...agentAt('chat', agent), timeouts: { idle: '60ms' } }] })
+  for (const name of ['chat', 'nobody']) {
+    const accepted = once(gateway.server, 'connection') as Promise<[Duplex]>
+    const client = await rawClient(t, gateway.port)
+    const [atGateway] = await accepted
+
+    client.send(`GET /api/${name}/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n`)
+
+    await once(atGateway, 'close')
+    t.equal(gateway.registry.get('chat').instances[0]!.runtime.inFlight, 0, name)
+  }
+})
