@@ -33,13 +33,14 @@ const sweepMs = 250
 
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
-  const { maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
+  const { allowedHosts, maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
   const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent: 1_000 })
   const stateFile = stateDir === undefined ? null : createStateFile(stateDir, fastify.log)
 
-  const saved = await stateFile?.load()
+  const saved = await stateFile?.load({ ...(allowedHosts && { allowedHosts }) })
   if (saved) {
-    for (const reason of registry.importState(saved).skipped) fastify.log.warn(`Left out of the kept registrations: ${reason}`)
+    const { skipped } = registry.importState(saved.state)
+    for (const reason of [...saved.skipped, ...skipped]) fastify.log.warn(`Left out of the kept registrations: ${reason}`)
   }
 
   const keeper: RegistryStateKeeper = {

@@ -1,15 +1,21 @@
 /**
  * registry.json in the state folder: written whole, by fsync and rename, one write at a time; what came during a write is in the next.
+ * Whatever is wrong with it is a warning; what could not be read is never written over.
  */
 import { mkdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FastifyBaseLogger } from 'fastify'
 import writeFileAtomic from 'write-file-atomic'
+import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { RegistryState } from '../../src/fleet/registry.ts'
+import { readKeptState, type KeptState } from './kept-state.ts'
 
 export interface StateFile {
-  /** What was kept; undefined for a first start. A damaged file is set aside with a warning. */
-  load (): Promise<RegistryState | undefined>
+  /**
+   * What was kept; undefined for a first start. A damaged file is set aside with a warning. Where that fails, or the file can't be read,
+   * saves are refused from then on.
+   */
+  load (rules?: RegistrationHostRules): Promise<KeptState | undefined>
   /** Resolves when a state taken after this call is on disk. */
   save (snapshot: () => RegistryState): Promise<void>
   /** Resolves when no write is under way. */
@@ -21,25 +27,44 @@ export function createStateFile (folder: string, log: FastifyBaseLogger): StateF
   const path = join(folder, 'registry.json')
   let writing: Promise<void> = Promise.resolve()
   let next: Promise<void> | null = null
+  /** Why the file must stay as it is. */
+  let untouchable: string | null = null
+
+  function leaveAlone (reason: string): void {
+    untouchable = reason
+    log.warn(`${reason}; the fleet starts without its registrations, and new ones are refused until that is put right and the gateway restarts`)
+  }
+
+  async function setAside (problem: unknown): Promise<void> {
+    const damage = `${path} is damaged (${messageOf(problem)})`
+    const aside = `${path}.damaged-${Date.now()}`
+    try {
+      await rename(path, aside)
+      log.warn(`${damage}; it was set aside as ${aside}, and the fleet starts without its registrations`)
+    } catch (error) {
+      leaveAlone(`${damage} and can't be set aside (${messageOf(error)})`)
+    }
+  }
 
   return {
-    async load () {
-      const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-        if (error.code === 'ENOENT') return undefined
-        throw error
-      })
-      if (text === undefined) return undefined
+    async load (rules) {
+      let text
       try {
-        return parseState(text)
+        text = await readFile(path, 'utf8')
       } catch (error) {
-        const aside = `${path}.damaged-${Date.now()}`
-        await rename(path, aside)
-        log.warn(`${path} is damaged (${(error as Error).message}); it was set aside as ${aside}, and the fleet starts without its registrations`)
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') leaveAlone(`${path} can't be read (${messageOf(error)})`)
+        return undefined
+      }
+      try {
+        return readKeptState(text, rules)
+      } catch (error) {
+        await setAside(error)
         return undefined
       }
     },
 
-    save (snapshot) {
+    async save (snapshot) {
+      if (untouchable !== null) throw new Error(`Registrations can't be kept: ${untouchable}`)
       next ??= writing.catch(() => {}).then(async () => {
         next = null
         await mkdir(folder, { recursive: true, mode: 0o700 })
@@ -55,15 +80,6 @@ export function createStateFile (folder: string, log: FastifyBaseLogger): StateF
   }
 }
 
-function parseState (text: string): RegistryState {
-  const state = JSON.parse(text) as Partial<RegistryState> | null
-  if (state?.version !== 1) throw new Error('unknown version')
-  if (!Array.isArray(state.agents)) throw new Error('no agents')
-  for (const agent of state.agents) {
-    if (typeof agent?.name !== 'string' || !Array.isArray(agent.instances)) throw new Error('an agent without name or instances')
-    for (const { host, port } of agent.instances) {
-      if (typeof host !== 'string' || !Number.isInteger(port)) throw new Error(`an instance of ${agent.name} without host or port`)
-    }
-  }
-  return state as RegistryState
+function messageOf (error: unknown): string {
+  return (error as Error).message
 }

@@ -1,11 +1,12 @@
 /** plugins/registry alone: what is kept over a restart. The rules of the registry itself are in test/fleet/registry.test.ts. */
-import { chmod, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
-import Fastify from 'fastify'
+import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t, { type Test } from 'tap'
 import registry, { type RegistryPluginOptions } from '../../plugins/registry/index.ts'
 import { createStateFile } from '../../plugins/registry/state-file.ts'
+import type * as StateFileModule from '../../plugins/registry/state-file.ts'
 import type { RegistryState } from '../../src/fleet/registry.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 
@@ -120,9 +121,7 @@ t.test('only the owner can read what is kept', async t => {
 
 t.test('a damaged file is set aside with a warning, and never a reason not to start', async t => {
   const damaged = [
-    '', '{', 'null', '7', '[]', '{"version":2,"agents":[]}', '{"version":1}', '{"version":1,"agents":{}}', '{"version":1,"agents":[null]}',
-    '{"version":1,"agents":[{"name":7,"instances":[]}]}', '{"version":1,"agents":[{"name":"a"}]}',
-    '{"version":1,"agents":[{"name":"a","instances":[null]}]}', '{"version":1,"agents":[{"name":"a","instances":[{"host":7,"port":1}]}]}', '{"version":1,"agents":[{"name":"a","instances":[{"host":"h","port":"1"}]}]}'
+    '', '{', 'null', '7', '[]', '{"version":2,"agents":[]}', '{"version":1}', '{"version":1,"agents":{}}'
   ]
   const folder = t.testdir(Object.fromEntries(damaged.map((text, index) => [String(index), { 'registry.json': text }])))
   for (const [index, text] of damaged.entries()) {
@@ -152,18 +151,119 @@ t.test('what the registry does not take back is named, the rest is taken', async
 })
 
 t.test('a name like __proto__ in the file does no harm', async t => {
-  const stateDir = t.testdir({ 'registry.json': '{"version":1,"agents":[{"name":"constructor","instances":[{"host":"h","port":1}],"__proto__":{"polluted":true}}]}' })
+  const stateDir = t.testdir({ 'registry.json': '{"version":1,"agents":[{"name":"constructor","instances":[{"host":"h","port":1}]},{"name":"odd","instances":[{"host":"h","port":1}],"__proto__":{"polluted":true}}]}' })
 
-  const { app } = await appWith(t, { stateDir })
+  const { app, logged } = await appWith(t, { stateDir })
 
   t.equal(app.registry.get('constructor').instances.length, 1)
+  t.match(logged, [{ level: 40, msg: 'Left out of the kept registrations: odd: __proto__ this key is not allowed' }])
   t.equal((({}) as Record<string, unknown>)['polluted'], undefined)
 })
 
-t.test('a file that can not be read at all stops the start', async t => {
-  const stateDir = t.testdir({ 'registry.json': {} })
+t.test('a kept entry that no registration could have made is left out by name, and the rest is taken', async t => {
+  const instance = { host: 'localhost', port: 1, protocol: 'http', weight: 1 }
+  const bad = { name: 'bad', instances: [instance] }
+  const table: [unknown, RegExp][] = [
+    [null, /: agents\[0\]: must be an object/], ['bad', /: agents\[0\]: must be an object/], [[bad], /: agents\[0\]: /],
+    [{ ...bad, name: 7 }, /: agents\[0\]: name must match/], [{ ...bad, name: '../x' }, /: agents\[0\]: name must match/], [{ ...bad, name: '__proto__' }, /: agents\[0\]: name must match/],
+    [{ name: 'bad' }, /: bad: instances is required/], [{ ...bad, instances: {} }, /: bad: instances /],
+    [{ ...bad, aliases: 'x' }, /: bad: aliases /], [{ ...bad, aliases: ['a b'] }, /: bad: aliases\[0\] must match/], [{ ...bad, aliases: [7] }, /: bad: aliases\[0\] /],
+    [{ ...bad, metadata: [] }, /: bad: metadata /], [{ ...bad, metadata: 'x' }, /: bad: metadata /], [{ ...bad, policy: [] }, /: bad: policy /],
+    [{ ...bad, policy: { timeouts: { response: 'soon' } } }, /: bad: policy\.timeouts\.response /], [{ ...bad, policy: { timeouts: { response: '5s' } } }, /: bad: policy must have numbers/],
+    [{ ...bad, policy: { timeouts: { response: 0 } } }, /: bad: policy\.timeouts\.response /], [{ ...bad, policy: { timeouts: { idle: 1e12 } } }, /: bad: policy\.timeouts\.idle /],
+    [{ ...bad, policy: { retry: { attempts: 50 } } }, /: bad: policy\.retry\.attempts /], [{ ...bad, policy: { retry: { statuses: [200] } } }, /: bad: policy\.retry\.statuses\[0\] /], [{ ...bad, policy: { retry: { maxBodyBytes: '64KiB' } } }, /: bad: policy must have numbers/],
+    [{ ...bad, policy: { health: { path: 'x' } } }, /: bad: policy\.health\.path /], [{ ...bad, policy: { health: { interval: 1 } } }, /: bad: policy\.health\.interval /], [{ ...bad, policy: { preserveHost: 'yes' } }, /: bad: policy\.preserveHost /],
+    [{ ...bad, policy: { forwardAuthorization: true } }, /: bad: policy\.forwardAuthorization /], [{ ...bad, surprise: 1 }, /: bad: surprise /],
+    ...([
+      [null, /must be an object/], [{ ...instance, host: 7 }, /host /], [{ ...instance, host: 'a/b' }, /host must be a bare/], [{ ...instance, host: '169.254.169.254' }, /host must not be a cloud metadata address/],
+      [{ ...instance, port: '1' }, /port /], [{ ...instance, port: 0 }, /port /], [{ ...instance, port: 65_536 }, /port /], [{ ...instance, protocol: 'gopher' }, /protocol must be "http" or "https" \(got "gopher"\)/],
+      [{ ...instance, weight: 0 }, /weight /], [{ ...instance, weight: 1_001 }, /weight /], [{ ...instance, ttlMs: 'long' }, /ttlMs /], [{ ...instance, ttlMs: 1 }, /ttlMs /], [{ ...instance, ttlMs: 1e12 }, /ttlMs /],
+      [{ ...instance, trusted: 'yes' }, /trusted /], [{ ...instance, surprise: 1 }, /surprise /]
+    ] as [unknown, RegExp][]).map(([entry, reason]): [unknown, RegExp] => [{ ...bad, instances: [entry] }, new RegExp(`: bad instances\\[0\\]: ${reason.source}`)])
+  ]
+  const good = [{ name: 'good', aliases: ['fine'], metadata: { a: [1] }, policy: { timeouts: { response: 5_000 }, retry: { maxBodyBytes: 1024 } }, instances: [{ ...instance, ttlMs: 60_000, trusted: true }] }]
+  const folder = t.testdir(Object.fromEntries(table.map(([entry], index) => [String(index), { 'registry.json': JSON.stringify({ version: 1, agents: [entry, ...good] }) }])))
+  for (const [index, [entry, reason]] of table.entries()) {
+    const { app, logged } = await appWith(t, { stateDir: join(folder, String(index)) })
 
-  await t.rejects(appWith(t, { stateDir }), { code: 'EISDIR' })
+    t.same([...app.registry.agents()].map(({ name }) => name), ['good'], JSON.stringify(entry))
+    t.match(logged, [{ level: 40, msg: reason }], JSON.stringify(entry))
+    t.equal(logged.length, 1)
+    t.same(app.registry.exportState().agents, good)
+  }
+})
+
+t.test('a bad instance does not take the agent\'s others with it', async t => {
+  const state = { version: 1, agents: [{ name: 'a', aliases: ['x'], instances: [{ host: 'h', port: 0 }, { host: 'H.', port: 2 }] }] }
+  const stateDir = t.testdir({ 'registry.json': JSON.stringify(state) })
+
+  const { app, logged } = await appWith(t, { stateDir })
+
+  t.match(app.registry.get('x').instances, [{ host: 'h', port: 2, protocol: 'http', weight: 1, trusted: false }])
+  t.match(logged, [{ level: 40, msg: /^Left out of the kept registrations: a instances\[0\]: port / }])
+})
+
+t.test('what was kept is held to the host rules of today', async t => {
+  const instances = ['10.1.2.3', 'a.internal', 'elsewhere.example', '192.0.2.1', '0.0.0.0', '127.1'].map(host => ({ host, port: 1 }))
+  const stateDir = t.testdir({ 'registry.json': JSON.stringify({ version: 1, agents: [{ name: 'a', instances }] }) })
+
+  const { app, logged } = await appWith(t, { stateDir, allowedHosts: ['10.0.0.0/8', '.internal'] })
+
+  t.same(app.registry.get('a').instances.map(({ host }) => host), ['10.1.2.3', 'a.internal'])
+  t.match(logged.map(({ level, msg }) => [level, msg]), [
+    [40, /: a instances\[2\]: host must be among registry\.allowedHosts \(got "elsewhere\.example"\)/], [40, /instances\[3\]: host must be among/],
+    [40, /instances\[4\]: host must not be an unspecified address/], [40, /instances\[5\]: host must be an IPv4 address in its usual form/]
+  ])
+  t.equal(logged.length, 4)
+})
+
+/** The start goes on without the file's registrations, and the file stays as it is. */
+async function leftAlone (t: Test, stateDir: string, warning: RegExp) {
+  const { app, logged } = await appWith(t, { stateDir })
+
+  t.equal(app.registry.size, 0)
+  t.match(logged, [{ level: 40, msg: warning }])
+  t.equal(logged.length, 1)
+  app.registry.register(planner)
+  await t.rejects(app.registryState.save(), { message: /^Registrations can't be kept: .*registry\.json / })
+  await app.close()
+}
+
+t.test('a file that can not be read is a warning, and is never written over', async t => {
+  const stateDir = t.testdir({ 'registry.json': { inside: 'x' } })
+
+  await leftAlone(t, stateDir, /registry\.json can't be read \(EISDIR.*without its registrations/)
+
+  t.same(await readdir(join(stateDir, 'registry.json')), ['inside'])
+})
+
+t.test('a folder that is none is a warning', async t => {
+  const parent = t.testdir({ '.fleet': 'a file in the way' })
+
+  await leftAlone(t, join(parent, '.fleet'), /registry\.json can't be read \(ENOTDIR/)
+})
+
+t.test('a file without permission is a warning', { skip: process.getuid?.() === 0 ? 'root reads everything' : false }, async t => {
+  const stateDir = t.testdir({ 'registry.json': '{"version":1,"agents":[]}' })
+  await chmod(join(stateDir, 'registry.json'), 0)
+
+  await leftAlone(t, stateDir, /registry\.json can't be read \(EACCES/)
+})
+
+t.test('a damaged file that can not be set aside is a warning, and is never written over', async t => {
+  const stateDir = t.testdir({ 'registry.json': '{' })
+  const { createStateFile } = await t.mockImport<typeof StateFileModule>('../../plugins/registry/state-file.ts', {
+    'node:fs/promises': { mkdir, readFile, rename: async () => { throw new Error('EPERM: not permitted') } }
+  })
+  const warnings: string[] = []
+  const file = createStateFile(stateDir, { warn: (text: string) => warnings.push(text) } as unknown as FastifyBaseLogger)
+
+  t.equal(await file.load(), undefined)
+
+  t.match(warnings, [/registry\.json is damaged .* and can't be set aside \(EPERM: not permitted\)/])
+  await t.rejects(file.save(() => ({ version: 1, agents: [] })), { message: /^Registrations can't be kept: .* is damaged/ })
+  await file.idle()
+  t.equal(await readFile(join(stateDir, 'registry.json'), 'utf8'), '{')
 })
 
 t.test('saves that come together are one write, and each has what was there when it was asked for', async t => {
