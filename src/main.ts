@@ -2,6 +2,7 @@
 /**
  * Process entry: arguments, environment, signals, exit code. The only file that touches `process`.
  */
+import { readFileSync } from 'node:fs'
 import { Command, CommanderError, InvalidArgumentError } from 'commander'
 import { CommandError, type CommandIo } from './cli/io.ts'
 import { serve, type ServeFlags } from './cli/serve.ts'
@@ -29,13 +30,16 @@ const usageExitCode = 2
 function integer (least: number, most: number) {
   return (text: string): number => {
     const value = Number(text)
-    if (!/^\d+$/.test(text) || value < least || value > most) throw new InvalidArgumentError(`must be a whole number from ${least} to ${most}.`)
+    if (!/^\d+$/.test(text) || value < least || value > most) throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`)
     return value
   }
 }
 
+const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+
 const program = new Command('fleet-gateway')
   .description('One HTTP front door to a whole fleet of agents.')
+  .version(version)
   .exitOverride()
   .showHelpAfterError('(--help tells more)')
 

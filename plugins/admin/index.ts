@@ -81,9 +81,10 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     return { message: `renewed ${id}`, name: instance.agent, instance: instanceView(instance), lease: instance.lease && leaseView(instance.lease) }
   })
 
-  fastify.delete<{ Params: NameParams, Querystring: { host?: string, port?: string } }>('/registry/:name', changing, async request => {
+  fastify.delete<{ Params: NameParams, Querystring: { host?: string, port?: string, drain?: string } }>('/registry/:name', changing, async request => {
     const { name } = request.params
-    const { host, port } = request.query
+    const { host, port, drain } = request.query
+    if (drain !== undefined) throw new BadRequestError('Instances are drained one by one: DELETE /registry/{name}/instances/{id}?drain=true')
     if (host === undefined && port === undefined) {
       const removed = registry.removeAgent(name)
       return deregistered(removed.name, removed.inFile)
@@ -93,7 +94,9 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
   fastify.delete<{ Params: InstanceParams, Querystring: { drain?: string } }>('/registry/:name/instances/:id', changing, async request => {
     const { name, id } = request.params
-    if (request.query.drain !== 'true') return removeInstance(name, id)
+    const { drain = 'false' } = request.query
+    if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
+    if (drain === 'false') return removeInstance(name, id)
     const instance = registry.drain(name, id)
     removeWhenIdle(name, id)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }

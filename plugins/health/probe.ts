@@ -26,7 +26,11 @@ export function createProbe (clock: Clock, lookupOf: LookupOf = createLookupOf(u
 function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunction | undefined, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
   return new Promise(resolve => {
     let outcome: ProbeOutcome = 'refused'
-    const socket = connect({ host, port, signal, ...(lookup && { lookup }) })
+    const socket = connect({ host, port, ...(lookup && { lookup }) })
+    // Not connect()'s own `signal`: Node 20 never takes its listener off again, and this signal lives as long as the instance.
+    const onAbort = () => socket.destroy()
+    signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
     const cancelTimeout = clock.after(timeoutMs, () => {
       outcome = 'timeout'
       socket.destroy()
@@ -37,6 +41,7 @@ function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunctio
     })
     socket.once('error', () => {}) // 'close' follows
     socket.once('close', () => {
+      signal.removeEventListener('abort', onAbort)
       cancelTimeout()
       resolve(outcome)
     })

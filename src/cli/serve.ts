@@ -48,8 +48,8 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     const config = parseConfig(mergeConfig(value, overrides), source)
     const gateway = await createGateway({ ...overrides, file, env: io.env }, { loggerInstance: pino({ level: 'warn' }, pino.destination(2)) })
     await listen(gateway, config)
-    gateway.discovery.onReload(() => io.say(`${file} changed: ${fleetOf(gateway)}`))
-    announce(gateway, config, secret, existsSync(file) ? file : null, io)
+    gateway.discovery.onReload(() => io.say(`${file} was applied; the fleet now: ${fleetOf(gateway)}`))
+    announce(gateway, config, secret, file, io)
     return await untilSignal(gateway, config, io)
   } catch (error) {
     if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)
@@ -96,10 +96,10 @@ async function listen (gateway: FastifyInstance, { server }: FleetConfig): Promi
   }
 }
 
-function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, file: string | null, io: CommandIo): void {
+function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, file: string, io: CommandIo): void {
   const url = gateway.listeningOrigin
   io.say(`Fleet Gateway on ${url}`)
-  io.say(`  agents  ${fleetOf(gateway)}${file === null ? `; there is no ${defaultFile}, so only what is registered` : ` (${file})`}`)
+  io.say(`  agents  ${fleetOf(gateway)}${existsSync(file) ? ` (${file})` : `; there is no ${file}, so only what is registered until there is`}`)
   if (secret === null) {
     io.say('  auth    OFF: anybody who reaches this port can use and change the fleet')
   } else {
@@ -107,7 +107,8 @@ function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundS
     // Off a terminal this is a log, where no secret belongs; its file has it.
     if (secret.isNew) io.say(io.isTerminal ? `          it was made now; use it as  Authorization: Bearer ${secret.secret}` : '          it was made now and is kept there')
   }
-  if (!config.rateLimit.enabled) io.say('  limits  off')
+  const { enabled, perMinute, burst } = config.rateLimit
+  io.say(`  limits  ${enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off'}`)
   io.say(`  try     curl ${url}/health`)
 }
 

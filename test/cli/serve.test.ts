@@ -80,6 +80,7 @@ t.test('on a terminal a newly made secret is named, once', async t => {
     t.equal(await ended, 0)
     const secret = (await readFile(join(cwd, '.fleet/secret'), 'utf8')).trim()
     t.equal(lines.join('\n').includes(secret), isFirst)
+    t.match(lines.join('\n'), `there is no ${join(cwd, 'fleet.yaml')}`, 'a missing file is an empty fleet, and is named')
   }
 })
 
@@ -144,6 +145,9 @@ t.test('what keeps it from starting is said in a line, with the exit code that b
     t.match(said(), message)
     t.notMatch(said(), /\n\s+at /, 'no stack')
   }
+  const version = launch(t, ['--version'], { cwd })
+  t.equal(await version.exited, 0)
+  t.match(version.printed(), /^\d+\.\d+\.\d+\n$/)
   const help = launch(t, ['serve', '--help'], { cwd })
   t.equal(await help.exited, 0)
   t.match(help.printed(), /--fleet-yaml[^]*Examples:/)

@@ -143,6 +143,7 @@ t.test('deregistration: the agent at once, one instance by address or id', async
   const [first] = (await gateway.inject('/registry')).json().a.instances
   t.equal((await remove(`/registry/a/instances/${first.id}`)).statusCode, 200)
   t.equal((await remove(`/registry/a/instances/${first.id}`)).statusCode, 404)
+  for (const url of ['/registry/a?drain=true', `/registry/a/instances/${first.id}?drain=yes`]) t.equal((await remove(url)).statusCode, 400, url)
   t.equal((await remove('/registry/a')).statusCode, 200)
   t.equal((await remove('/registry/a')).statusCode, 404)
   t.equal((await gateway.inject('/api/a/x')).statusCode, 404)

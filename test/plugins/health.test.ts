@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { createServer } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
@@ -12,7 +12,7 @@ import registry from '../../plugins/registry/index.ts'
 import upstream from '../../plugins/upstream/index.ts'
 import { systemClock } from '../../src/clock.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
-import { stateOf, type Instance } from '../../src/fleet/instance.ts'
+import { newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
 import { deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
@@ -644,3 +644,18 @@ VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
 zj0EAwIDSAAwRQIhAOKOJYTi9zPmw6UpwKudn2ydIcsYR8FaT2ymEcdg/MXIAiAQ
 Ceq6IC2Nvq0e7Jo+7+P6IYipEnIKNk6pnerSoDupzQ==
 -----END CERTIFICATE-----`
+
+t.test('a probe leaves nothing on the signal that outlives it', async t => {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.teardown(() => server.close())
+  const { port } = server.address() as AddressInfo
+  const { signal } = new AbortController()
+  const probe = createProbe(systemClock)
+  const settings = { interval: 1_000, timeout: 1_000, unhealthyAfter: 3, healthyAfter: 2 }
+  const instance: Instance = { id: 'i', agent: 'a', protocol: 'http', host: '127.0.0.1', port, origin: `http://127.0.0.1:${port}`, weight: 1, source: 'file', trusted: true, lease: null, runtime: newRuntime() }
+
+  for (let index = 0; index < 20; index++) t.equal(await probe(instance, settings, signal), 'ok')
+
+  t.equal(getEventListeners(signal, 'abort').length, 0)
+})
