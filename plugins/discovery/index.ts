@@ -8,8 +8,8 @@ import type {} from '../registry/index.ts'
 import { toAgentDefinitions, type FileAgentInput } from '../../src/agent-options.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { ConfigError } from '../../src/config-file.ts'
-import { NameConflictError, isFleetError } from '../../src/errors.ts'
-import type { AgentDefinition, Registry } from '../../src/fleet/registry.ts'
+import { isFleetError } from '../../src/errors.ts'
+import type { AgentDefinition } from '../../src/fleet/registry.ts'
 import { parseOptions } from '../../src/options.ts'
 import type { Environment } from '../../src/yaml.ts'
 import { loadAgents, parseAgents } from './agents-file.ts'
@@ -98,12 +98,17 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
     if (file !== undefined) unwatch = await watchStat(file, intervalMs, check)
     const found = file === undefined ? null : await contentHash(file)
     const next = withFixed(await read())
-    applyFirst(registry, next.agents, reason => log.warn(`Left out of the kept registrations: ${reason}`))
+    replaceAgents(next)
     return { next, found }
   }
 
   function now (): string {
     return new Date(clock.now()).toISOString()
+  }
+
+  /** The file is right against what was registered, which must never be a reason not to start or not to reload. */
+  function replaceAgents ({ agents }: Loaded): void {
+    for (const loss of registry.replaceFile(agents).dropped) log.warn(`The file claims a name that was registered: ${loss}`)
   }
 
   function withFixed ({ agents, ...others }: Loaded): Loaded {
@@ -156,7 +161,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
   function apply (next: Loaded, found: string | null): void {
     const summary = summariseChanges(loaded.agents, next.agents)
     // The same content again brings nothing back that a DELETE took out.
-    if (found !== hash || summary !== noChange) registry.replaceFile(next.agents)
+    if (found !== hash || summary !== noChange) replaceAgents(next)
     loaded = next
     hash = found
     status = { loadedAt: now(), ok: true }
@@ -202,22 +207,6 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
 }
 
 const noChange = summariseChanges([], [])
-
-/**
- * The first load comes after the registry took back what was registered before a restart. Where that claims a name of the file, the file
- * is right: what was kept must never be a reason not to start.
- */
-function applyFirst (registry: Registry, agents: readonly AgentDefinition[], onSkipped: (reason: string) => void): void {
-  try {
-    registry.replaceFile(agents)
-  } catch (error) {
-    if (!(isFleetError(error) && error.code === NameConflictError.code)) throw error
-    const kept = registry.exportState()
-    for (const { name } of kept.agents) registry.removeAgent(name)
-    registry.replaceFile(agents)
-    for (const reason of registry.importState(kept).skipped) onSkipped(reason)
-  }
-}
 
 export { DiscoveryOptions }
 export default fp(discoveryPlugin, { name: 'fleet-discovery', fastify: '5.x', decorators: { fastify: ['registry'] } })

@@ -59,6 +59,12 @@ export interface RegistryChange {
   readonly removed: readonly Instance[]
 }
 
+/** What a change of the file did. */
+export interface FileChange extends RegistryChange {
+  /** What registrations lost to names of the file, a sentence each. */
+  readonly dropped: readonly string[]
+}
+
 export interface RegistryLimits {
   /** The most agents the registration API may bring the fleet to. */
   readonly maxAgents: number
@@ -102,6 +108,8 @@ export class Registry {
   /** Who owns each name and alias of the file, also where a registration's aliases stand in for the file's just now. */
   #fileOwners: ReadonlyMap<string, string> = new Map()
   #leased = 0
+  /** Whether registrations changed without anybody who registers having asked for it. */
+  #unkept = false
 
   constructor (clock: Clock, limits: RegistryLimits = { maxAgents: 10_000, maxInstancesPerAgent: 1_000 }) {
     this.#clock = clock
@@ -145,11 +153,12 @@ export class Registry {
 
   /**
    * Makes the file's part of the fleet equal to `definitions`, in one step. What was registered stays, except that an agent
-   * whose definition in the file changed takes its settings from the file again, and what a DELETE took out comes back.
-   * @throws NameConflictError when two agents claim a name; nothing has changed then
+   * whose definition in the file changed takes its settings from the file again, and what a DELETE took out comes back. Where a
+   * registration holds a name of the file, the file is right: nobody who registers may keep a file from being applied.
+   * @throws NameConflictError when two agents of the file claim a name; nothing has changed then
    */
-  replaceFile (definitions: readonly AgentDefinition[]): RegistryChange {
-    this.#fileOwners = this.#refuseClashes(definitions)
+  replaceFile (definitions: readonly AgentDefinition[]): FileChange {
+    this.#fileOwners = fileOwners(definitions)
     const gone = new Map([...this.#entries].filter(([, entry]) => entry.file !== null))
     const touched = new Set<Entry>()
     for (const definition of definitions) {
@@ -166,13 +175,18 @@ export class Registry {
       entry.suppressed.clear()
       touched.add(entry)
     }
+    const dropped: string[] = []
     for (const entry of this.#entries.values()) {
+      const lost = this.#yieldNames(entry)
+      dropped.push(...lost)
       // An agent that is only remembered makes room for one that is there.
-      if (isEmptyRegistration(entry) && namesOf(entry).some(name => this.#fileOwners.has(name))) touched.add(entry)
+      if (lost.length > 0 || (isEmptyRegistration(entry) && namesOf(entry).some(name => this.#fileOwners.has(name)))) touched.add(entry)
     }
+    if (dropped.length > 0) this.#unkept = true
     // Names are freed before others take them, so that an alias may move from one agent to another in one reload.
     for (const entry of touched) this.#releaseNames(entry)
-    return this.#publish([...touched].map(entry => isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)))
+    const change = this.#publish([...touched].map(entry => isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)))
+    return { ...change, dropped }
   }
 
   /**
@@ -278,7 +292,7 @@ export class Registry {
     return this.#instance(this.#entry(nameOrAlias), id)
   }
 
-  /** Drops what is over: leases that ran out, and agents without an instance for ten minutes. Returns whether registrations changed. */
+  /** Drops what is over: leases that ran out, and agents without an instance for ten minutes. Returns whether registrations changed, also by a file that claimed their names. */
   expire (): boolean {
     const now = this.#clock.now()
     const changes: RegistryChange[] = []
@@ -301,7 +315,9 @@ export class Registry {
       }
     }
     if (changes.length > 0) this.#publish(changes)
-    return forgotten || changes.length > 0
+    const changed = forgotten || changes.length > 0 || this.#unkept
+    this.#unkept = false
+    return changed
   }
 
   /** What the registration API added, for keeping over a restart. */
@@ -372,28 +388,24 @@ export class Registry {
     return { ttlMs, expiresAt: this.#clock.now() + ttlMs }
   }
 
-  /** Checks the file's names against each other and against what was registered, before anything changes; returns their owners. */
-  #refuseClashes (definitions: readonly AgentDefinition[]): Map<string, string> {
-    const owners = new Map<string, string>()
-    for (const { name } of definitions) {
-      if (owners.has(name)) throw new NameConflictError(`The agent "${name}" is defined twice`)
-      owners.set(name, name)
+  /** Takes from what was registered under the entry's name the names that the file gives to others; says what it took. */
+  #yieldNames (entry: Entry): string[] {
+    if (entry.api.instances.size === 0) return []
+    const takerOf = (name: string) => {
+      const owner = this.#fileOwners.get(name)
+      return owner === entry.name ? undefined : owner
     }
-    for (const { name, aliases } of definitions) {
-      for (const alias of aliases ?? []) {
-        const owner = owners.get(alias)
-        if (owner !== undefined && owner !== name) throw new NameConflictError(`The alias "${alias}" of "${name}" belongs to the agent "${owner}"`)
-        owners.set(alias, name)
-      }
+    const taker = takerOf(entry.name)
+    if (taker !== undefined) {
+      entry.api = { instances: new Map() }
+      return [`the registered agent "${entry.name}" was removed: the name is an alias of the file's agent "${taker}"`]
     }
-    for (const entry of this.#entries.values()) {
-      if (entry.api.instances.size === 0) continue
-      for (const name of [entry.name, ...(entry.api.aliases ?? [])]) {
-        const owner = owners.get(name)
-        if (owner !== undefined && owner !== entry.name) throw new NameConflictError(`"${name}" of the file's agent "${owner}" belongs to the registered agent "${entry.name}"`)
-      }
-    }
-    return owners
+    const aliases = entry.api.aliases ?? []
+    const kept = aliases.filter(alias => takerOf(alias) === undefined)
+    if (kept.length === aliases.length) return []
+    if (kept.length > 0) entry.api.aliases = kept
+    else delete entry.api.aliases // so that those of the file, if there are any, stand again
+    return aliases.filter(alias => !kept.includes(alias)).map(alias => `the registered agent "${entry.name}" lost its alias "${alias}": it belongs to the file's agent "${takerOf(alias)}"`)
   }
 
   #releaseNames (entry: Entry): void {
@@ -463,6 +475,23 @@ export class Registry {
     if (change.added.length + change.removed.length > 0) for (const listener of this.#listeners) listener(change)
     return change
   }
+}
+
+/** Who owns each name and alias of the file. @throws NameConflictError when two agents claim one */
+function fileOwners (definitions: readonly AgentDefinition[]): Map<string, string> {
+  const owners = new Map<string, string>()
+  for (const { name } of definitions) {
+    if (owners.has(name)) throw new NameConflictError(`The agent "${name}" is defined twice`)
+    owners.set(name, name)
+  }
+  for (const { name, aliases } of definitions) {
+    for (const alias of aliases ?? []) {
+      const owner = owners.get(alias)
+      if (owner !== undefined && owner !== name) throw new NameConflictError(`The alias "${alias}" of "${name}" belongs to the agent "${owner}"`)
+      owners.set(alias, name)
+    }
+  }
+  return owners
 }
 
 function namesOf ({ name, agent }: Entry): string[] {

@@ -266,7 +266,7 @@ t.test('a removed agent is unknown at once', async t => {
 })
 
 t.test('a drained instance takes nothing new until it registers again', async t => {
-  const { clock, registry } = build()
+  const { registry } = build()
   const { instance: { id } } = registry.register(at(9001))
 
   t.equal(registry.drain('planner', id).runtime.draining, true)
@@ -361,7 +361,7 @@ t.test('the same file again changes nothing and tells nobody', async t => {
   registry.register(at(8502, { name: 'git', metadata: { from: 'api' }, ttlMs: 1_000 }))
   const before = seen(registry)
 
-  t.same(registry.replaceFile(structuredClone(file)), { added: [], removed: [] })
+  t.same(registry.replaceFile(structuredClone(file)), { added: [], removed: [], dropped: [] })
 
   t.same(seen(registry), before)
   t.equal(changes.length, 1)
@@ -398,10 +398,7 @@ t.test('a file whose names clash is refused as a whole', async t => {
   const cases: [string, AgentDefinition[]][] = [
     ['an alias that is a later agent', [agent('a', [1], { aliases: ['b'] }), agent('b', [2])]],
     ['an alias of two agents', [agent('a', [1], { aliases: ['x'] }), agent('b', [2], { aliases: ['x'] })]],
-    ['the same agent twice', [agent('a', [1]), agent('a', [2])]],
-    ['an alias that is a registered agent', [agent('a', [1], { aliases: ['planner'] })]],
-    ['an alias that is an alias of a registered agent', [agent('a', [1], { aliases: ['plan'] })]],
-    ['an agent that is an alias of a registered agent', [agent('plan', [1])]]
+    ['the same agent twice', [agent('a', [1]), agent('a', [2])]]
   ]
 
   for (const [title, file] of cases) {
@@ -409,6 +406,50 @@ t.test('a file whose names clash is refused as a whole', async t => {
     t.same(seen(registry), before, `${title} changes nothing`)
   }
   t.equal(changes.length, count)
+})
+
+t.test('the file takes its names from registrations, and everything else applies in the same step', async t => {
+  const removed = /"planner" was removed/
+  const lost = /"planner" lost its alias "plan"/
+  const cases: [string, AgentDefinition, RegExp, string | undefined][] = [
+    ['an alias that is a registered agent', agent('a', [1], { aliases: ['planner'] }), removed, undefined],
+    ['an alias that is an alias of a registered agent', agent('a', [1], { aliases: ['plan'] }), lost, 'planner'],
+    ['an agent that is an alias of a registered agent', agent('plan', [1]), lost, 'planner']
+  ]
+  for (const [title, definition, reason, left] of cases) {
+    const { clock, registry, changes } = build()
+    registry.replaceFile([agent('git', [8502])])
+    registry.register(at(9001, { aliases: ['plan', 'mine'] }))
+    registry.expire()
+
+    const { dropped } = registry.replaceFile([definition, agent('git', [8503])])
+
+    t.match(dropped, [reason], title)
+    t.equal(dropped.length, 1)
+    for (const name of [definition.name, ...definition.aliases ?? []]) t.equal(registry.get(name).name, definition.name, title)
+    t.same(ports(registry, 'git'), [8503], title)
+    t.equal(registry.find('mine')?.name, left, title)
+    t.equal(changes.length, 3, 'one step')
+    t.equal(registry.exportState().agents.length, left === undefined ? 0 : 1)
+    clock.advance(250)
+    t.equal(registry.expire(), true, 'whoever keeps the state hears of it')
+    t.equal(registry.expire(), false, 'once')
+  }
+})
+
+t.test('a name of the file that moves is taken from what was registered under its former owner', async t => {
+  const { registry } = build()
+  registry.replaceFile([agent('git', [1], { aliases: ['repo'] }), agent('old', [2])])
+  registry.register(at(3, { name: 'git', aliases: ['vcs'] }))
+  registry.register(at(4, { name: 'old' }))
+
+  const { dropped, removed } = registry.replaceFile([agent('git', [1], { aliases: ['repo'] }), agent('new', [5], { aliases: ['vcs', 'old'] })])
+
+  t.match(dropped, [/"git" lost its alias "vcs"/, /"old" was removed/])
+  t.same(removed.map(({ port }) => port), [2, 4])
+  t.same(registry.get('git').aliases, ['repo'], 'the file\'s aliases stand again')
+  t.same([registry.get('vcs').name, registry.get('old').name], ['new', 'new'])
+  t.same(registry.replaceFile([agent('git', [1], { aliases: ['repo'] }), agent('new', [5], { aliases: ['vcs', 'old'] })]).dropped, [])
 })
 
 t.test('a registration adds to an agent of the file, and the file does not take it away', async t => {

@@ -264,21 +264,36 @@ t.test('going back to what is running is good again, and changes nothing', async
   t.equal(app.discovery.status.ok, true)
 })
 
-t.test('a name that a registration holds makes a change bad', async t => {
+t.test('a name that a registration holds does not keep a change from being applied', async t => {
   const file = fleetFile(t, fleet('a'))
-  const { app, line, names } = await watched(t, { file })
+  const { app, reloaded, names, logged } = await watched(t, { file })
   app.registry.register({ name: 'api', host: 'localhost', port: 1 })
+  app.registry.register({ name: 'other', aliases: ['vcs', 'mine'], host: 'localhost', port: 2 })
 
-  const said = line(/not reloaded/)
-  await replace(file, 'agents:\n  - {name: a, port: 8501, aliases: [api]}\n  - {name: b, port: 1}\n')
-  await said
+  const seen = reloaded()
+  await replace(file, 'agents:\n  - {name: a, port: 8501, aliases: [api]}\n  - {name: vcs, port: 1}\n')
+  await seen
 
-  t.match(app.discovery.status, { ok: false, error: /"api"/ })
+  t.match(app.discovery.status, { ok: true })
+  t.same(names().sort(), ['a', 'other', 'vcs'])
+  t.equal(app.registry.get('api').name, 'a')
+  t.equal(app.registry.get('mine').name, 'other')
+  t.same(logged.filter(({ level }) => level === 40).map(({ msg }) => msg).sort(), [
+    'The file claims a name that was registered: the registered agent "api" was removed: the name is an alias of the file\'s agent "a"',
+    'The file claims a name that was registered: the registered agent "other" lost its alias "vcs": it belongs to the file\'s agent "vcs"'
+  ])
+})
+
+t.test('names that clash inside the file keep a change from being applied', async t => {
+  let agents: AgentDefinition[] = [{ name: 'a', instances: [] }]
+  const { app, names } = await watched(t, { load: async () => ({ agents }) })
+  app.registry.register({ name: 'api', host: 'localhost', port: 1 })
+  agents = [{ name: 'a', instances: [], aliases: ['api'] }, { name: 'b', instances: [], aliases: ['a'] }]
+
+  t.equal(await app.discovery.reload(), false)
+
+  t.match(app.discovery.status, { ok: false, error: /"a"/ })
   t.same(names(), ['a', 'api'])
-
-  app.registry.removeAgent('api')
-  t.equal(await app.discovery.reload(), true, 'as soon as the name is free')
-  t.same(names(), ['a', 'b'])
 })
 
 t.test('at the start the file is right against what was kept', async t => {
@@ -290,7 +305,7 @@ t.test('at the start the file is right against what was kept', async t => {
 
   t.same(names().sort(), ['a', 'other'])
   t.equal(app.registry.get('kept').name, 'a')
-  t.match(logged.filter(({ level }) => level === 40).map(({ msg }) => msg), [/^Left out of the kept registrations: kept: /])
+  t.match(logged.filter(({ level }) => level === 40).map(({ msg }) => msg), [/^The file claims a name that was registered: .*"kept" was removed/])
 })
 
 t.test('definitions that clash with each other stop the start', async t => {
