@@ -16,6 +16,8 @@ export interface AttemptOwner {
   /** Returns false to pause; AttemptHandler.resume() goes on. */
   onChunk (handler: AttemptHandler, chunk: Buffer): boolean
   onEnd (handler: AttemptHandler, trailers: string[] | null): void
+  /** Whether the request can go out once more, on a fresh connection, when the one it was on had been closed meanwhile. */
+  mayReplay (): boolean
   /** It failed before the response head. */
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void
   /** It failed in the middle of the response. */
@@ -152,7 +154,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     const foreign = error instanceof errors.HTTPParserError || error instanceof errors.HeadersOverflowError ||
       error instanceof errors.ResponseContentLengthMismatchError || (error instanceof errors.SocketError && error.message.startsWith('bad '))
     if (foreign) return 'invalid'
-    return this.#reused && !this.#responseBegan ? 'stale' : 'reset'
+    return this.#reused && !this.#responseBegan && this.#owner.mayReplay() ? 'stale' : 'reset'
   }
 
   #finish (): void {

@@ -73,7 +73,12 @@ export class ClientResponse {
     const { raw } = this
     if (this.#ending || raw.writableEnded) return
     this.#ending = true
-    if (trailers !== null && trailers.length > 0 && raw.chunkedEncoding) raw.addTrailers(pairs(trailers))
+    try {
+      if (trailers !== null && trailers.length > 0 && raw.chunkedEncoding) raw.addTrailers(pairs(trailers))
+    } catch {
+      this.#ending = false
+      return this.cut() // a value that can't be sent: better no answer than half of one that looks whole
+    }
     if (this.#request.complete) raw.end()
     else this.#lingeringEnd()
   }

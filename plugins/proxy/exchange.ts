@@ -9,7 +9,7 @@ import type { Upstream } from '../upstream/index.ts'
 import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
-import type { Instance } from '../../src/fleet/instance.ts'
+import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { toFleetError } from '../../src/problem.ts'
@@ -19,7 +19,7 @@ import type { Connections } from './connections.ts'
 import type { ForwardPolicy } from './policy.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead, type RequestHeadContext } from './request-head.ts'
-import { interimFields, responseHead } from './response-head.ts'
+import { interimFields, responseHead, trailerFields } from './response-head.ts'
 
 /** What all exchanges of a gateway share. */
 export interface ForwardContext extends RequestHeadContext {
@@ -32,6 +32,8 @@ export interface ForwardContext extends RequestHeadContext {
   /** No new exchanges are wanted on a client's connection. */
   readonly isDraining: () => boolean
   readonly budgetOf: (agent: Agent) => RetryBudget
+  /** Tells the log what the client is not told: the cause. */
+  readonly report: (error: FleetError, facts: RequestFacts) => void
   /** Open event streams and tunnels, to be ended when a drain runs out of time. */
   readonly streams: Set<EndableStream>
 }
@@ -51,7 +53,13 @@ export interface ForwardTarget {
   readonly prefix: string
   /** The same under its other names. */
   readonly knownPrefixes: readonly string[]
-  readonly dropAuthorization: boolean
+  /** The client's `Authorization` opened the gateway: only an agent that was given clients' tokens gets it. */
+  readonly authorizationIsGateways: boolean
+}
+
+/** Whether the client's `Authorization` stays behind. What is not trusted gets no tokens, whoever else of the agent does. */
+export function dropsAuthorization ({ authorizationIsGateways, policy }: ForwardTarget, instance: Instance): boolean {
+  return authorizationIsGateways && !(policy.forwardAuthorization && instance.trusted)
 }
 
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
@@ -70,6 +78,7 @@ export class Exchange implements AttemptOwner, EndableStream {
   readonly #tried: Instance[] = []
   readonly #repeatable: boolean
   #fields: string[] | null = null
+  #fieldsWithout = false
   #body: RequestBody = noBody
   #current: AttemptHandler | null = null
   #carried = 0
@@ -117,7 +126,7 @@ export class Exchange implements AttemptOwner, EndableStream {
         if (this.#over) return
         this.#facts.bytesReceived = bytes.length
         this.#body = bufferedBody(bytes)
-        this.#begin(first, false)
+        this.#begin(this.#stillWanted(first), false) // that may have taken the client a while
       })
     }
     this.#body = new StreamedBody(this.#request, {
@@ -126,6 +135,7 @@ export class Exchange implements AttemptOwner, EndableStream {
       onProgress: chunkLength => {
         this.#facts.bytesReceived += chunkLength
         this.#touch()
+        if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt)
       },
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
@@ -133,7 +143,7 @@ export class Exchange implements AttemptOwner, EndableStream {
   }
 
   onInterim (_handler: AttemptHandler, status: number, fields: string[], reason: string): void {
-    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names))
+    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
   }
 
   onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): boolean {
@@ -160,7 +170,7 @@ export class Exchange implements AttemptOwner, EndableStream {
 
   onEnd (_handler: AttemptHandler, trailers: string[] | null): void {
     this.#finish()
-    this.#response.end(trailers)
+    this.#response.end(trailers && trailerFields(trailers, this.#context.names))
   }
 
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void {
@@ -170,7 +180,6 @@ export class Exchange implements AttemptOwner, EndableStream {
     const { instance } = handler.attempt
     if (outcome === 'stale') {
       this.#carried-- // a replay is not a retry
-      if (this.#replayed || !this.#mayRepeat()) return this.#fail(new UpstreamUnreachableError('The agent closed the connection', { proxyStatus: 'connection_terminated' }, { cause: error }))
       this.#replayed = true
       return this.#begin(instance, true)
     }
@@ -181,6 +190,10 @@ export class Exchange implements AttemptOwner, EndableStream {
       return this.#retry(instance)
     }
     this.#fail(failureOf(outcome, error))
+  }
+
+  mayReplay (): boolean {
+    return !this.#replayed && !this.#over && this.#mayRepeat()
   }
 
   onBreak (): void {
@@ -198,15 +211,35 @@ export class Exchange implements AttemptOwner, EndableStream {
   /** Sends the request to an instance. @param fresh on a connection that was never used */
   #begin (instance: Instance, fresh: boolean): void {
     const { upstream, connections } = this.#context
-    const { policy, path, prefix, dropAuthorization } = this.#target
-    if (!this.#tried.includes(instance)) this.#tried.push(instance)
-    const attempt = upstream.begin(instance)
-    this.#facts.attempts.push(attempt)
-    const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
-    const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)
-    this.#current = handler
-    this.#fields ??= requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, prefix }, this.#context)
-    connection.client.dispatch({ path, method: this.#facts.method as 'GET', headers: this.#fields, body: this.#body.open(), reset: false, blocking: false }, handler)
+    const { policy, path } = this.#target
+    try {
+      if (!this.#tried.includes(instance)) this.#tried.push(instance)
+      const headers = this.#headersFor(instance)
+      const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
+      const attempt = upstream.begin(instance)
+      this.#facts.attempts.push(attempt)
+      const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)
+      this.#current = handler
+      connection.client.dispatch({ path, method: this.#facts.method as 'GET', headers, body: this.#body.open(), reset: false, blocking: false }, handler)
+    } catch (error) { // called from timers and body listeners, where nobody would catch it
+      this.#fail(toFleetError(error))
+    }
+  }
+
+  #headersFor (instance: Instance): string[] {
+    const { policy, prefix } = this.#target
+    const dropAuthorization = dropsAuthorization(this.#target, instance)
+    if (this.#fields === null || this.#fieldsWithout !== dropAuthorization) {
+      this.#fields = requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, prefix }, this.#context)
+      this.#fieldsWithout = dropAuthorization
+    }
+    return this.#fields
+  }
+
+  /** The instance, or another one when it went down or away since it was chosen. */
+  #stillWanted (instance: Instance): Instance {
+    if (isAvailable(instance, Date.now())) return instance
+    return this.#context.upstream.another(this.#target.agent, [instance]) ?? instance
   }
 
   /** The one retry: on another available instance, else on the same one after a moment. */
@@ -216,7 +249,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     const other = this.#context.upstream.another(this.#target.agent, this.#tried)
     if (other !== undefined) return this.#begin(other, false)
     const jitterMs = 25 + Math.random() * 75
-    this.#pauseTimer = setTimeout(() => this.#begin(failed, false), jitterMs)
+    this.#pauseTimer = setTimeout(() => this.#begin(this.#stillWanted(failed), false), jitterMs)
   }
 
   #mayRetry (): boolean {
@@ -232,6 +265,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     const { prefix, knownPrefixes, policy } = this.#target
     let isEventStream: boolean
     try {
+      const replyHeaders = this.#reply.getHeaders() as Record<string, string>
       const head = responseHead(rawFields, names, {
         status,
         method: this.#facts.method,
@@ -241,10 +275,10 @@ export class Exchange implements AttemptOwner, EndableStream {
         rewriteLocation: policy.rewriteLocation,
         corsEnabled,
         viaPseudonym,
-        replyHeaders: this.#reply.getHeaders() as Record<string, string>,
+        replyHeaders,
         canChunk: this.#request.httpVersion === '1.1'
       })
-      if (isDraining() || !this.#body.complete) head.fields.push('connection', 'close')
+      if ((isDraining() || !this.#body.complete) && replyHeaders['connection'] === undefined) head.fields.push('connection', 'close')
       isEventStream = head.isEventStream
       this.#response.start(status, reason, head.fields, head.contentLength)
     } catch (error) {
@@ -275,6 +309,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     if (this.#over) return
     this.#current?.cancel('aborted')
     this.#finish()
+    this.#context.report(error, this.#facts)
     this.#response.problem(error)
   }
 
@@ -286,7 +321,9 @@ export class Exchange implements AttemptOwner, EndableStream {
 
   #finish (): void {
     this.#over = true
-    for (const timer of [this.#idleTimer, this.#totalTimer, this.#pauseTimer]) if (timer !== null) clearTimeout(timer)
+    if (this.#idleTimer !== null) clearTimeout(this.#idleTimer)
+    if (this.#totalTimer !== null) clearTimeout(this.#totalTimer)
+    if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer)
     this.#idleTimer = this.#totalTimer = this.#pauseTimer = null
     if (this.#facts.stream !== null) this.#context.streams.delete(this)
     this.#body.finish()

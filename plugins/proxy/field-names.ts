@@ -54,6 +54,7 @@ const roles: ReadonlyMap<string, FieldRole> = new Map<string, FieldRole>([
 
 /** Clients choose names: what they can make us remember is bounded. */
 const mostRemembered = 2_000
+const longestRemembered = 64
 
 /** Classifies field names; one per gateway. */
 export class FieldNames {
@@ -63,7 +64,9 @@ export class FieldNames {
     let field = this.#known.get(name)
     if (field === undefined) {
       field = classify(name.toLowerCase())
-      if (this.#known.size < mostRemembered) this.#known.set(name, field)
+      if (name.length > longestRemembered) return field
+      if (this.#known.size >= mostRemembered) this.#known.clear() // the usual ones are back in no time
+      this.#known.set(name, field)
     }
     return field
   }

@@ -16,10 +16,11 @@ import { NotFoundError } from '../../src/errors.ts'
 import type { Agent, Rotation } from '../../src/fleet/agent.ts'
 import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
 import { RetryBudget } from '../../src/fleet/retry-budget.ts'
-import { Type, parseOptions } from '../../src/options.ts'
+import { Type, parseOptions, type Static } from '../../src/options.ts'
 import { agentPath } from './agent-path.ts'
 import { Connections } from './connections.ts'
 import { Exchange, type ForwardContext, type ForwardTarget } from './exchange.ts'
+import { createReporter } from './failure-log.ts'
 import { FieldNames } from './field-names.ts'
 import { acceptAllMethods, forwardedMethods } from './methods.ts'
 import { RetryOptions, TimeoutsOptions } from './options.ts'
@@ -36,8 +37,8 @@ const ProxyOptions = Type.Object({
 
 /** Data as in fleet.yaml (`timeouts`, `retry`, `server.bodyLimit` in bytes), and seams. */
 export interface ProxyPluginOptions {
-  timeouts?: object
-  retry?: object
+  timeouts?: Partial<Static<typeof TimeoutsOptions>>
+  retry?: Partial<Static<typeof RetryOptions>>
   bodyLimit?: number
   /** This process's own name in `Via`. @default random */
   viaPseudonym?: string
@@ -82,6 +83,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     corsEnabled: fastify.hasDecorator('corsEnabled') && fastify.corsEnabled,
     isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
     streams: new Set(),
+    report: createReporter(fastify.log),
     budgetOf (agent) {
       let budget = budgets.get(agent.rotation)
       if (budget === undefined) budgets.set(agent.rotation, budget = new RetryBudget())
@@ -100,13 +102,16 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
       policy,
       path: asked.rest,
       prefix: `${prefix}/${asked.segment}`,
-      knownPrefixes: prefixesOf(agent, `${prefix}/${asked.segment}`),
-      dropAuthorization: !policy.forwardAuthorization && request.authorizationIsGateways === true
+      knownPrefixes: prefixesOf(agent),
+      authorizationIsGateways: request.authorizationIsGateways === true
     }
   }
 
-  function prefixesOf (agent: Agent, used: string): string[] {
-    return [used, `${prefix}/${agent.name}`, ...agent.aliases.map(alias => `${prefix}/${alias}`)]
+  const knownPrefixes = new WeakMap<Agent, readonly string[]>()
+  function prefixesOf (agent: Agent): readonly string[] {
+    let prefixes = knownPrefixes.get(agent)
+    if (prefixes === undefined) knownPrefixes.set(agent, prefixes = [agent.name, ...agent.aliases].map(name => `${prefix}/${name}`))
+    return prefixes
   }
 
   function takeOver (request: FastifyRequest, reply: FastifyReply): void {

@@ -97,13 +97,24 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
 }
 
 /** The fields of an interim answer without those of the hop. @param raw flat */
-export function interimFields (raw: readonly string[], names: FieldNames): string[] {
+export function interimFields (raw: readonly string[], names: FieldNames, corsEnabled: boolean): string[] {
   const nominated = nominatedFields(joined(raw, names, FieldRole.connection))
   const fields: string[] = []
   for (let index = 0; index < raw.length; index += 2) {
     const { role, lowerName } = names.of(raw[index]!)
     const ofHop = role === FieldRole.hop || role === FieldRole.connection || role === FieldRole.transferEncoding || role === FieldRole.contentLength
+    if (role === FieldRole.accessControl && corsEnabled) continue
     if (!ofHop && nominated?.has(lowerName) !== true) fields.push(raw[index]!, raw[index + 1]!)
+  }
+  return fields
+}
+
+/** What may follow a body (RFC 9110 §6.5.1): nothing of framing, the hop or this gateway's. @param raw flat */
+export function trailerFields (raw: readonly string[], names: FieldNames): string[] {
+  const fields: string[] = []
+  for (let index = 0; index < raw.length; index += 2) {
+    const { role, lowerName } = names.of(raw[index]!)
+    if (role === FieldRole.plain && lowerName !== 'set-cookie') fields.push(raw[index]!, raw[index + 1]!)
   }
   return fields
 }
@@ -129,7 +140,7 @@ function mergeVary (theirs: string, ours: OutgoingHttpHeaders[string]): string {
 export function mapLocation (location: string, { prefix, knownPrefixes, instance }: Pick<ResponseHeadSettings, 'prefix' | 'knownPrefixes' | 'instance'>): string {
   const path = pathAtAgent(location, instance)
   if (path === undefined) return location
-  const alreadyThere = knownPrefixes.some(known => path === known || path.startsWith(`${known}/`) || path.startsWith(`${known}?`))
+  const alreadyThere = [prefix, ...knownPrefixes].some(known => path === known || path.startsWith(`${known}/`) || path.startsWith(`${known}?`))
   return alreadyThere ? path : prefix + path
 }
 

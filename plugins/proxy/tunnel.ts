@@ -12,7 +12,7 @@ import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { ClientResponse, sendableReason } from './client-response.ts'
 import { ConnectTimeoutError, connectTo } from './connector.ts'
-import type { EndableStream, ForwardContext, ForwardTarget } from './exchange.ts'
+import { dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './exchange.ts'
 import { requestHead } from './request-head.ts'
 import { responseHead } from './response-head.ts'
 import type { UpgradeOffer } from './upgrade.ts'
@@ -96,20 +96,30 @@ export class Tunnel implements EndableStream {
     this.#giveUp = connectTo(instance, { timeoutMs: this.#target.policy.connectTimeoutMs, lookup: this.#context.lookupOf(instance), allowHalfOpen: true }, (error, socket) => {
       this.#giveUp = null
       if (this.#over) return void socket?.destroy()
-      if (socket !== null) return this.#handshake(instance, socket)
+      if (socket !== null) return this.#tryHandshake(instance, socket)
       const timedOut = error instanceof ConnectTimeoutError
       this.#settle(timedOut ? 'connect-timeout' : 'refused')
       const next = upstream.another(this.#target.agent, this.#tried, true)
       if (next !== undefined) return this.#begin(next)
       this.#fail(timedOut
-        ? new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' })
-        : new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: 'connection_refused' }))
+        ? new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, { cause: error })
+        : new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: 'connection_refused' }, { cause: error }))
     })
   }
 
+  #tryHandshake (instance: Instance, socket: Socket): void {
+    try {
+      this.#handshake(instance, socket)
+    } catch (error) { // a socket's callback has nobody to catch it
+      socket.destroy()
+      this.#settle('aborted')
+      this.#fail(toFleetError(error))
+    }
+  }
+
   #handshake (instance: Instance, socket: Socket): void {
-    const { prefix, policy, path, dropAuthorization } = this.#target
-    const fields = requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, prefix }, this.#context)
+    const { prefix, policy, path } = this.#target
+    const fields = requestHead(this.#request, this.#facts, { dropAuthorization: dropsAuthorization(this.#target, instance), preserveHost: policy.preserveHost, prefix }, this.#context)
     if (!policy.preserveHost) fields.unshift('Host', authorityOf(instance.host, instance.port))
     fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
     const request = httpRequest({ method: 'GET', path, headers: fields, createConnection: () => socket } as object)
@@ -205,6 +215,9 @@ export class Tunnel implements EndableStream {
     client.on('error', () => this.#closeTunnel('client-aborted'))
     agent.on('close', () => this.#closeTunnel('complete'))
     client.on('close', () => this.#closeTunnel('complete'))
+    const { upstream } = this.#context
+    const attempt = this.#attempt!
+    agent.on('data', () => upstream.progress(attempt))
     client.pipe(agent)
     agent.pipe(client)
   }
@@ -257,6 +270,7 @@ export class Tunnel implements EndableStream {
   #fail (error: FleetError): void {
     if (this.#over) return
     this.#end()
+    this.#context.report(error, this.#facts)
     new ClientResponse(this.#reply, this.#facts).problem(error)
   }
 

@@ -33,14 +33,42 @@ export function upgradeOffer (raw: IncomingMessage): UpgradeOffer | undefined {
  */
 export function acceptUpgrades (fastify: FastifyInstance, isOurs: (target: string) => boolean): () => void {
   const server = fastify.server as Server
-  const onUpgrade = (raw: IncomingMessage, socket: Duplex, head: Buffer) => {
-    const ours = isOurs(raw.url ?? '')
-    if (!ours && server.listenerCount('upgrade') > 1) return
-    const take = ours && isWebSocket(raw) ? route.bind(null, fastify) : serveWithoutUpgrade.bind(null, server)
+  const taker = { fastify, isOurs }
+  const listening = gateways.get(server) ?? listen(server)
+  listening.takers.add(taker)
+  return () => {
+    listening.takers.delete(taker)
+    if (listening.takers.size > 0) return
+    server.off('upgrade', listening.listener)
+    gateways.delete(server)
+  }
+}
+
+interface Taker {
+  readonly fastify: FastifyInstance
+  readonly isOurs: (target: string) => boolean
+}
+
+interface Listening {
+  readonly takers: Set<Taker>
+  readonly listener: (raw: IncomingMessage, socket: Duplex, head: Buffer) => void
+}
+
+/** One listener per server, however many gateways are on it: what is nobody's must be served once, not left to the other. */
+const gateways = new WeakMap<Server, Listening>()
+
+function listen (server: Server): Listening {
+  const takers = new Set<Taker>()
+  const listener: Listening['listener'] = (raw, socket, head) => {
+    const taker = [...takers].find(({ isOurs }) => isOurs(raw.url ?? ''))
+    if (taker === undefined && server.listenerCount('upgrade') > 1) return
+    const take = taker !== undefined && isWebSocket(raw) ? route.bind(null, taker.fastify) : serveWithoutUpgrade.bind(null, server)
     afterAnswers(socket as Socket, () => take(raw, socket as Socket, head))
   }
-  server.on('upgrade', onUpgrade)
-  return () => server.off('upgrade', onUpgrade)
+  const listening = { takers, listener }
+  server.on('upgrade', listener)
+  gateways.set(server, listening)
+  return listening
 }
 
 /** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */

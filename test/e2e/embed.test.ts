@@ -92,6 +92,18 @@ t.test('upgrades: those under the prefix are tunnelled, the host\'s listeners ke
   }
 })
 
+t.test('with two gateways on a server an upgrade that is nobody\'s is served once, as if nothing had been offered', async t => {
+  const app = Fastify(serverOptions())
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/one', auth })
+  await app.register(fleetGateway, { ...quiet, prefix: '/two', auth })
+  app.get('/own', async () => 'mine')
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as AddressInfo
+
+  t.match(await rawRequest(t, port, 'GET /own HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n'), /^HTTP\/1\.1 200 [^]*mine$/)
+})
+
 t.test('closing the application ends open event streams and tunnels instead of waiting for them', async t => {
   const agent = await fakeAgent(t, (_request, response) => { response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n') })
   const rooms = new WebSocketServer({ server: agent.server })

@@ -3,6 +3,8 @@ import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import { roundRobin, type Balancer } from '../../src/fleet/balancer.ts'
+import { createGateway } from '../../src/gateway.ts'
 import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent, rawAgent, type FakeAgent } from '../helpers/fake-agent.ts'
 
@@ -239,4 +241,52 @@ t.test('what an agent says wrongly is 502 and not retried', async t => {
     t.match(await reply.json(), { code: 'FLEET_UPSTREAM_INVALID' }, name)
     t.equal(arrived, 1, name)
   }
+})
+
+t.test('a connection that breaks under a POST counts against the instance, since nobody could replay it', async t => {
+  const perConnection = new Map<number, number>()
+  const agent = await rawAgent(t, (socket, _chunk, connection) => {
+    const count = (perConnection.get(connection) ?? 0) + 1
+    perConnection.set(connection, count)
+    if (count === 1) socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok')
+    else socket.destroy()
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+
+  t.equal((await ask(gateway, undefined, { method: 'POST', body: 'x' })).status, 200)
+  t.equal((await ask(gateway, undefined, { method: 'POST', body: 'x' })).status, 502)
+  t.equal(gateway.registry.get('planner').instances[0]!.runtime.health.consecutiveFailures, 1)
+})
+
+t.test('a defect is 500, in the log with its stack, and costs only its own request', async t => {
+  const lines: string[] = []
+  const agent = await fakeAgent(t)
+  let broken = true
+  const balancer: Balancer = { pick: (...args) => { if (broken) throw new Error('the balancer broke'); return roundRobin.pick(...args) } }
+  const gateway = await createGateway({ auth: { enabled: false }, auditLog: { enabled: false }, balancer, agents: [agentAt('planner', agent)] }, { logger: { level: 'warn', stream: { write: line => { lines.push(line) } } } })
+  t.teardown(() => gateway.close())
+  await gateway.listen({ port: 0, host: '127.0.0.1' })
+  const origin = `http://127.0.0.1:${(gateway.server.address() as AddressInfo).port}`
+
+  for (const init of [{}, { method: 'POST', body: 'x' }]) {
+    const reply = await fetch(`${origin}/api/planner/x`, init)
+    t.match(await reply.json(), { status: 500, code: 'FLEET_INTERNAL' })
+  }
+  t.match(lines.join(''), /the balancer broke[^]*failover\.test\.ts/)
+  broken = false
+  t.equal((await fetch(`${origin}/api/planner/x`)).status, 200)
+})
+
+t.test('the log says why an agent could not be reached, once a second', async t => {
+  const lines: string[] = []
+  const port = await deadPort()
+  const gateway = await createGateway({ auth: { enabled: false }, rateLimit: { enabled: false }, auditLog: { enabled: false }, agents: [{ name: 'planner', host: '127.0.0.1', port }] }, { logger: { level: 'warn', stream: { write: line => { lines.push(line) } } } })
+  t.teardown(() => gateway.close())
+  const before = Date.now()
+
+  for (let index = 0; index < 20; index++) t.equal((await gateway.inject('/api/planner/x')).statusCode, 502)
+
+  const said = lines.filter(line => line.includes('ECONNREFUSED') && line.includes('FLEET_UPSTREAM_UNREACHABLE'))
+  t.match(said[0], String(port))
+  t.ok(said.length <= 1 + (Date.now() - before) / 1_000, `${said.length} lines`)
 })

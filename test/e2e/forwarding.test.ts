@@ -427,3 +427,37 @@ t.test('the token among the subprotocols reaches no agent, in an ordinary reques
   t.match(answer, /^HTTP\/1\.1 200 /)
   t.same(valuesOf(bodyOf(answer), 'sec-websocket-protocol'), ['chat'])
 })
+
+t.test('trailers bring nothing of framing, the hop or the gateway', async t => {
+  const agent = await rawAgent(t, socket => {
+    socket.write('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum, Set-Cookie\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 7\r\nSet-Cookie: a=1\r\nConnection: close\r\nX-Fleet-Token: x\r\n\r\n')
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('raw', agent)] })
+
+  const answer = await rawRequest(t, gateway.port, 'GET /api/raw/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+
+  t.match(answer, /\r\n0\r\nX-Sum: 7\r\n\r\n$/)
+})
+
+t.test('a token that opened the gateway reaches an agent only where fleet.yaml says so', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { auth: { secret: 'fleet-secret-token', keys: [{ id: 'registrar', token: 'registrar-token', scopes: ['register'] }] }, agents: [agentAt('plain', agent), { ...agentAt('trusted', agent), forwardAuthorization: true }] })
+  const seen = async (path: string, headers: Record<string, string>) => valuesOf(await (await fetch(`${gateway.origin}${path}`, { headers })).json() as Echo, 'authorization')
+  const bearer = { authorization: 'Bearer fleet-secret-token' }
+
+  t.same(await seen('/api/plain/x', bearer), [])
+  t.same(await seen('/api/trusted/x', bearer), ['Bearer fleet-secret-token'])
+  t.same(await seen('/api/plain/x', { 'x-fleet-token': 'fleet-secret-token', authorization: 'Basic mine' }), ['Basic mine'])
+  t.same(await seen('/api/plain/x', { 'x-fleet-token': 'fleet-secret-token', ...bearer }), [], 'not by the back door either')
+})
+
+t.test('an instance that a mere registrar placed gets no token, even if the file trusts its agent later', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { auth: { secret: 'fleet-secret-token', keys: [{ id: 'registrar', token: 'registrar-token', scopes: ['register'] }] } })
+  await fetch(`${gateway.origin}/registry/register`, { method: 'POST', headers: { authorization: 'Bearer registrar-token', 'content-type': 'application/json' }, body: JSON.stringify({ name: 'own', host: '127.0.0.1', port: agent.port }) })
+  gateway.registry.replaceFile([{ name: 'own', policy: { forwardAuthorization: true }, instances: [] }])
+
+  const got = await (await fetch(`${gateway.origin}/api/own/x`, { headers: { authorization: 'Bearer fleet-secret-token' } })).json() as Echo
+
+  t.same(valuesOf(got, 'authorization'), [])
+})
