@@ -5,7 +5,7 @@
 import { AgentNotFoundError, InstanceNotFoundError, InvalidRegistrationError, NameConflictError } from '../errors.ts'
 import type { Clock } from '../clock.ts'
 import type { Agent, AgentPolicy, Rotation } from './agent.ts'
-import { authorityOf, instanceId, newRuntime, type Instance, type InstanceRuntime, type Lease, type Protocol, type Source } from './instance.ts'
+import { authorityOf, instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
 import { nearestNames } from './nearest-names.ts'
 
 /** What a source says of one instance. */
@@ -76,6 +76,8 @@ type ChangeListener = (change: RegistryChange) => void
 
 interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
 
+type InstanceRegistration = Pick<Registration, 'host' | 'port' | 'protocol' | 'weight' | 'ttlMs' | 'trusted'>
+
 interface Layer<I extends InstanceDefinition> {
   aliases?: readonly string[]
   metadata?: Readonly<Record<string, unknown>>
@@ -89,7 +91,8 @@ interface Entry {
   api: Layer<ApiInstance>
   /** Authorities of file instances that a DELETE took out; they stay out until the file changes. */
   readonly suppressed: Set<string>
-  readonly runtimes: Map<string, InstanceRuntime>
+  /** The instances as they were built last, by origin: an id is hashed once, and one that did not change is the same object again. */
+  readonly built: Map<string, Instance>
   readonly rotation: Rotation
   /** When the last instance left, milliseconds since the epoch; null while there is one. */
   emptySince: number | null
@@ -107,7 +110,8 @@ export class Registry {
   readonly #listeners = new Set<ChangeListener>()
   /** Who owns each name and alias of the file, also where a registration's aliases stand in for the file's just now. */
   #fileOwners: ReadonlyMap<string, string> = new Map()
-  #leased = 0
+  /** Before this time nothing runs out: a lower bound, milliseconds since the epoch. */
+  #dueAt = Infinity
   /** Whether registrations changed without anybody who registers having asked for it. */
   #unkept = false
 
@@ -194,41 +198,21 @@ export class Registry {
    * @throws NameConflictError InvalidRegistrationError; nothing has changed then
    */
   register (registration: Registration): { created: boolean, agent: Agent, instance: Instance } {
-    const { name, host, port, protocol, weight, aliases, metadata, policy, ttlMs, trusted = false } = registration
-    const owner = this.#ownerOf(name) ?? name
-    if (owner !== name) throw new NameConflictError(`"${name}" is an alias of the agent "${owner}"`)
-    for (const alias of aliases ?? []) {
-      const holder = this.#ownerOf(alias) ?? name
-      if (holder !== name) throw new NameConflictError(`The alias "${alias}" belongs to the agent "${holder}"`)
-    }
+    const { name, host, port } = registration
+    this.#refuseNames(registration)
     const existing = this.#entries.get(name)
     const authority = authorityOf(host, port)
-    const known = existing?.agent.instances.find(instance => authorityOf(instance.host, instance.port) === authority)
-    if (existing === undefined && this.#entries.size >= this.#limits.maxAgents) throw tooMany('name', `registry.maxAgents allows ${this.#limits.maxAgents} agents`)
-    if (known === undefined && (existing?.agent.instances.length ?? 0) >= this.#limits.maxInstancesPerAgent) throw tooMany('port', `an agent may have ${this.#limits.maxInstancesPerAgent} instances`)
+    const created = existing === undefined || definitionAt(existing, authority) === undefined
+    if (existing === undefined) this.#refuseAgent()
+    if (created) this.#refuseInstance(existing?.agent.instances.length ?? 0)
 
     const entry = existing ?? this.#newEntry(name)
-    if (aliases !== undefined) entry.api.aliases = aliases.filter(alias => alias !== name)
-    if (metadata !== undefined) entry.api.metadata = metadata
-    if (policy !== undefined) entry.api.policy = { ...entry.api.policy, ...policy }
-    const registered = entry.api.instances.get(authority)
-    const sameOrigin = registered !== undefined && (protocol ?? registered.protocol) === registered.protocol
-    const lease = ttlMs !== undefined ? this.#lease(ttlMs) : known?.lease ? this.#lease(known.lease.ttlMs) : null
-    entry.api.instances.set(authority, {
-      host,
-      port,
-      protocol: protocol ?? known?.protocol ?? 'http',
-      weight: weight ?? known?.weight ?? 1,
-      lease,
-      trusted: trusted || (sameOrigin && registered.trusted) // what the file says of it lasts only as long as the file says it
-    })
-    entry.suppressed.delete(authority)
-    const runtime = entry.runtimes.get(runtimeKey(protocol ?? known?.protocol ?? 'http', authority))
-    if (runtime !== undefined) runtime.draining = false
+    takeSettings(entry, registration)
+    this.#put(entry, registration)
     this.#releaseNames(entry)
     this.#publish([this.#rebuild(entry)])
-    const id = instanceId(name, host, port)
-    return { created: known === undefined, agent: entry.agent, instance: entry.agent.instances.find(instance => instance.id === id)! }
+    const { protocol } = entry.api.instances.get(authority)!
+    return { created, agent: entry.agent, instance: entry.built.get(originOf(protocol, authority))! }
   }
 
   /**
@@ -237,15 +221,16 @@ export class Registry {
    */
   heartbeat (name: string, id: string): Instance {
     const entry = this.#entry(name)
-    const { host, port, lease } = this.#instance(entry, id)
-    if (lease !== null && lease.expiresAt <= this.#clock.now()) throw this.#instanceNotFound(entry, id)
-    const authority = authorityOf(host, port)
-    const registered = entry.api.instances.get(authority)
-    if (lease !== null && registered !== undefined) {
-      entry.api.instances.set(authority, { ...registered, lease: this.#lease(lease.ttlMs) })
-      this.#rebuild(entry)
-    }
-    return this.#instance(entry, id)
+    const instance = this.#instance(entry, id)
+    if (instance.lease === null) return instance
+    if (instance.lease.expiresAt <= this.#clock.now()) throw this.#instanceNotFound(entry, id)
+    // The commonest change of all, so it replaces just this instance.
+    const renewed = { ...instance, lease: this.#lease(instance.lease.ttlMs) }
+    const authority = authorityOf(instance.host, instance.port)
+    entry.api.instances.set(authority, { ...entry.api.instances.get(authority)!, lease: renewed.lease })
+    entry.built.set(renewed.origin, renewed)
+    entry.agent = { ...entry.agent, instances: entry.agent.instances.map(other => other === instance ? renewed : other) }
+    return renewed
   }
 
   /**
@@ -295,29 +280,22 @@ export class Registry {
   /** Drops what is over: leases that ran out, and agents without an instance for ten minutes. Returns whether registrations changed, also by a file that claimed their names. */
   expire (): boolean {
     const now = this.#clock.now()
+    const changed = this.#unkept
+    this.#unkept = false
+    if (now < this.#dueAt) return changed
+    this.#dueAt = Infinity
     const changes: RegistryChange[] = []
-    if (this.#leased > 0) {
-      for (const entry of this.#entries.values()) {
-        const lapsed = [...entry.api.instances].filter(([, { lease }]) => lease !== null && lease.expiresAt <= now)
-        if (lapsed.length === 0) continue
-        for (const [authority] of lapsed) entry.api.instances.delete(authority)
+    for (const entry of this.#entries.values()) {
+      if (this.#dropLapsed(entry, now)) {
         this.#releaseNames(entry)
         changes.push(this.#rebuild(entry))
       }
-    }
-    let forgotten = false
-    for (const entry of this.#entries.values()) {
-      // One that fleet.yaml gives no instances is there on purpose.
-      const isLeft = entry.file === null || entry.file.instances.size > 0
-      if (isLeft && entry.emptySince !== null && now - entry.emptySince >= emptyAgentMs) {
-        changes.push(this.#forget(entry))
-        forgotten = true
-      }
+      const forgetAt = forgetTime(entry)
+      if (forgetAt <= now) changes.push(this.#forget(entry))
+      else this.#dueAt = Math.min(this.#dueAt, forgetAt)
     }
     if (changes.length > 0) this.#publish(changes)
-    const changed = forgotten || changes.length > 0 || this.#unkept
-    this.#unkept = false
-    return changed
+    return changed || changes.length > 0
   }
 
   /** What the registration API added, for keeping over a restart. */
@@ -334,23 +312,95 @@ export class Registry {
   /** Takes back what exportState() gave; leased instances get one full ttl. What clashes with fleet.yaml is left out and returned. */
   importState (state: RegistryState): { skipped: string[] } {
     const skipped: string[] = []
-    for (const { name, instances, aliases, metadata, policy } of state.agents) {
-      const settings = { ...(aliases && { aliases }), ...(metadata && { metadata }), ...(policy && { policy }) }
-      for (const instance of instances) {
-        try {
-          this.register({ name, ...instance, ...settings })
-        } catch (error) {
-          skipped.push(`${name}: ${(error as Error).message}`)
-        }
+    const changes: RegistryChange[] = []
+    for (const agent of state.agents) {
+      try {
+        changes.push(this.#takeBack(agent, skipped))
+      } catch (error) {
+        skipped.push(`${agent.name}: ${(error as Error).message}`)
       }
     }
+    this.#publish(changes)
     return { skipped }
+  }
+
+  /** @throws NameConflictError InvalidRegistrationError when nothing of the agent can be taken */
+  #takeBack (agent: RegistryState['agents'][number], skipped: string[]): RegistryChange {
+    const { name, instances } = agent
+    if (instances.length === 0) return { added: [], removed: [] }
+    this.#refuseNames(agent)
+    const existing = this.#entries.get(name)
+    if (existing === undefined) this.#refuseAgent()
+    const entry = existing ?? this.#newEntry(name)
+    takeSettings(entry, agent)
+    let count = entry.agent.instances.length
+    for (const instance of instances) {
+      try {
+        if (definitionAt(entry, authorityOf(instance.host, instance.port)) === undefined) this.#refuseInstance(count++)
+        this.#put(entry, instance)
+      } catch (error) {
+        skipped.push(`${name}: ${(error as Error).message}`)
+      }
+    }
+    this.#releaseNames(entry)
+    return this.#rebuild(entry)
+  }
+
+  /** @throws NameConflictError when a name of the registration belongs to another agent */
+  #refuseNames ({ name, aliases = [] }: Pick<AgentDefinition, 'name' | 'aliases'>): void {
+    const owner = this.#ownerOf(name) ?? name
+    if (owner !== name) throw new NameConflictError(`"${name}" is an alias of the agent "${owner}"`)
+    for (const alias of aliases) {
+      const holder = this.#ownerOf(alias) ?? name
+      if (holder !== name) throw new NameConflictError(`The alias "${alias}" belongs to the agent "${holder}"`)
+    }
+  }
+
+  #refuseAgent (): void {
+    if (this.#entries.size >= this.#limits.maxAgents) throw tooMany('name', `registry.maxAgents allows ${this.#limits.maxAgents} agents`)
+  }
+
+  #refuseInstance (count: number): void {
+    if (count >= this.#limits.maxInstancesPerAgent) throw tooMany('port', `an agent may have ${this.#limits.maxInstancesPerAgent} instances`)
+  }
+
+  /** Puts a registered instance into its layer; what is not given stays as it is known. */
+  #put (entry: Entry, { host, port, protocol, weight, ttlMs, trusted = false }: InstanceRegistration): void {
+    const authority = authorityOf(host, port)
+    const registered = entry.api.instances.get(authority)
+    const known = definitionAt(entry, authority)
+    const definition = { host, port, protocol: protocol ?? known?.protocol ?? 'http', weight: weight ?? known?.weight ?? 1 }
+    const leaseMs = ttlMs ?? registered?.lease?.ttlMs
+    entry.api.instances.set(authority, {
+      ...definition,
+      lease: leaseMs === undefined ? null : this.#lease(leaseMs),
+      // What the file says of it lasts only as long as the file says it.
+      trusted: trusted || (registered !== undefined && registered.trusted && registered.protocol === definition.protocol)
+    })
+    entry.suppressed.delete(authority)
+    const built = entry.built.get(originOf(definition.protocol, authority))
+    if (built !== undefined) built.runtime.draining = false
+  }
+
+  /** Whether the entry had leases that ran out; notes when the next one does. */
+  #dropLapsed ({ api }: Entry, now: number): boolean {
+    let dropped = false
+    for (const [authority, { lease }] of api.instances) {
+      if (lease === null) continue
+      if (lease.expiresAt > now) {
+        this.#dueAt = Math.min(this.#dueAt, lease.expiresAt)
+      } else {
+        api.instances.delete(authority)
+        dropped = true
+      }
+    }
+    return dropped
   }
 
   #newEntry (name: string): Entry {
     const rotation = { next: 0 }
     const agent: Agent = { name, aliases: [], metadata: {}, policy: {}, instances: [], rotation }
-    return { name, file: null, api: { instances: new Map() }, suppressed: new Set(), runtimes: new Map(), rotation, emptySince: null, agent }
+    return { name, file: null, api: { instances: new Map() }, suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
   }
 
   #entry (nameOrAlias: string): Entry {
@@ -385,7 +435,9 @@ export class Registry {
   }
 
   #lease (ttlMs: number): Lease {
-    return { ttlMs, expiresAt: this.#clock.now() + ttlMs }
+    const lease = { ttlMs, expiresAt: this.#clock.now() + ttlMs }
+    this.#dueAt = Math.min(this.#dueAt, lease.expiresAt)
+    return lease
   }
 
   /** Takes from what was registered under the entry's name the names that the file gives to others; says what it took. */
@@ -440,6 +492,7 @@ export class Registry {
     }
     entry.agent = agent
     entry.emptySince = instances.length > 0 ? null : entry.emptySince ?? this.#clock.now()
+    this.#dueAt = Math.min(this.#dueAt, forgetTime(entry))
     this.#entries.set(entry.name, entry)
     for (const name of [agent.name, ...agent.aliases]) this.#names.set(name, entry)
     return this.#settle(entry, before.instances, instances)
@@ -447,10 +500,13 @@ export class Registry {
 
   #toInstance (entry: Entry, authority: string, definition: ApiInstance & { source: Source }): Instance {
     const { protocol, host, port, weight, source, lease, trusted } = definition
-    const key = runtimeKey(protocol, authority)
-    const runtime = entry.runtimes.get(key) ?? newRuntime()
-    entry.runtimes.set(key, runtime)
-    return { id: instanceId(entry.name, host, port), agent: entry.name, protocol, host, port, origin: `${protocol}://${authority}`, weight, source, trusted, lease, runtime }
+    const origin = originOf(protocol, authority)
+    const built = entry.built.get(origin)
+    if (built?.weight === weight && built.source === source && built.trusted === trusted && built.lease === lease) return built
+    const id = built?.id ?? instanceId(entry.name, host, port)
+    const instance = { id, agent: entry.name, protocol, host, port, origin, weight, source, trusted, lease, runtime: built?.runtime ?? newRuntime() }
+    entry.built.set(origin, instance)
+    return instance
   }
 
   #forget (entry: Entry): RegistryChange {
@@ -461,12 +517,11 @@ export class Registry {
     return this.#settle(entry, instances, [])
   }
 
-  /** Tells what came and went by runtime record, counts leases, and forgets the records of what went. */
+  /** Tells what came and went by runtime record, and forgets the records of what went. */
   #settle (entry: Entry, before: readonly Instance[], after: readonly Instance[]): RegistryChange {
     const kept = new Set(after.map(({ runtime }) => runtime))
     const had = new Set(before.map(({ runtime }) => runtime))
-    this.#leased += countLeases(after) - countLeases(before)
-    for (const [key, runtime] of entry.runtimes) if (!kept.has(runtime)) entry.runtimes.delete(key)
+    for (const [origin, { runtime }] of entry.built) if (!kept.has(runtime)) entry.built.delete(origin)
     return { added: after.filter(({ runtime }) => !had.has(runtime)), removed: before.filter(({ runtime }) => !kept.has(runtime)) }
   }
 
@@ -507,12 +562,26 @@ function tooMany (path: string, message: string) {
   return new InvalidRegistrationError(`The fleet is full: ${message}`, { errors: [{ path, message }] })
 }
 
-function runtimeKey (protocol: Protocol, authority: string): string {
+function originOf (protocol: Protocol, authority: string): string {
   return `${protocol}://${authority}`
 }
 
-function countLeases (instances: readonly Instance[]): number {
-  return instances.reduce((count, { lease }) => lease === null ? count : count + 1, 0)
+/** What is said of the instance at this address now; undefined when the agent has none there. */
+function definitionAt ({ file, api, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
+  return api.instances.get(authority) ?? (suppressed.has(authority) ? undefined : file?.instances.get(authority))
+}
+
+/** When the agent is forgotten, if nobody comes: never while it has instances, nor when fleet.yaml gives it none on purpose. */
+function forgetTime ({ file, emptySince }: Entry): number {
+  const isLeft = file === null || file.instances.size > 0
+  return isLeft && emptySince !== null ? emptySince + emptyAgentMs : Infinity
+}
+
+/** Given settings replace what registrations said before. */
+function takeSettings ({ name, api }: Entry, { aliases, metadata, policy }: Pick<AgentDefinition, 'aliases' | 'metadata' | 'policy'>): void {
+  if (aliases !== undefined) api.aliases = aliases.filter(alias => alias !== name)
+  if (metadata !== undefined) api.metadata = metadata
+  if (policy !== undefined) api.policy = { ...api.policy, ...policy }
 }
 
 function settingsOf ({ aliases, metadata, policy }: Layer<InstanceDefinition>) {

@@ -1,4 +1,5 @@
 /** Who there is, from two sources: what each change does, and that a refused one does nothing. */
+import { createHash } from 'node:crypto'
 import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import t from 'tap'
@@ -189,6 +190,92 @@ t.test('a heartbeat without a lease changes nothing', async t => {
 
   t.equal(registry.heartbeat('planner', instance.id), instance)
   t.equal(registry.heartbeat('git', inFile!.id), inFile)
+})
+
+/** How often `work` calls the method. */
+function callsOf (prototype: object, method: string | symbol, work: () => void): number {
+  const methods = prototype as Record<string | symbol, (...args: unknown[]) => unknown>
+  const original = methods[method]!
+  let calls = 0
+  methods[method] = function (...args) {
+    calls++
+    return original.apply(this, args)
+  }
+  try {
+    work()
+  } finally {
+    methods[method] = original
+  }
+  return calls
+}
+
+const hashesIn = (work: () => void) => callsOf(Object.getPrototypeOf(createHash('sha256')) as object, 'digest', work)
+
+t.test('the id of an instance is hashed once, whatever happens to its agent', async t => {
+  const { registry } = build()
+  const file = [agent('planner', [1, 2, 3])]
+
+  t.equal(hashesIn(() => registry.replaceFile(file)), 3)
+  t.equal(hashesIn(() => registry.register(at(4, { ttlMs: 1_000 }))), 1)
+  const { instances } = registry.get('planner')
+  t.equal(hashesIn(() => registry.heartbeat('planner', instances[3]!.id)), 0)
+  t.equal(hashesIn(() => registry.register(at(4, { weight: 2 }))), 0)
+  t.equal(hashesIn(() => registry.replaceFile([agent('planner', [1, 2, 3], { aliases: ['plan'] })])), 0)
+})
+
+t.test('a heartbeat touches no instance but its own', async t => {
+  const { registry } = build()
+  registry.register(at(1))
+  const { instance } = registry.register(at(2, { ttlMs: 1_000 }))
+  const before = registry.get('planner')
+
+  const renewed = registry.heartbeat('planner', instance.id)
+
+  t.same(registry.get('planner').instances.map(({ port }) => port), [1, 2])
+  t.equal(registry.get('planner').instances[0], before.instances[0])
+  t.equal(registry.get('planner').instances[1], renewed)
+  t.equal(before.instances[1], instance, 'snapshots that were given out do not change')
+})
+
+t.test('where nothing is due nobody is looked at', async t => {
+  const { clock, registry } = build()
+  for (let port = 1; port <= 10; port++) registry.register(at(port, { name: `agent-${port}`, ttlMs: port * 60_000 }))
+  const { instance } = registry.register(at(1, { name: 'gone' }))
+  registry.removeInstance('gone', instance.id)
+  const looksIn = (work: () => void) => callsOf(Map.prototype, 'values', () => work())
+
+  t.equal(looksIn(() => registry.expire()), 0)
+  clock.advance(60_000)
+  t.equal(looksIn(() => t.equal(registry.expire(), true)), 1)
+  t.equal(looksIn(() => registry.expire()), 0)
+  clock.advance(540_000)
+  t.equal(registry.expire(), true)
+  t.equal(registry.find('gone'), undefined)
+  t.same([...registry.agents()].filter(({ instances }) => instances.length > 0), [])
+})
+
+t.test('what is taken back after a restart is one change, with one look at each agent', async t => {
+  const before = build()
+  for (const port of [1, 2, 3]) before.registry.register(at(port))
+  before.registry.register(at(4, { name: 'coder' }))
+  const { registry, changes } = build()
+
+  t.equal(hashesIn(() => registry.importState(before.registry.exportState())), 4)
+
+  t.same(changes.map(({ added }) => added.length), [4])
+})
+
+t.test('the bounds of the fleet hold for what is taken back, too', async t => {
+  const before = build()
+  for (const port of [1, 2, 3]) before.registry.register(at(port))
+  before.registry.register(at(4, { name: 'coder' }))
+  const { registry } = build({ maxAgents: 1, maxInstancesPerAgent: 2 })
+
+  const { skipped } = registry.importState(before.registry.exportState())
+
+  t.same(ports(registry, 'planner'), [1, 2])
+  t.equal(registry.size, 1)
+  t.match(skipped, [/^planner: The fleet is full: an agent may have 2 instances/, /^coder: The fleet is full: registry\.maxAgents allows 1 agents/])
 })
 
 t.test('what is not known is refused with the nearest names', async t => {
