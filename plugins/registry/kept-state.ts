@@ -100,9 +100,9 @@ function readInstance (entry: unknown, label: string, rules: RegistrationHostRul
 function soundValue<S extends TSchema> (schema: S, value: unknown, label: string, skipped: string[]): StaticDecode<S> | undefined {
   const errors: Problem[] = typeof value === 'object' && value !== null ? checkOptions(schema, value) : [{ path: '', message: 'must be an object' }]
   if (errors.length === 0) {
-    const parsed = parseOptions(schema, value, label)
     // Durations and sizes are kept as numbers; a text, even one that fleet.yaml may have, was not written by us.
-    if (isDeepStrictEqual(parsed, value)) return parsed
+    const { policy } = value as { policy?: unknown }
+    if (policy === undefined || isDeepStrictEqual(parseOptions(KeptPolicy, policy, label), policy)) return value as StaticDecode<S>
     errors.push({ path: 'policy', message: 'must have numbers of milliseconds and bytes' })
   }
   skipped.push(`${label}: ${errors.map(textOf).join('; ')}`)
