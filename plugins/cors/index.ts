@@ -3,7 +3,7 @@
  * is an ordinary request and goes on. Register it before auth: a preflight carries no credentials.
  */
 import fastifyCors from '@fastify/cors'
-import type { FastifyInstance, FastifyPluginAsync, FastifyRequest, onRequestHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/route-config.ts'
 import { loopbackOrigin } from '../../src/loopback.ts'
@@ -61,13 +61,17 @@ const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) 
   stopMarking()
 
   fastify.addHook('onRequest', function addCorsHeaders (request, reply, done) {
-    if (request.raw.headers.origin !== undefined) return answerCors.call(this, request, reply, done)
+    if (request.raw.headers.origin !== undefined) {
+      return answerCors.call(this, request, reply, error => {
+        if (anyOrigin) dropVary(reply)
+        done(error)
+      })
+    }
     // No cross-origin request (Fetch §3.2); what a cache must know to keep the answer for one is all that is said.
     if (anyOrigin) void reply.header('access-control-allow-origin', '*')
     else void reply.header('vary', 'Origin')
     done()
   })
-  if (anyOrigin) fastify.addHook('onRequest', dropVary)
 }
 
 /** The Fetch standard's CORS-preflight request; any other `OPTIONS` is the agent's. */
@@ -76,9 +80,8 @@ function isPreflight ({ raw: { method, headers } }: FastifyRequest): boolean {
 }
 
 /** With a delegator @fastify/cors always adds `Vary: Origin`; where every origin gets the same answer that would only split caches. */
-const dropVary: onRequestHookHandler = (_request, reply, done) => {
+function dropVary (reply: FastifyReply): void {
   if (reply.getHeader('vary') === 'Origin') void reply.removeHeader('vary')
-  done()
 }
 
 /** The route that @fastify/cors adds for preflights must neither ask for a token nor count; the returned function ends the marking. */

@@ -129,7 +129,9 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     const { facts } = request
     if (facts.stream === 'websocket') return // the tunnel's end is the end
     const { raw } = reply
-    if (!raw.writableFinished) facts.ending ??= 'client-aborted'
+    // Under inject() there is no socket and no finish, so an answer that was ended counts as received.
+    const received = raw.writableFinished || (raw.writableEnded && raw.socket?.destroyed !== true)
+    if (!received) facts.ending ??= 'client-aborted'
     if (facts.status === 0) facts.status = raw.headersSent ? raw.statusCode : 499
     if (facts.bytesSent === 0 && facts.agent === null) facts.bytesSent = Number(reply.getHeader('content-length') ?? 0)
     finish(facts)
