@@ -4,53 +4,13 @@
  */
 import { AgentNotFoundError, InstanceNotFoundError, InvalidRegistrationError, NameConflictError } from '../errors.ts'
 import type { Clock } from '../clock.ts'
-import type { Agent, AgentPolicy, Rotation } from './agent.ts'
-import { authorityOf, instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
+import type { Agent } from './agent.ts'
+import type { AgentDefinition, Registration, RegistryState } from './definitions.ts'
+import { authorityOf, type Instance, type Lease } from './instance.ts'
+import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, mergeLayers, namesOf, newEntry, originOf, sameLayer, settingsOf, takeSettings, toLayer, yieldNames, type Entry } from './layers.ts'
 import { nearestNames } from './nearest-names.ts'
 
-/** What a source says of one instance. */
-export interface InstanceDefinition {
-  readonly host: string
-  readonly port: number
-  readonly protocol: Protocol
-  readonly weight: number
-}
-
-/** What a source says of one agent. A field that is left out is not this source's business. */
-export interface AgentDefinition {
-  readonly name: string
-  readonly aliases?: readonly string[]
-  readonly metadata?: Readonly<Record<string, unknown>>
-  readonly policy?: AgentPolicy
-  readonly instances: readonly InstanceDefinition[]
-}
-
-/** One registration: an agent's settings and one instance, leased when `ttlMs` is given. */
-export interface Registration {
-  readonly name: string
-  readonly host: string
-  readonly port: number
-  readonly protocol?: Protocol
-  readonly weight?: number
-  readonly aliases?: readonly string[]
-  readonly metadata?: Readonly<Record<string, unknown>>
-  readonly policy?: AgentPolicy
-  readonly ttlMs?: number
-  /** Made with admin rights. A later registration without them takes nothing away, unless it changes the protocol. */
-  readonly trusted?: boolean
-}
-
-/** An instance's registration as it is kept over a restart; without `expiresAt`, since a restart grants one full ttl. */
-export interface SavedInstance extends InstanceDefinition {
-  readonly trusted?: boolean
-  readonly ttlMs?: number
-}
-
-/** What the registration API added, in a form that JSON can hold. */
-export interface RegistryState {
-  readonly version: 1
-  readonly agents: readonly (Omit<AgentDefinition, 'instances'> & { readonly instances: readonly SavedInstance[] })[]
-}
+export type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
 
 /** What a change did to the instances. */
 export interface RegistryChange {
@@ -74,33 +34,7 @@ export interface RegistryLimits {
 
 type ChangeListener = (change: RegistryChange) => void
 
-interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
-
 type InstanceRegistration = Pick<Registration, 'host' | 'port' | 'protocol' | 'weight' | 'ttlMs' | 'trusted'>
-
-interface Layer<I extends InstanceDefinition> {
-  aliases?: readonly string[]
-  metadata?: Readonly<Record<string, unknown>>
-  policy?: AgentPolicy
-  instances: Map<string, I>
-}
-
-interface Entry {
-  readonly name: string
-  file: Layer<InstanceDefinition> | null
-  api: Layer<ApiInstance>
-  /** Authorities of file instances that a DELETE took out; they stay out until the file changes. */
-  readonly suppressed: Set<string>
-  /** The instances as they were built last, by origin: an id is hashed once, and one that did not change is the same object again. */
-  readonly built: Map<string, Instance>
-  readonly rotation: Rotation
-  /** When the last instance left, milliseconds since the epoch; null while there is one. */
-  emptySince: number | null
-  agent: Agent
-}
-
-/** How long an agent that lost its last instance is still known (and answered with 503). */
-const emptyAgentMs = 10 * 60_000
 
 export class Registry {
   readonly #clock: Clock
@@ -167,7 +101,7 @@ export class Registry {
     const touched = new Set<Entry>()
     for (const definition of definitions) {
       gone.delete(definition.name)
-      const entry = this.#entries.get(definition.name) ?? this.#newEntry(definition.name)
+      const entry = this.#entries.get(definition.name) ?? newEntry(definition.name)
       const layer = toLayer(definition)
       if (entry.file !== null && !sameLayer(entry.file, layer)) entry.api = { instances: entry.api.instances }
       entry.file = layer
@@ -181,7 +115,7 @@ export class Registry {
     }
     const dropped: string[] = []
     for (const entry of this.#entries.values()) {
-      const lost = this.#yieldNames(entry)
+      const lost = yieldNames(entry, this.#fileOwners)
       dropped.push(...lost)
       // An agent that is only remembered makes room for one that is there.
       if (lost.length > 0 || (isEmptyRegistration(entry) && namesOf(entry).some(name => this.#fileOwners.has(name)))) touched.add(entry)
@@ -206,7 +140,7 @@ export class Registry {
     if (existing === undefined) this.#refuseAgent()
     if (created) this.#refuseInstance(existing?.agent.instances.length ?? 0)
 
-    const entry = existing ?? this.#newEntry(name)
+    const entry = existing ?? newEntry(name)
     takeSettings(entry, registration)
     this.#put(entry, registration)
     this.#releaseNames(entry)
@@ -331,7 +265,7 @@ export class Registry {
     this.#refuseNames(agent)
     const existing = this.#entries.get(name)
     if (existing === undefined) this.#refuseAgent()
-    const entry = existing ?? this.#newEntry(name)
+    const entry = existing ?? newEntry(name)
     takeSettings(entry, agent)
     let count = entry.agent.instances.length
     for (const instance of instances) {
@@ -397,12 +331,6 @@ export class Registry {
     return dropped
   }
 
-  #newEntry (name: string): Entry {
-    const rotation = { next: 0 }
-    const agent: Agent = { name, aliases: [], metadata: {}, policy: {}, instances: [], rotation }
-    return { name, file: null, api: { instances: new Map() }, suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
-  }
-
   #entry (nameOrAlias: string): Entry {
     const entry = this.#names.get(nameOrAlias)
     if (entry === undefined) throw this.#agentNotFound(nameOrAlias)
@@ -440,73 +368,24 @@ export class Registry {
     return lease
   }
 
-  /** Takes from what was registered under the entry's name the names that the file gives to others; says what it took. */
-  #yieldNames (entry: Entry): string[] {
-    if (entry.api.instances.size === 0) return []
-    const takerOf = (name: string) => {
-      const owner = this.#fileOwners.get(name)
-      return owner === entry.name ? undefined : owner
-    }
-    const taker = takerOf(entry.name)
-    if (taker !== undefined) {
-      entry.api = { instances: new Map() }
-      return [`the registered agent "${entry.name}" was removed: the name is an alias of the file's agent "${taker}"`]
-    }
-    const aliases = entry.api.aliases ?? []
-    const kept = aliases.filter(alias => takerOf(alias) === undefined)
-    if (kept.length === aliases.length) return []
-    if (kept.length > 0) entry.api.aliases = kept
-    else delete entry.api.aliases // so that those of the file, if there are any, stand again
-    return aliases.filter(alias => !kept.includes(alias)).map(alias => `the registered agent "${entry.name}" lost its alias "${alias}": it belongs to the file's agent "${takerOf(alias)}"`)
-  }
-
   #releaseNames (entry: Entry): void {
     for (const name of namesOf(entry)) {
       if (this.#names.get(name) === entry) this.#names.delete(name)
     }
   }
 
-  /** Merges the layers of an entry into a new Agent and puts it under its names. */
+  /** Puts the Agent that the layers of an entry describe under its names. */
   #rebuild (entry: Entry): RegistryChange {
     const before = entry.agent
     // What registrations said of an agent of the file goes with the last of them.
     if (entry.file !== null && entry.api.instances.size === 0) entry.api = { instances: entry.api.instances }
-    const { file, api } = entry
-    const definitions = new Map<string, ApiInstance & { source: Source }>()
-    for (const [authority, definition] of file?.instances ?? []) {
-      if (!entry.suppressed.has(authority)) definitions.set(authority, { ...definition, source: 'file', lease: null, trusted: true })
-    }
-    for (const [authority, definition] of api.instances) {
-      const inFile = definitions.get(authority)
-      const trusted = definition.trusted || inFile?.protocol === definition.protocol
-      definitions.set(authority, { ...definition, trusted, source: inFile?.source ?? 'api' })
-    }
-    const instances = [...definitions].map(([authority, definition]) => this.#toInstance(entry, authority, definition))
-    const agent: Agent = {
-      name: entry.name,
-      aliases: api.aliases ?? file?.aliases ?? [],
-      metadata: api.metadata ?? file?.metadata ?? {},
-      policy: { ...file?.policy, ...api.policy },
-      instances,
-      rotation: entry.rotation
-    }
+    const agent = mergeLayers(entry)
     entry.agent = agent
-    entry.emptySince = instances.length > 0 ? null : entry.emptySince ?? this.#clock.now()
+    entry.emptySince = agent.instances.length > 0 ? null : entry.emptySince ?? this.#clock.now()
     this.#dueAt = Math.min(this.#dueAt, forgetTime(entry))
     this.#entries.set(entry.name, entry)
     for (const name of [agent.name, ...agent.aliases]) this.#names.set(name, entry)
-    return this.#settle(entry, before.instances, instances)
-  }
-
-  #toInstance (entry: Entry, authority: string, definition: ApiInstance & { source: Source }): Instance {
-    const { protocol, host, port, weight, source, lease, trusted } = definition
-    const origin = originOf(protocol, authority)
-    const built = entry.built.get(origin)
-    if (built?.weight === weight && built.source === source && built.trusted === trusted && built.lease === lease) return built
-    const id = built?.id ?? instanceId(entry.name, host, port)
-    const instance = { id, agent: entry.name, protocol, host, port, origin, weight, source, trusted, lease, runtime: built?.runtime ?? newRuntime() }
-    entry.built.set(origin, instance)
-    return instance
+    return this.#settle(entry, before.instances, agent.instances)
   }
 
   #forget (entry: Entry): RegistryChange {
@@ -532,67 +411,6 @@ export class Registry {
   }
 }
 
-/** Who owns each name and alias of the file. @throws NameConflictError when two agents claim one */
-function fileOwners (definitions: readonly AgentDefinition[]): Map<string, string> {
-  const owners = new Map<string, string>()
-  for (const { name } of definitions) {
-    if (owners.has(name)) throw new NameConflictError(`The agent "${name}" is defined twice`)
-    owners.set(name, name)
-  }
-  for (const { name, aliases } of definitions) {
-    for (const alias of aliases ?? []) {
-      const owner = owners.get(alias)
-      if (owner !== undefined && owner !== name) throw new NameConflictError(`The alias "${alias}" of "${name}" belongs to the agent "${owner}"`)
-      owners.set(alias, name)
-    }
-  }
-  return owners
-}
-
-function namesOf ({ name, agent }: Entry): string[] {
-  return [name, ...agent.aliases]
-}
-
-/** Neither in the file nor registered any more: known only so that it can be answered with 503 for a while. */
-function isEmptyRegistration ({ file, api }: Entry): boolean {
-  return file === null && api.instances.size === 0
-}
-
 function tooMany (path: string, message: string) {
   return new InvalidRegistrationError(`The fleet is full: ${message}`, { errors: [{ path, message }] })
-}
-
-function originOf (protocol: Protocol, authority: string): string {
-  return `${protocol}://${authority}`
-}
-
-/** What is said of the instance at this address now; undefined when the agent has none there. */
-function definitionAt ({ file, api, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
-  return api.instances.get(authority) ?? (suppressed.has(authority) ? undefined : file?.instances.get(authority))
-}
-
-/** When the agent is forgotten, if nobody comes: never while it has instances, nor when fleet.yaml gives it none on purpose. */
-function forgetTime ({ file, emptySince }: Entry): number {
-  const isLeft = file === null || file.instances.size > 0
-  return isLeft && emptySince !== null ? emptySince + emptyAgentMs : Infinity
-}
-
-/** Given settings replace what registrations said before. */
-function takeSettings ({ name, api }: Entry, { aliases, metadata, policy }: Pick<AgentDefinition, 'aliases' | 'metadata' | 'policy'>): void {
-  if (aliases !== undefined) api.aliases = aliases.filter(alias => alias !== name)
-  if (metadata !== undefined) api.metadata = metadata
-  if (policy !== undefined) api.policy = { ...api.policy, ...policy }
-}
-
-function settingsOf ({ aliases, metadata, policy }: Layer<InstanceDefinition>) {
-  return { ...(aliases && { aliases }), ...(metadata && { metadata }), ...(policy && { policy }) }
-}
-
-function toLayer (definition: AgentDefinition): Layer<InstanceDefinition> {
-  return { ...settingsOf({ ...definition, instances: new Map() }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }
-}
-
-function sameLayer (a: Layer<InstanceDefinition>, b: Layer<InstanceDefinition>): boolean {
-  const text = ({ instances, ...settings }: Layer<InstanceDefinition>) => JSON.stringify([settings, [...instances]])
-  return text(a) === text(b)
 }

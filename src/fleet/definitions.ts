@@ -1,0 +1,49 @@
+/**
+ * The fleet in words: what fleet.yaml, registrations and the state file say of agents, before the registry makes Agents of it.
+ */
+import type { AgentPolicy } from './agent.ts'
+import type { Protocol } from './instance.ts'
+
+/** What a source says of one instance. */
+export interface InstanceDefinition {
+  readonly host: string
+  readonly port: number
+  readonly protocol: Protocol
+  readonly weight: number
+}
+
+/** What a source says of one agent. A field that is left out is not this source's business. */
+export interface AgentDefinition {
+  readonly name: string
+  readonly aliases?: readonly string[]
+  readonly metadata?: Readonly<Record<string, unknown>>
+  readonly policy?: AgentPolicy
+  readonly instances: readonly InstanceDefinition[]
+}
+
+/** One registration: an agent's settings and one instance, leased when `ttlMs` is given. */
+export interface Registration {
+  readonly name: string
+  readonly host: string
+  readonly port: number
+  readonly protocol?: Protocol
+  readonly weight?: number
+  readonly aliases?: readonly string[]
+  readonly metadata?: Readonly<Record<string, unknown>>
+  readonly policy?: AgentPolicy
+  readonly ttlMs?: number
+  /** Made with admin rights. A later registration without them takes nothing away, unless it changes the protocol. */
+  readonly trusted?: boolean
+}
+
+/** An instance's registration as it is kept over a restart; without `expiresAt`, since a restart grants one full ttl. */
+export interface SavedInstance extends InstanceDefinition {
+  readonly trusted?: boolean
+  readonly ttlMs?: number
+}
+
+/** What the registration API added, in a form that JSON can hold. */
+export interface RegistryState {
+  readonly version: 1
+  readonly agents: readonly (Omit<AgentDefinition, 'instances'> & { readonly instances: readonly SavedInstance[] })[]
+}

@@ -1,0 +1,167 @@
+/**
+ * What the two sources say of an agent, fleet.yaml and registrations, and how that becomes one Agent. When which of it changes is the
+ * registry's business.
+ */
+import { NameConflictError } from '../errors.ts'
+import type { Agent, AgentPolicy, Rotation } from './agent.ts'
+import type { AgentDefinition, InstanceDefinition } from './definitions.ts'
+import { authorityOf, instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
+
+/** A registered instance. */
+export interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
+
+/** What one source says of an agent; its instances by authority. */
+export interface Layer<I extends InstanceDefinition> {
+  aliases?: readonly string[]
+  metadata?: Readonly<Record<string, unknown>>
+  policy?: AgentPolicy
+  instances: Map<string, I>
+}
+
+/** All that is known of an agent: both layers, and what was made of them. */
+export interface Entry {
+  readonly name: string
+  file: Layer<InstanceDefinition> | null
+  api: Layer<ApiInstance>
+  /** Authorities of file instances that a DELETE took out; they stay out until the file changes. */
+  readonly suppressed: Set<string>
+  /** The instances as they were built last, by origin: an id is hashed once, and one that did not change is the same object again. */
+  readonly built: Map<string, Instance>
+  readonly rotation: Rotation
+  /** When the last instance left, milliseconds since the epoch; null while there is one. */
+  emptySince: number | null
+  agent: Agent
+}
+
+/** How long an agent that lost its last instance is still known (and answered with 503). */
+const emptyAgentMs = 10 * 60_000
+
+/** An agent nobody has said anything of yet. */
+export function newEntry (name: string): Entry {
+  const rotation = { next: 0 }
+  const agent: Agent = { name, aliases: [], metadata: {}, policy: {}, instances: [], rotation }
+  return { name, file: null, api: { instances: new Map() }, suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
+}
+
+/** The agent that both layers together describe: what was registered stands before what the file says. */
+export function mergeLayers (entry: Entry): Agent {
+  const { file, api } = entry
+  const definitions = new Map<string, ApiInstance & { source: Source }>()
+  for (const [authority, definition] of file?.instances ?? []) {
+    if (!entry.suppressed.has(authority)) definitions.set(authority, { ...definition, source: 'file', lease: null, trusted: true })
+  }
+  for (const [authority, definition] of api.instances) {
+    const inFile = definitions.get(authority)
+    const trusted = definition.trusted || inFile?.protocol === definition.protocol
+    definitions.set(authority, { ...definition, trusted, source: inFile?.source ?? 'api' })
+  }
+  const instances = [...definitions].map(([authority, definition]) => toInstance(entry, authority, definition))
+  return {
+    name: entry.name,
+    aliases: api.aliases ?? file?.aliases ?? [],
+    metadata: api.metadata ?? file?.metadata ?? {},
+    policy: { ...file?.policy, ...api.policy },
+    instances,
+    rotation: entry.rotation
+  }
+}
+
+function toInstance (entry: Entry, authority: string, definition: ApiInstance & { source: Source }): Instance {
+  const { protocol, host, port, weight, source, lease, trusted } = definition
+  const origin = originOf(protocol, authority)
+  const built = entry.built.get(origin)
+  if (built?.weight === weight && built.source === source && built.trusted === trusted && built.lease === lease) return built
+  const id = built?.id ?? instanceId(entry.name, host, port)
+  const instance = { id, agent: entry.name, protocol, host, port, origin, weight, source, trusted, lease, runtime: built?.runtime ?? newRuntime() }
+  entry.built.set(origin, instance)
+  return instance
+}
+
+/**
+ * Takes from what was registered under the entry's name the names that the file gives to others; says what it took.
+ * @param owners of the names and aliases of the file
+ */
+export function yieldNames (entry: Entry, owners: ReadonlyMap<string, string>): string[] {
+  if (entry.api.instances.size === 0) return []
+  const takerOf = (name: string) => {
+    const owner = owners.get(name)
+    return owner === entry.name ? undefined : owner
+  }
+  const taker = takerOf(entry.name)
+  if (taker !== undefined) {
+    entry.api = { instances: new Map() }
+    return [`the registered agent "${entry.name}" was removed: the name is an alias of the file's agent "${taker}"`]
+  }
+  const aliases = entry.api.aliases ?? []
+  const kept = aliases.filter(alias => takerOf(alias) === undefined)
+  if (kept.length === aliases.length) return []
+  if (kept.length > 0) entry.api.aliases = kept
+  else delete entry.api.aliases // so that those of the file, if there are any, stand again
+  return aliases.filter(alias => !kept.includes(alias)).map(alias => `the registered agent "${entry.name}" lost its alias "${alias}": it belongs to the file's agent "${takerOf(alias)}"`)
+}
+
+/** Who owns each name and alias of the file. @throws NameConflictError when two agents claim one */
+export function fileOwners (definitions: readonly AgentDefinition[]): Map<string, string> {
+  const owners = new Map<string, string>()
+  for (const { name } of definitions) {
+    if (owners.has(name)) throw new NameConflictError(`The agent "${name}" is defined twice`)
+    owners.set(name, name)
+  }
+  for (const { name, aliases } of definitions) {
+    for (const alias of aliases ?? []) {
+      const owner = owners.get(alias)
+      if (owner !== undefined && owner !== name) throw new NameConflictError(`The alias "${alias}" of "${name}" belongs to the agent "${owner}"`)
+      owners.set(alias, name)
+    }
+  }
+  return owners
+}
+
+/** The names under which the agent is known now. */
+export function namesOf ({ name, agent }: Entry): string[] {
+  return [name, ...agent.aliases]
+}
+
+/** Neither in the file nor registered any more: known only so that it can be answered with 503 for a while. */
+export function isEmptyRegistration ({ file, api }: Entry): boolean {
+  return file === null && api.instances.size === 0
+}
+
+/** `http://host:port`. */
+export function originOf (protocol: Protocol, authority: string): string {
+  return `${protocol}://${authority}`
+}
+
+/** What is said of the instance at this address now; undefined when the agent has none there. */
+export function definitionAt ({ file, api, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
+  return api.instances.get(authority) ?? (suppressed.has(authority) ? undefined : file?.instances.get(authority))
+}
+
+/** When the agent is forgotten, if nobody comes: never while it has instances, nor when fleet.yaml gives it none on purpose. */
+export function forgetTime ({ file, emptySince }: Entry): number {
+  const isLeft = file === null || file.instances.size > 0
+  return isLeft && emptySince !== null ? emptySince + emptyAgentMs : Infinity
+}
+
+/** Given settings replace what registrations said before. */
+export function takeSettings ({ name, api }: Entry, { aliases, metadata, policy }: Pick<AgentDefinition, 'aliases' | 'metadata' | 'policy'>): void {
+  if (aliases !== undefined) api.aliases = aliases.filter(alias => alias !== name)
+  if (metadata !== undefined) api.metadata = metadata
+  if (policy !== undefined) api.policy = { ...api.policy, ...policy }
+}
+
+/** Aliases, metadata and policy as far as they are given. */
+export function settingsOf ({ aliases, metadata, policy }: Layer<InstanceDefinition>) {
+  return { ...(aliases && { aliases }), ...(metadata && { metadata }), ...(policy && { policy }) }
+}
+
+/** What the file says of an agent. */
+export function toLayer (definition: AgentDefinition): Layer<InstanceDefinition> {
+  return { ...settingsOf({ ...definition, instances: new Map() }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }
+}
+
+/** Whether the file says the same once more. */
+export function sameLayer (a: Layer<InstanceDefinition>, b: Layer<InstanceDefinition>): boolean {
+  const text = ({ instances, ...settings }: Layer<InstanceDefinition>) => JSON.stringify([settings, [...instances]])
+  return text(a) === text(b)
+}
