@@ -406,6 +406,8 @@ export class Registry {
 
   #publish (changes: readonly RegistryChange[]): RegistryChange {
     const change = { added: changes.flatMap(({ added }) => added), removed: changes.flatMap(({ removed }) => removed) }
+    // Who still holds one of these (a request whose body is on its way) must not begin anything new on it.
+    for (const { runtime } of change.removed) runtime.draining = true
     if (change.added.length + change.removed.length > 0) for (const listener of this.#listeners) listener(change)
     return change
   }

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { buildGateway, startGateway } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
+import { rawClient } from '../helpers/raw-client.ts'
 
 const json = { 'content-type': 'application/json' }
 
@@ -169,6 +170,21 @@ t.test('a drained instance finishes what it has and is removed', async t => {
   t.equal(await (await pending).text(), 'done')
   clock.advance(1_000)
   t.equal(gateway.registry.get('a').instances.length, 0)
+})
+
+t.test('a request whose body is still coming does not go to an instance that was deregistered meanwhile', async t => {
+  const [gone, stays] = [await fakeAgent(t), await fakeAgent(t)]
+  const gateway = await startGateway(t, { agents: [{ name: 'a', instances: [{ host: '127.0.0.1', port: gone.port }, { host: '127.0.0.1', port: stays.port }] }] })
+  const begun = new Promise<void>(resolve => gateway.server.once('request', () => setImmediate(resolve)))
+  const client = await rawClient(t, gateway.port)
+  client.send('POST /api/a/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nh')
+  await begun
+
+  gateway.registry.removeInstance('a', gateway.registry.get('a').instances[0]!.id)
+  client.send('i')
+
+  t.match(await client.until(/"body":"hi"/), `"port":${stays.port}`)
+  t.same(gone.requests, [])
 })
 
 t.test('registrations survive a restart, and a damaged file does not keep the gateway from starting', async t => {
