@@ -40,6 +40,8 @@ export interface FleetGatewayOptions extends FleetConfigInput {
   clock?: Clock
   /** Chooses instances. @default round robin */
   balancer?: Balancer
+  /** Told the length of each body chunk that passes, either way. */
+  onStreamed?: (bytes: number) => void
   /** Takes the audit log's lines instead of a file. */
   auditDestination?: NonNullable<AuditLogPluginOptions['destination']>
 }
@@ -52,7 +54,7 @@ interface Loaded {
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
-  const { file, env = {}, clock = systemClock, balancer, auditDestination, notFound = gateway.prefix !== '', ...rest } = opts
+  const { file, env = {}, clock = systemClock, balancer, auditDestination, onStreamed, notFound = gateway.prefix !== '', ...rest } = opts
   const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...overrides } = rest as FleetConfigInput & Record<string, unknown>
 
   async function load (): Promise<Loaded> {
@@ -90,6 +92,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(proxy, {
     viaPseudonym,
     lookupOf,
+    ...(onStreamed && { onStreamed }),
     ...(input.timeouts && { timeouts: input.timeouts }),
     ...(input.retry && { retry: input.retry }),
     ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })

@@ -32,6 +32,8 @@ export interface ForwardContext extends RequestHeadContext {
   /** No new exchanges are wanted on a client's connection. */
   readonly isDraining: () => boolean
   readonly budgetOf: (agent: Agent) => RetryBudget
+  /** Told the length of each body chunk that passes, either way. */
+  readonly onStreamed: (bytes: number) => void
   /** Tells the log what the client is not told: the cause. */
   readonly report: (error: FleetError, facts: RequestFacts) => void
   /** Open event streams and tunnels, to be ended when a drain runs out of time. */
@@ -135,6 +137,7 @@ export class Exchange implements AttemptOwner, EndableStream {
       onProgress: chunkLength => {
         this.#facts.bytesReceived += chunkLength
         this.#touch()
+        this.#context.onStreamed(chunkLength)
         if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt)
       },
       onTooLarge: () => this.#fail(this.#tooLarge())
@@ -159,6 +162,7 @@ export class Exchange implements AttemptOwner, EndableStream {
 
   onChunk (handler: AttemptHandler, chunk: Buffer): boolean {
     this.#touch()
+    this.#context.onStreamed(chunk.length)
     this.#context.upstream.progress(handler.attempt)
     if (this.#response.write(chunk)) return true
     this.#response.raw.once('drain', () => {

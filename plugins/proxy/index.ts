@@ -44,6 +44,8 @@ export interface ProxyPluginOptions {
   viaPseudonym?: string
   /** How names of instances are resolved. @default those that registered themselves may not lead to refused addresses */
   lookupOf?: LookupOf
+  /** Told the length of each body chunk that passes, either way. */
+  onStreamed?: (bytes: number) => void
   /** The path under which the agents are. @default `/api` */
   path?: string
 }
@@ -64,7 +66,7 @@ declare module 'fastify' {
 }
 
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
-  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), ...data } = opts
+  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, ...data } = opts
   const { bodyLimit = Infinity, timeouts, retry } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, ...data }, '')
   const { registry, upstream } = fastify
   const prefix = `${fastify.prefix}${path}`
@@ -84,6 +86,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
     streams: new Set(),
     report: createReporter(fastify.log),
+    onStreamed,
     budgetOf (agent) {
       let budget = budgets.get(agent.rotation)
       if (budget === undefined) budgets.set(agent.rotation, budget = new RetryBudget())

@@ -8,6 +8,7 @@ import { pino } from 'pino'
 import { ConfigError, mergeConfig, parseConfig, readConfigFile, type FleetConfig, type FleetConfigInput } from '../config.ts'
 import { createGateway } from '../gateway.ts'
 import { OptionsError } from '../options.ts'
+import { createCollector } from './collector.ts'
 import { CommandError, type CommandIo } from './io.ts'
 import { findSecret, type FoundSecret } from './secret.ts'
 
@@ -46,7 +47,7 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
     const config = parseConfig(mergeConfig(value, overrides), source)
-    const gateway = await createGateway({ ...overrides, file, env: io.env }, { loggerInstance: pino({ level: 'warn' }, pino.destination(2)) })
+    const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: pino({ level: 'warn' }, pino.destination(2)) })
     await listen(gateway, config)
     gateway.discovery.onReload(() => io.say(`${file} was applied; the fleet now: ${fleetOf(gateway)}`))
     announce(gateway, config, secret, file, io)
