@@ -8,6 +8,7 @@ import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Attempt } from '../../src/fleet/attempt.ts'
+import { plainAddress } from '../../src/plain-address.ts'
 
 /** How the exchange ended. */
 export type Ending =
@@ -101,11 +102,6 @@ export interface FactsPluginOptions {
    * @default none
    */
   trustedProxies?: readonly string[]
-}
-
-/** `::ffff:192.0.2.1` is how a dual-stack socket writes 192.0.2.1. */
-function plainAddress (address: string): string {
-  return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address
 }
 
 function forwardedClient (raw: IncomingMessage, trusts: (address: string, hop: number) => boolean): string {

@@ -3,6 +3,7 @@
  */
 import type { IncomingMessage } from 'node:http'
 import type { RequestFacts } from '../facts/index.ts'
+import { plainAddress } from '../../src/plain-address.ts'
 import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
 import { withoutTokenProtocol } from './token-protocol.ts'
 import { isTraceparent, type TraceStarter } from './trace-context.ts'
@@ -90,10 +91,6 @@ function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFa
 /** RFC 7239 §6: an IPv6 address is bracketed and quoted. */
 function forwardedNode (address: string): string {
   return address.includes(':') ? `"[${address}]"` : address === '' ? 'unknown' : address
-}
-
-function plainAddress (address: string): string {
-  return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address
 }
 
 function appended (existing: string | string[] | undefined, value: string): string {
