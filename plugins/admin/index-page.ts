@@ -14,6 +14,7 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry', methods: 'GET', about: 'instances, leases and policies' },
   { path: '/registry/register', methods: 'POST', about: 'register an instance' },
   { path: '/registry/{name}/instances/{id}', methods: 'PUT, DELETE', about: 'heartbeat, removal' },
+  { path: '/registry/{name}/instances/{id}/probe', methods: 'POST', about: 'ask that instance now' },
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
   { path: '/stats', methods: 'GET', about: 'counters and latencies' }
 ]

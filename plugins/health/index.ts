@@ -12,8 +12,8 @@ import type { Instance } from '../../src/fleet/instance.ts'
 import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { HealthOptions } from './options.ts'
-import type { LookupOf } from '../../src/guarded-lookup.ts'
-import { createProbe, type Probe } from './probe.ts'
+import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
+import { askHttp, createProbe, type HttpReport, type Probe } from './probe.ts'
 import { Prober } from './prober.ts'
 import { healthRoutes } from './routes.ts'
 
@@ -23,6 +23,17 @@ export interface Health {
    * @throws OptionsError; nothing has changed then
    */
   reconfigure (options: object): void
+  /** Resolves when each instance that is known was probed once. */
+  firstRound (): Promise<void>
+  /** One HTTP request to the instance now, whatever its probes do; changes nothing of what is known of it. */
+  check (instance: Instance): Promise<HealthCheck>
+}
+
+/** What a single request to an instance met. */
+export interface HealthCheck extends HttpReport {
+  /** The path that was asked for: that of its probes, else `/`. */
+  readonly path: string
+  readonly latencyMs: number
 }
 
 declare module 'fastify' {
@@ -56,7 +67,7 @@ function attemptReason ({ outcome, status }: Attempt): string {
 }
 
 const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, opts) => {
-  const { clock = systemClock, lookupOf, probe = createProbe(clock, lookupOf), random = Math.random, ...data } = opts
+  const { clock = systemClock, lookupOf = createLookupOf(undefined), probe = createProbe(clock, lookupOf), random = Math.random, ...data } = opts
   const { registry, upstream } = fastify
 
   function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
@@ -81,7 +92,17 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   })
 
   fastify.decorate('health', {
-    reconfigure: options => prober.reconfigure(parseOptions(HealthOptions, options, 'health'))
+    reconfigure: options => prober.reconfigure(parseOptions(HealthOptions, options, 'health')),
+    firstRound: () => prober.firstRound(),
+    async check (instance) {
+      const { path, timeout } = prober.settingsOf(instance)
+      const asked = path ?? '/'
+      const startMark = performance.now()
+      const report = await askHttp(clock, instance, lookupOf(instance), asked, timeout)
+      const latencyMs = Math.round((performance.now() - startMark) * 10) / 10
+      // Where nobody said which path tells its health, an answer of whatever status shows that the agent is there.
+      return { ...report, outcome: path === undefined && report.status !== null ? 'ok' : report.outcome, path: asked, latencyMs }
+    }
   })
   fastify.addHook('onReady', async () => prober.start())
   fastify.addHook('onClose', async () => {

@@ -7,7 +7,7 @@ import { connect, type LookupFunction, type Socket } from 'node:net'
 import type { Clock } from '../../src/clock.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { ProbeOutcome } from '../../src/fleet/outlier.ts'
-import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
+import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { HealthOptions } from './options.ts'
 
 /** Asks an instance how it is. Settles soon after `signal` aborts, with whatever; an outcome is never an error. */
@@ -17,10 +17,10 @@ export type Probe = (instance: Instance, settings: HealthOptions, signal: AbortS
 const maxBodyBytes = 64 * 1024
 
 /** The probe that opens real connections. TLS certificates are verified. */
-export function createProbe (clock: Clock, lookupOf: LookupOf = createLookupOf(undefined)): Probe {
+export function createProbe (clock: Clock, lookupOf: LookupOf): Probe {
   return (instance, { path, timeout }, signal) => path === undefined
     ? probeTcp(clock, instance, lookupOf(instance), timeout, signal)
-    : probeHttp(clock, instance, lookupOf(instance), path, timeout, signal)
+    : askHttp(clock, instance, lookupOf(instance), path, timeout, signal).then(({ outcome }) => outcome)
 }
 
 function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunction | undefined, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
@@ -48,21 +48,34 @@ function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunctio
   })
 }
 
-function probeHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, path: string, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
+/** What an HTTP request to an instance met. */
+export interface HttpReport {
+  /** `ok` is a 2xx or 3xx; `bad` is any other answer, and what is no answer. */
+  readonly outcome: ProbeOutcome
+  /** Null when no response head came. */
+  readonly status: number | null
+  /** Node's code of the failure (`ECONNREFUSED`, `ENOTFOUND`, `HPE_INVALID_CONSTANT`, …); null when there is a status or no code. */
+  readonly cause: string | null
+}
+
+/** One HTTP GET on a connection of its own. Settles soon after `signal` aborts, with whatever. */
+export function askHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, path: string, timeoutMs: number, signal?: AbortSignal): Promise<HttpReport> {
   return new Promise(resolve => {
     let outcome: ProbeOutcome | null = null
+    let status: number | null = null
+    let cause: string | null = null
     let connected = false
     const { request } = protocol === 'https' ? https : http
     const headers = { 'user-agent': 'fleet-gateway-health', accept: '*/*', connection: 'close' }
-    const probe = request({ host, port, path, headers, agent: false, signal, ...(lookup && { lookup }) })
+    const probe = request({ host, port, path, headers, agent: false, ...(signal && { signal }), ...(lookup && { lookup }) })
     const cancelTimeout = clock.after(timeoutMs, () => {
       outcome ??= 'timeout'
       probe.destroy()
     })
     probe.once('socket', (socket: Socket) => socket.once('connect', () => { connected = true }))
     probe.once('response', response => {
-      const { statusCode = 0 } = response
-      outcome = statusCode >= 200 && statusCode < 400 ? 'ok' : 'bad'
+      status = response.statusCode ?? 0
+      outcome = status >= 200 && status < 400 ? 'ok' : 'bad'
       let bytes = 0
       response.on('data', (chunk: Buffer) => {
         bytes += chunk.length
@@ -70,11 +83,16 @@ function probeHttp (clock: Clock, { protocol, host, port }: Instance, lookup: Lo
       })
       response.once('error', () => {}) // the head has decided
     })
-    probe.once('error', () => {}) // 'close' follows
+    probe.once('error', (error: NodeJS.ErrnoException) => { cause = codeOf(error) }) // 'close' follows
     probe.once('close', () => {
       cancelTimeout()
-      resolve(outcome ?? (connected ? 'bad' : 'refused'))
+      resolve({ outcome: outcome ?? (connected ? 'bad' : 'refused'), status, cause: outcome === null ? cause : null })
     })
     probe.end()
   })
+}
+
+/** A name with several addresses fails with all of their errors in one; the first speaks for them. */
+function codeOf (error: NodeJS.ErrnoException & { errors?: NodeJS.ErrnoException[] }): string | null {
+  return error.code ?? error.errors?.[0]?.code ?? null
 }

@@ -40,8 +40,6 @@ interface Watch {
   dueAt: number
   /** The share by which the present period is shortened. */
   jitter: number
-  /** No probe of it has ended yet. */
-  isNew: boolean
   isRunning: boolean
   readonly abort: AbortController
 }
@@ -55,6 +53,10 @@ export class Prober {
   #concurrent = 0
   #ticks = 0
   #stops: (() => void)[] = []
+  /** Those of which no probe has ended yet, */
+  readonly #unprobed = new Set<Watch>()
+  /** and who waits until there are none. */
+  #waiting: (() => void)[] = []
 
   /** @param defaults what agents can override one by one */
   constructor (seams: ProberSeams, defaults: HealthOptions) {
@@ -89,6 +91,25 @@ export class Prober {
     for (const watch of this.#watches.values()) this.#review(watch)
   }
 
+  /** Resolves when no instance is left that was never probed. */
+  firstRound (): Promise<void> {
+    return new Promise(resolve => {
+      this.#waiting.push(resolve)
+      this.#tellWaiting()
+    })
+  }
+
+  #tellWaiting (): void {
+    if (this.#unprobed.size > 0) return
+    for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
+  /** What counts for the instance: its agent's settings over the defaults. */
+  settingsOf ({ agent }: Instance): HealthOptions {
+    const own = this.#seams.registry.find(agent)?.policy.health
+    return own === undefined ? this.#defaults : { ...this.#defaults, ...own }
+  }
+
   /** Whether the instance is in the registry still. */
   watches ({ runtime }: Instance): boolean {
     return this.#watches.has(runtime)
@@ -97,15 +118,15 @@ export class Prober {
   #watch (instance: Instance): void {
     const watch: Watch = {
       instance,
-      settings: this.#settingsOf(instance),
+      settings: this.settingsOf(instance),
       beganAt: 0,
       dueAt: 0,
       jitter: 0,
-      isNew: true,
       isRunning: false,
       abort: new AbortController()
     }
     this.#watches.set(instance.runtime, watch)
+    this.#unprobed.add(watch)
     this.#queue.add(watch)
   }
 
@@ -114,12 +135,9 @@ export class Prober {
     if (watch === undefined) return
     this.#watches.delete(runtime)
     this.#queue.delete(watch)
+    this.#unprobed.delete(watch)
     watch.abort.abort()
-  }
-
-  #settingsOf ({ agent }: Instance): HealthOptions {
-    const own = this.#seams.registry.find(agent)?.policy.health
-    return own === undefined ? this.#defaults : { ...this.#defaults, ...own }
+    this.#tellWaiting()
   }
 
   #tick (): void {
@@ -133,7 +151,7 @@ export class Prober {
   }
 
   #review (watch: Watch): void {
-    watch.settings = this.#settingsOf(watch.instance)
+    watch.settings = this.settingsOf(watch.instance)
     this.#schedule(watch)
   }
 
@@ -156,7 +174,7 @@ export class Prober {
     const { instance, settings, abort: { signal } } = watch
     const beganAt = clock.now()
     watch.beganAt = beganAt
-    watch.jitter = random() * (watch.isNew ? firstJitterRatio : jitterRatio)
+    watch.jitter = random() * (this.#unprobed.has(watch) ? firstJitterRatio : jitterRatio)
     watch.isRunning = true
     this.#concurrent++
     let outcome: ProbeOutcome
@@ -167,12 +185,13 @@ export class Prober {
     }
     this.#concurrent--
     watch.isRunning = false
-    watch.isNew = false
+    this.#unprobed.delete(watch)
     if (!signal.aborted) {
       const change = isConclusive(instance, outcome, beganAt) ? recordProbe(instance, outcome === 'ok', settings, clock.now()) : null
       this.#schedule(watch)
       if (change !== null) onChange(instance, change, outcome)
     }
+    this.#tellWaiting()
     this.#fill()
   }
 }

@@ -35,7 +35,7 @@ export interface HealthRouteOptions {
 /** What a client waits before it asks an unready gateway again. */
 const retryAfterSeconds = '1'
 
-/** `/health`, `/health/live` and `/health/ready`. */
+/** `/health`, `/health/live` and `/health/ready`, and the probe on demand. */
 export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fastify, { clock }) => {
   const startedAt = clock.now()
   let ready = false
@@ -55,6 +55,13 @@ export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fasti
       throw new DrainingError('The gateway is shutting down', { headers: { 'retry-after': retryAfterSeconds } })
     }
     return { status: 'ready' }
+  })
+
+  // A POST, since it makes the gateway do something; who may read may ask.
+  fastify.post<{ Params: { name: string, id: string } }>('/registry/:name/instances/:id/probe', { config: { fleet: { scope: 'read' } } }, async request => {
+    const { name, id } = request.params
+    const { outcome, status, cause, path, latencyMs } = await fastify.health.check(fastify.registry.instance(name, id))
+    return { ok: outcome === 'ok', outcome, status, cause, path, latency_ms: latencyMs }
   })
 }
 

@@ -12,6 +12,7 @@ import registry from '../../plugins/registry/index.ts'
 import upstream from '../../plugins/upstream/index.ts'
 import { systemClock } from '../../src/clock.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
+import { createLookupOf } from '../../src/guarded-lookup.ts'
 import { isHealthy, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
@@ -42,10 +43,10 @@ async function build (t: Test, options: HealthPluginOptions & { prefix?: string 
   await prepare(app)
   await app.register(registry, { clock })
   await app.register(upstream, { clock })
-  let reconfigure: FastifyInstance['health']['reconfigure'] = () => {}
+  let decorated: FastifyInstance['health'] | undefined
   await app.register(async scope => {
     await scope.register(health, { clock, probe, random: () => 0, ...healthOptions })
-    reconfigure = options => scope.health.reconfigure(options)
+    decorated = scope.health
   }, { prefix })
 
   return {
@@ -55,7 +56,8 @@ async function build (t: Test, options: HealthPluginOptions & { prefix?: string 
     calls,
     registry: app.registry,
     upstream: app.upstream,
-    reconfigure,
+    health: () => decorated!,
+    reconfigure: (options: object) => decorated!.reconfigure(options),
     changes: () => logs.filter(({ change }) => change !== undefined).map(({ level, agent, change, reason }) => `${level} ${agent} ${change}: ${reason}`),
     add (port: number, rest: Partial<Registration> = {}): Instance {
       return app.registry.register({ name: 'planner', host: '127.0.0.1', port, ...rest }).instance
@@ -385,6 +387,7 @@ t.test('ten thousand instances cost little', async t => {
   t.ok((spent.user + spent.system) / 1_000 < 400, 'four seconds without a probe take less than a tenth of a core')
 })
 
+const lookupOf = createLookupOf(undefined)
 const settings: HealthOptions = { interval: 10_000, timeout: 2_000, unhealthyAfter: 3, healthyAfter: 2 }
 
 function instanceAt (t: Test, port: number, protocol: 'http' | 'https' = 'http'): Pick<Instance, 'protocol' | 'host' | 'port'> {
@@ -394,7 +397,7 @@ function instanceAt (t: Test, port: number, protocol: 'http' | 'https' = 'http')
 
 async function probeReal (t: Test, port: number, changed: Partial<HealthOptions> & { protocol?: 'http' | 'https' } = {}) {
   const { protocol = 'http', ...rest } = changed
-  return createProbe(systemClock)(instanceAt(t, port, protocol) as Instance, { ...settings, ...rest }, new AbortController().signal)
+  return createProbe(systemClock, lookupOf)(instanceAt(t, port, protocol) as Instance, { ...settings, ...rest }, new AbortController().signal)
 }
 
 t.test('without a path a connection is enough', async t => {
@@ -429,7 +432,7 @@ t.test('no answer in time is a timeout, and the connection is closed', async t =
   const clock = fakeClock()
   const agent = await rawAgent(t, () => clock.advance(2_000))
 
-  const outcome = await createProbe(clock)(instanceAt(t, agent.port) as Instance, { ...settings, path: '/' }, new AbortController().signal)
+  const outcome = await createProbe(clock, lookupOf)(instanceAt(t, agent.port) as Instance, { ...settings, path: '/' }, new AbortController().signal)
 
   t.equal(outcome, 'timeout')
   const [socket] = agent.connections
@@ -441,7 +444,7 @@ t.test('no connection in time is a timeout', async t => {
   const clock = fakeClock()
   const agent = await rawAgent(t, () => {})
 
-  const probing = createProbe(clock)(instanceAt(t, agent.port) as Instance, settings, new AbortController().signal)
+  const probing = createProbe(clock, lookupOf)(instanceAt(t, agent.port) as Instance, settings, new AbortController().signal)
   clock.advance(2_000)
 
   t.equal(await probing, 'timeout')
@@ -573,17 +576,61 @@ t.test('details are for callers that may read, and only of their agents', async 
 t.test('what the routes need is declared on them, and they move under a prefix', async t => {
   const declared: Record<string, unknown> = {}
   const s = await build(t, { prefix: '/fleet' }, async app => {
-    app.addHook('onRoute', ({ url, method, config }) => { if (method === 'GET') declared[url] = config?.fleet })
+    app.addHook('onRoute', ({ url, method, config }) => { if (method !== 'HEAD') declared[`${String(method)} ${url}`] = config?.fleet })
   })
   await s.app.ready()
 
   t.same(declared, {
-    '/fleet/health': { optionalAuth: true, rateLimit: false },
-    '/fleet/health/live': { public: true, rateLimit: false },
-    '/fleet/health/ready': { public: true, rateLimit: false }
+    'GET /fleet/health': { optionalAuth: true, rateLimit: false },
+    'GET /fleet/health/live': { public: true, rateLimit: false },
+    'GET /fleet/health/ready': { public: true, rateLimit: false },
+    'POST /fleet/registry/:name/instances/:id/probe': { scope: 'read' }
   })
   t.equal((await s.app.inject('/fleet/health')).statusCode, 200)
   t.equal((await s.app.inject('/health')).statusCode, 404)
+})
+
+t.test('the first round is over when every instance was probed once, or is gone', async t => {
+  const s = await build(t)
+  const [first, second] = [s.add(8_501), s.add(8_502)]
+  await s.app.ready()
+  let over = false
+  const round = s.health().firstRound().then(() => { over = true })
+
+  await s.answer('refused')
+  t.equal(over, false)
+  t.equal(first.runtime.health.probeFailures, 1)
+  s.registry.removeInstance('planner', second.id)
+  await round
+
+  t.equal(over, true)
+  await s.health().firstRound() // nobody is left who was never asked
+})
+
+t.test('POST …/probe asks one instance now, and says what came of it', async t => {
+  const agent = await fakeAgent(t, (request, response) => { response.writeHead(request.url === '/ready' ? 503 : 404).end() })
+  const mute = await rawAgent(t, socket => socket.destroy())
+  const noise = await rawAgent(t, socket => socket.end('220 mail.example ESMTP\r\n'))
+  const silent = await rawAgent(t, () => s.clock.advance(2_000))
+  const s = await build(t)
+  const cases: [port: number, rest: Partial<Registration>, expected: object][] = [
+    [agent.port, {}, { ok: true, outcome: 'ok', status: 404, cause: null, path: '/' }],
+    [agent.port, { name: 'ready', policy: { health: { path: '/ready' } } }, { ok: false, outcome: 'bad', status: 503, cause: null, path: '/ready' }],
+    [await deadPort(), {}, { ok: false, outcome: 'refused', status: null, cause: 'ECONNREFUSED' }],
+    [mute.port, {}, { ok: false, outcome: 'bad', status: null, cause: 'ECONNRESET' }],
+    [noise.port, {}, { ok: false, outcome: 'bad', status: null, cause: /^HPE_/ }],
+    [silent.port, {}, { ok: false, outcome: 'timeout', status: null, cause: null }],
+    [agent.port, { name: 'no-such-place', host: 'no-such-place.invalid' }, { ok: false, outcome: 'refused', status: null, cause: /^(ENOTFOUND|EAI_AGAIN)$/ }]
+  ]
+  await s.app.ready()
+
+  for (const [port, rest, expected] of cases) {
+    const { agent: name, id } = s.add(port, rest)
+    const reply = await s.app.inject({ method: 'POST', url: `/registry/${name}/instances/${id}/probe` })
+    t.match(reply.json(), { ...expected, latency_ms: Number }, JSON.stringify(expected))
+  }
+  t.equal((await s.app.inject({ method: 'POST', url: '/registry/planner/instances/nobody/probe' })).statusCode, 404)
+  t.ok([...s.registry.agents()].every(({ instances }) => instances.every(isHealthy)), 'nothing is concluded from it')
 })
 
 t.test('GET /health/live: the process serves', async t => {
@@ -651,7 +698,7 @@ t.test('a probe leaves nothing on the signal that outlives it', async t => {
   t.teardown(() => server.close())
   const { port } = server.address() as AddressInfo
   const { signal } = new AbortController()
-  const probe = createProbe(systemClock)
+  const probe = createProbe(systemClock, lookupOf)
   const settings = { interval: 1_000, timeout: 1_000, unhealthyAfter: 3, healthyAfter: 2 }
   const instance: Instance = { id: 'i', agent: 'a', protocol: 'http', host: '127.0.0.1', port, origin: `http://127.0.0.1:${port}`, weight: 1, source: 'file', trusted: true, lease: null, runtime: newRuntime() }
 
