@@ -2,6 +2,7 @@
  * The whole configuration: the plugins' option schemas put together under the keys of fleet.yaml, and the rules between them.
  * Imports schemas only, so that a configuration can be checked without building a server.
  */
+import { dirname, join } from 'node:path'
 import { AuditLogOptions } from '../plugins/audit-log/options.ts'
 import { AuthOptions } from '../plugins/auth/options.ts'
 import { CorsOptions } from '../plugins/cors/options.ts'
@@ -93,6 +94,11 @@ export async function loadConfig (file: string, env: Environment = {}): Promise<
 /** What `base` says, and where `overrides` says something about the same key, that. Lists are replaced as a whole. */
 export function mergeConfig (base: FleetConfigInput, overrides: FleetConfigInput): FleetConfigInput {
   return merged(base, overrides) as FleetConfigInput
+}
+
+/** Where what is kept over a restart belongs: `registry.stateDir`, else `.fleet` beside the file. */
+export function stateDirOf ({ registry }: Pick<FleetConfigInput, 'registry'>, file: string): string {
+  return registry?.stateDir ?? join(dirname(file), '.fleet')
 }
 
 function merged (base: unknown, overrides: unknown): unknown {

@@ -4,7 +4,6 @@
  */
 import { randomBytes } from 'node:crypto'
 import { hostname, networkInterfaces } from 'node:os'
-import { dirname, join } from 'node:path'
 import Fastify, { type FastifyInstance, type FastifyPluginAsync, type FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import admin from '../plugins/admin/index.ts'
@@ -24,7 +23,7 @@ import stats from '../plugins/stats/index.ts'
 import upstream from '../plugins/upstream/index.ts'
 import { toAgentDefinitions } from './agent-options.ts'
 import { systemClock, type Clock } from './clock.ts'
-import { mergeConfig, parseConfig, readConfigFile, type FleetConfig, type FleetConfigInput } from './config.ts'
+import { mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from './config.ts'
 import type { Balancer } from './fleet/balancer.ts'
 import { createLookupOf } from './guarded-lookup.ts'
 import { serverOptions } from './server.ts'
@@ -64,7 +63,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   }
 
   const { input, config } = await load()
-  const stateDir = config.registry.stateDir ?? (file === undefined ? undefined : join(dirname(file), '.fleet'))
+  const stateDir = file === undefined ? config.registry.stateDir : stateDirOf(input, file)
   const lookupOf = createLookupOf(config.registry.allowedHosts)
   const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
 

@@ -1,79 +1,55 @@
 #!/usr/bin/env node
 /**
- * Process entry: arguments, environment, signals, exit code. The only file that touches `process`.
+ * Process entry: arguments, environment, signals, exit code. The only file that touches `process`. It imports nothing of the program
+ * itself before it knows that this Node can run it.
  */
 import { readFileSync } from 'node:fs'
-import { Command, CommanderError, InvalidArgumentError } from 'commander'
-import { CommandError, type CommandIo } from './cli/io.ts'
-import { serve, type ServeFlags } from './cli/serve.ts'
+import { basename, relative } from 'node:path'
+import type { CommandIo } from './cli/io.ts'
 
-const io: CommandIo = {
-  env: process.env,
-  say: line => { process.stderr.write(`${line}\n`) },
-  isTerminal: process.stderr.isTTY === true,
-  onSignal (listener) {
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => listener(signal))
-  },
-  exit: code => process.exit(code)
+const { engines } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { engines: { node: string } }
+
+/** Whether the running Node is as new as `>=20.19.0` asks. */
+function isNewEnough (range: string): boolean {
+  const numbers = (version: string) => version.replace(/^\D+/, '').split('.').map(Number)
+  const [least, running] = [numbers(range), numbers(process.versions.node)]
+  const index = least.findIndex((number, place) => number !== running[place])
+  return index === -1 || running[index]! > least[index]!
+}
+
+/** `fleet-gateway` where it is installed, else what was typed. */
+function ownName (): string {
+  const [, script = ''] = process.argv
+  return basename(script).startsWith('fleet-gateway') ? 'fleet-gateway' : `node ${relative(process.cwd(), script)}`
 }
 
 /** A reader that has seen enough (`… | head`) is no failure. */
 function ignoreClosedPipe (error: NodeJS.ErrnoException): void {
   if (error.code !== 'EPIPE') throw error
 }
-process.stdout.on('error', ignoreClosedPipe)
-process.stderr.on('error', ignoreClosedPipe)
 
-/** Wrong usage, as commander reports it, ends with 2; `--help` and `--version` with 0. */
-const usageExitCode = 2
-
-function integer (least: number, most: number) {
-  return (text: string): number => {
-    const value = Number(text)
-    if (!/^\d+$/.test(text) || value < least || value > most) throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`)
-    return value
+async function main (): Promise<void> {
+  process.stdout.on('error', ignoreClosedPipe)
+  process.stderr.on('error', ignoreClosedPipe)
+  const io: CommandIo = {
+    self: ownName(),
+    env: process.env,
+    // Looked at only by who asks questions: a stdin that is closed must not trouble the others.
+    get stdin () { return process.stdin },
+    stdout: process.stdout,
+    stderr: process.stderr,
+    onSignal (listener) {
+      for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => listener(signal))
+    },
+    exit: code => process.exit(code)
   }
+  const { run } = await import('./cli/program.ts')
+  process.exitCode = await run(process.argv.slice(2), io)
 }
 
-const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
-
-const program = new Command('fleet-gateway')
-  .description('One HTTP front door to a whole fleet of agents.')
-  .version(version)
-  .exitOverride()
-  .showHelpAfterError('(--help tells more)')
-
-program.command('serve')
-  .description('run the gateway')
-  .option('--port <port>', 'port to listen on (FLEET_PORT; 9001)', integer(0, 65_535))
-  .option('--host <address>', 'address to listen on (FLEET_HOST; 127.0.0.1)')
-  .option('--secret <token>', 'the shared secret; better in FLEET_SECRET or FLEET_SECRET_FILE, where other users of the machine can\'t see it')
-  .option('--no-auth', 'ask for no token')
-  .option('--rate-limit <n>', 'requests a minute per client', integer(1, 60_000_000))
-  .option('--no-rate-limit', 'do not limit requests')
-  .option('--no-cors', 'leave cross-origin requests to the agents')
-  .option('--fleet, --fleet-yaml <file>', 'the fleet\'s file (fleet.yaml)')
-  .addHelpText('after', `
-Examples:
-  $ fleet-gateway serve
-  $ FLEET_SECRET=… fleet-gateway serve --port 9001 --fleet fleet.yaml
-  $ fleet-gateway serve --no-auth          # on a laptop, loopback only`)
-  .action(async (flags: ServeFlags & { fleetYaml?: string }) => {
-    const { fleetYaml, ...rest } = flags
-    if (rest.auth === false && rest.secret !== undefined) throw new CommandError('--secret and --no-auth contradict each other', usageExitCode)
-    process.exit(await serve({ ...(fleetYaml !== undefined && { fleet: fleetYaml }), ...rest }, io))
-  })
-
-try {
-  await program.parseAsync()
-} catch (error) {
-  if (error instanceof CommanderError) {
-    process.exitCode = error.exitCode === 0 ? 0 : usageExitCode
-  } else if (error instanceof CommandError) {
-    io.say(error.message)
-    process.exitCode = error.exitCode
-  } else {
-    io.say(error instanceof Error ? error.stack ?? error.message : String(error))
-    process.exitCode = 1
-  }
+if (isNewEnough(engines.node)) {
+  await main()
+} else {
+  process.stderr.write(`Fleet Gateway needs Node ${engines.node}, and this is ${process.versions.node}: install a newer one from https://nodejs.org\n`)
+  process.exitCode = 1
 }

@@ -1,12 +1,13 @@
 /**
- * Where the shared secret comes from: flag, environment, file of the environment, fleet.yaml, else one made at random and kept.
+ * Where the token comes from: flag, environment, file of the environment, fleet.yaml, else the one that was made at random and kept.
+ * `serve` makes one where there is none; the client commands only look.
  */
 import { randomBytes } from 'node:crypto'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import writeFileAtomic from 'write-file-atomic'
 import type { FleetConfigInput } from '../config.ts'
-import { CommandError } from './io.ts'
+import { CommandError, type CommandIo } from './io.ts'
 
 export interface FoundSecret {
   /** Undefined when fleet.yaml has it: the auth plugin reads it there. */
@@ -17,27 +18,72 @@ export interface FoundSecret {
   readonly isNew: boolean
 }
 
-const fewestCharacters = 8
-
-/** @throws CommandError when a source is there but no good */
-export async function findSecret (flag: string | undefined, env: Readonly<Record<string, string | undefined>>, auth: FleetConfigInput['auth'], stateDir: string): Promise<FoundSecret> {
-  if (flag !== undefined) return { secret: checked(flag, '--secret'), from: '--secret', isNew: false }
-  const { FLEET_SECRET: fromEnv, FLEET_SECRET_FILE: file } = env
-  if (fromEnv !== undefined && fromEnv !== '') return { secret: checked(fromEnv, 'FLEET_SECRET'), from: 'FLEET_SECRET', isNew: false }
-  if (file !== undefined && file !== '') {
-    const text = await readFile(file, 'utf8').catch((error: Error) => { throw new CommandError(`FLEET_SECRET_FILE can't be read: ${error.message}`) })
-    return { secret: checked(text.trim(), `FLEET_SECRET_FILE (${file})`), from: `FLEET_SECRET_FILE (${file})`, isNew: false }
-  }
-  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isNew: false }
-  return keptSecret(join(stateDir, 'secret'), stateDir)
+/** A token to open a gateway with. */
+export interface ClientToken {
+  readonly token: string
+  readonly from: string
 }
 
-async function keptSecret (path: string, stateDir: string): Promise<FoundSecret> {
+type Auth = FleetConfigInput['auth']
+
+const fewestCharacters = 8
+
+/**
+ * What `serve` asks its clients for.
+ * @param stateDir where a secret that has to be made is kept
+ * @throws CommandError when a source is there but no good
+ */
+export async function findSecret (flag: string | undefined, env: CommandIo['env'], auth: Auth, stateDir: string): Promise<FoundSecret> {
+  const given = await givenToken(flag, env)
+  if (given !== undefined) return { secret: given.token, from: given.from, isNew: false }
+  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isNew: false }
+  const kept = await keptToken(stateDir)
+  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, isNew: false }
+}
+
+/** What flag or environment give. @throws CommandError when it is no good */
+export async function givenToken (flag: string | undefined, { FLEET_SECRET: fromEnv, FLEET_SECRET_FILE: file }: CommandIo['env']): Promise<ClientToken | undefined> {
+  if (flag !== undefined) return checked(flag, '--secret')
+  if (fromEnv !== undefined && fromEnv !== '') return checked(fromEnv, 'FLEET_SECRET')
+  if (file === undefined || file === '') return undefined
+  return checked(await readToken(file, 'FLEET_SECRET_FILE'), `FLEET_SECRET_FILE (${file})`)
+}
+
+/**
+ * What a client command finds where nothing is given; undefined for nothing. Of named keys the first that fleet.yaml has in clear, or in a
+ * file, is taken: one with every right before others.
+ * @throws CommandError when a source is there but no good
+ */
+export async function foundToken (auth: Auth, stateDir: string): Promise<ClientToken | undefined> {
+  return await fileToken(auth) ?? await keptToken(stateDir)
+}
+
+async function fileToken (auth: Auth): Promise<ClientToken | undefined> {
+  if (auth?.secret !== undefined) return checked(auth.secret, 'fleet.yaml')
+  if (auth?.secretFile !== undefined) return checked(await readToken(auth.secretFile, 'auth.secretFile'), auth.secretFile)
+  const keys = (auth?.keys ?? []).filter(({ token, tokenFile }) => token !== undefined || tokenFile !== undefined)
+  const key = keys.find(({ scopes, agents }) => scopes.includes('admin') && agents === undefined) ?? keys[0]
+  if (key === undefined) return undefined
+  const from = `key "${key.id}" of fleet.yaml`
+  return checked(key.token ?? await readToken(key.tokenFile!, from), from)
+}
+
+async function readToken (file: string, from: string): Promise<string> {
+  const text = await readFile(file, 'utf8').catch((error: Error) => { throw new CommandError(`${from} can't be read: ${error.message}`) })
+  return text.trim()
+}
+
+async function keptToken (stateDir: string): Promise<ClientToken | undefined> {
+  const path = join(stateDir, 'secret')
   const kept = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined
-    throw new CommandError(`The kept secret can't be read: ${error.message}`)
+    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return undefined
+    throw new CommandError(`The kept secret can't be read: ${error.message}. Give one with FLEET_SECRET, or run this as the user who owns it`)
   })
-  if (kept !== undefined && kept.trim().length >= fewestCharacters) return { secret: checked(kept.trim(), path), from: path, isNew: false }
+  return kept === undefined || kept.trim().length < fewestCharacters ? undefined : checked(kept.trim(), path)
+}
+
+async function newSecret (stateDir: string): Promise<FoundSecret> {
+  const path = join(stateDir, 'secret')
   const secret = randomBytes(24).toString('base64url')
   try {
     await mkdir(stateDir, { recursive: true, mode: 0o700 })
@@ -48,7 +94,7 @@ async function keptSecret (path: string, stateDir: string): Promise<FoundSecret>
   return { secret, from: path, isNew: true }
 }
 
-function checked (secret: string, from: string): string {
-  if (secret.length < fewestCharacters || !/^[!-~]+$/.test(secret)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces`)
-  return secret
+function checked (token: string, from: string): ClientToken {
+  if (token.length < fewestCharacters || !/^[!-~]+$/.test(token)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces`)
+  return { token, from }
 }

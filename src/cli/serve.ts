@@ -1,16 +1,25 @@
 /**
  * `fleet-gateway serve`: finds configuration and secret, starts the gateway, says what matters, and ends it in order on a signal.
  */
-import { existsSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { constants, existsSync } from 'node:fs'
+import { access } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Command } from 'commander'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
-import { ConfigError, mergeConfig, parseConfig, readConfigFile, type FleetConfig, type FleetConfigInput } from '../config.ts'
+import { ConfigError, mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from '../config.ts'
 import { createGateway } from '../gateway.ts'
 import { OptionsError } from '../options.ts'
+import { announce } from './announcement.ts'
 import { createCollector } from './collector.ts'
-import { CommandError, type CommandIo } from './io.ts'
-import { findSecret, type FoundSecret } from './secret.ts'
+import { fleetOf, integer, withExamples } from './command.ts'
+import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
+import { listenerOf } from './listener.ts'
+import { findSecret } from './secret.ts'
+import { defaultFile } from './target.ts'
+import { logDestination } from './terminal-log.ts'
+import { fleetInWords } from './wording.ts'
 
 /** As commander gives them; a flag that was not given is undefined. */
 export interface ServeFlags {
@@ -26,13 +35,33 @@ export interface ServeFlags {
   fleet?: string
 }
 
-const defaultFile = 'fleet.yaml'
-
-/** Names of agents in a line for people. */
-const mostNames = 8
-
 /** A Ctrl-C reaches the process twice, by the terminal and by npm; only a later signal means impatience. */
 const sameSignalMs = 500
+
+/** What is said of the fleet at the start waits this long for the first probes. */
+const firstProbesMs = 1_000
+
+export function serveCommand (io: CommandIo): Command {
+  const command = new Command('serve')
+    .description('run the gateway')
+    .option('--port <port>', 'port to listen on (FLEET_PORT; 9001)', integer(0, 65_535))
+    .option('--host <address>', 'address to listen on (FLEET_HOST; 127.0.0.1)')
+    .option('--secret <token>', 'the shared secret; better in FLEET_SECRET or FLEET_SECRET_FILE, where other users of the machine can\'t see it')
+    .option('--no-auth', 'ask for no token')
+    .option('--rate-limit <n>', 'requests a minute per client', integer(1, 60_000_000))
+    .option('--no-rate-limit', 'do not limit requests')
+    .option('--no-cors', 'leave cross-origin requests to the agents')
+    .option('--fleet, --fleet-yaml <file>', 'the fleet\'s file (fleet.yaml)')
+    .action(async (flags: ServeFlags) => {
+      if (flags.auth === false && flags.secret !== undefined) throw new CommandError('--secret and --no-auth contradict each other', exitCodes.wrongUsage)
+      io.exit(await serve(fleetOf(flags), io))
+    })
+  return withExamples(command, [
+    ['fleet-gateway serve'],
+    ['FLEET_SECRET=… fleet-gateway serve --port 9001 --fleet fleet.yaml'],
+    ['fleet-gateway serve --no-auth', 'on a laptop, loopback only']
+  ])
+}
 
 /** Runs until a signal ends it; resolves with the exit code. @throws CommandError */
 export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> {
@@ -42,16 +71,20 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     const overrides = overridesOf(flags, io.env, value)
     const merged = mergeConfig(value, overrides)
     const stateDir = stateDirOf(merged, file)
+    parseConfig(merged, source) // what is wrong with the file comes before what is wrong with the secret
     if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
     const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
     if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
     const config = parseConfig(mergeConfig(value, overrides), source)
-    const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: pino({ level: 'warn' }, pino.destination(2)) })
+    const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: pino({ level: 'warn' }, logDestination(io)) })
     await listen(gateway, config)
-    gateway.discovery.onReload(() => io.say(`${file} was applied; the fleet now: ${fleetOf(gateway)}`))
-    announce(gateway, config, secret, file, io)
-    return await untilSignal(gateway, config, io)
+    const ended = untilSignal(gateway, config, io)
+    say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)
+    await Promise.race([gateway.health.firstRound(), sleep(firstProbesMs, undefined, { ref: false })])
+    announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep: await isWritable(stateDir) }, io)
+    gateway.discovery.onReload(() => say(io, `${file} was applied; the fleet now: ${fleetInWords(gateway.registry.agents())}`))
+    return await ended
   } catch (error) {
     if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)
     throw error
@@ -60,8 +93,7 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
 
 /** Flags come before the environment, and both before the file. */
 function overridesOf (flags: ServeFlags, env: CommandIo['env'], file: FleetConfigInput): FleetConfigInput {
-  const port = flags.port ?? portOf(env['FLEET_PORT'])
-  const host = flags.host ?? (env['FLEET_HOST'] || undefined)
+  const { host, port } = listenerOf(flags, env, {})
   const server = { ...(port !== undefined && { port }), ...(host !== undefined && { host }) }
   const perMinute = typeof flags.rateLimit === 'number' ? flags.rateLimit : undefined
   return {
@@ -73,17 +105,7 @@ function overridesOf (flags: ServeFlags, env: CommandIo['env'], file: FleetConfi
   }
 }
 
-function portOf (text: string | undefined): number | undefined {
-  if (text === undefined || text === '') return undefined
-  const port = Number(text)
-  if (!Number.isInteger(port) || port < 0 || port > 65_535) throw new CommandError(`FLEET_PORT must be a port from 0 to 65535 (got "${text}")`)
-  return port
-}
-
-function stateDirOf (input: FleetConfigInput, file: string): string {
-  return input.registry?.stateDir ?? join(dirname(file), '.fleet')
-}
-
+/** What the machine refuses is a line with its cure. */
 async function listen (gateway: FastifyInstance, { server }: FleetConfig): Promise<void> {
   try {
     await gateway.listen({ host: server.host, port: server.port, listenTextResolver: address => `listening on ${address}` })
@@ -97,30 +119,14 @@ async function listen (gateway: FastifyInstance, { server }: FleetConfig): Promi
   }
 }
 
-function announce (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, file: string, io: CommandIo): void {
-  const url = gateway.listeningOrigin
-  io.say(`Fleet Gateway on ${url}`)
-  io.say(`  agents  ${fleetOf(gateway)}${existsSync(file) ? ` (${file})` : `; there is no ${file}, so only what is registered until there is`}`)
-  if (secret === null) {
-    io.say('  auth    OFF: anybody who reaches this port can use and change the fleet')
-  } else {
-    io.say(`  auth    secret from ${secret.from}`)
-    // Off a terminal this is a log, where no secret belongs; its file has it.
-    if (secret.isNew) io.say(io.isTerminal ? `          it was made now; use it as  Authorization: Bearer ${secret.secret}` : '          it was made now and is kept there')
+/** Whether something can be kept in the folder, or it can be made. */
+async function isWritable (folder: string): Promise<boolean> {
+  try {
+    await access(folder, constants.W_OK)
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOENT' && isWritable(dirname(folder))
   }
-  const { enabled, perMinute, burst } = config.rateLimit
-  io.say(`  limits  ${enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off'}`)
-  io.say(`  try     curl ${url}/health`)
-}
-
-/** `encoder, git and 3 more, 7 instances` */
-function fleetOf ({ registry }: FastifyInstance): string {
-  const agents = [...registry.agents()]
-  const instances = agents.reduce((sum, agent) => sum + agent.instances.length, 0)
-  if (agents.length === 0) return 'none yet'
-  const shown = agents.slice(0, mostNames).map(({ name }) => name).join(', ')
-  const more = agents.length > mostNames ? ` and ${agents.length - mostNames} more` : ''
-  return `${shown}${more}, ${instances} instance${instances === 1 ? '' : 's'}`
 }
 
 /** Drains on the first signal, ends at once on a later one, reloads on SIGHUP. */
@@ -139,7 +145,7 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, io: Com
         return io.exit(signal === 'SIGINT' ? 130 : 143)
       }
       firstAt = now
-      io.say(`${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish`)
+      say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish`)
       gateway.drain.begin({ delayMs: server.drainDelay, timeoutMs: server.drainTimeout })
         .then(() => gateway.close())
         .then(() => resolve(0), reject)

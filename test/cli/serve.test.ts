@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { WebSocket, WebSocketServer } from 'ws'
 import { serve as serveHere } from '../../src/cli/serve.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { fakeIo } from '../helpers/fake-io.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 
 /** As `npm test` has built it. */
@@ -71,16 +72,14 @@ t.test('without any secret one is made and kept with mode 0600; off a terminal o
 t.test('on a terminal a newly made secret is named, once', async t => {
   const cwd = t.testdir()
   for (const isFirst of [true, false]) {
-    const lines: string[] = []
-    let signal: ((name: NodeJS.Signals) => void) | undefined
-    const ended = serveHere({ port: 0, fleet: join(cwd, 'fleet.yaml') }, {
-      env: {}, isTerminal: true, say: line => { lines.push(line); if (line.includes('try ')) setImmediate(() => signal!('SIGTERM')) }, onSignal: listener => { signal = listener }, exit: code => { throw new Error(`exit ${code}`) }
-    })
+    const terminal = fakeIo({ isTTY: true })
+    terminal.onLine(/try /, () => terminal.signal('SIGTERM'))
 
-    t.equal(await ended, 0)
+    t.equal(await serveHere({ port: 0, fleet: join(cwd, 'fleet.yaml') }, terminal.io), 0)
+
     const secret = (await readFile(join(cwd, '.fleet/secret'), 'utf8')).trim()
-    t.equal(lines.join('\n').includes(secret), isFirst)
-    t.match(lines.join('\n'), `there is no ${join(cwd, 'fleet.yaml')}`, 'a missing file is an empty fleet, and is named')
+    t.equal(terminal.stderr().includes(secret), isFirst)
+    t.match(terminal.stderr(), `there is no ${join(cwd, 'fleet.yaml')}`, 'a missing file is an empty fleet, and is named')
   }
 })
 

@@ -1,0 +1,76 @@
+/**
+ * `fleet-gateway agents [name]`: who is in the fleet, or one agent with its instances.
+ */
+import type { Command } from 'commander'
+import type { agentView } from '../../plugins/admin/views.ts'
+import type { AgentStatus } from '../fleet/agent.ts'
+import { authorityOf, type InstanceState } from '../fleet/instance.ts'
+import { withClient } from './client.ts'
+import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { colorsFor, plain, print, printJson, type Colors, type CommandIo } from './io.ts'
+import { printTable } from './table.ts'
+import type { ClientFlags } from './target.ts'
+
+/** An agent as `GET /agents` tells of it. */
+export type AgentView = ReturnType<typeof agentView>
+
+export function agentsCommand (io: CommandIo): Command {
+  const command = clientCommand('agents')
+    .description('list the agents, or one with its instances')
+    .argument('[name]', 'an agent\'s name or alias')
+    .option(...jsonOption)
+    .action((name: string | undefined, flags: ClientFlags) => showAgents(name, fleetOf(flags), io))
+  return withExamples(command, [
+    ['fleet-gateway agents'],
+    ['fleet-gateway agents encoder', 'its instances'],
+    ['fleet-gateway agents --json | jq -r \'keys[]\'', 'the names alone']
+  ])
+}
+
+async function showAgents (name: string | undefined, flags: ClientFlags, io: CommandIo): Promise<void> {
+  await withClient(flags, io, async client => {
+    if (name !== undefined) {
+      const agent = await client.get<AgentView>(`/agents/${encodeURIComponent(name)}`)
+      if (flags.json) printJson(io, agent)
+      else showOne(name, agent, io)
+      return
+    }
+    const agents = await client.get<Record<string, AgentView>>('/agents')
+    if (flags.json) printJson(io, agents)
+    else if (Object.keys(agents).length === 0) print(io, `No agents yet: write them into fleet.yaml, or add one with "${io.self} register NAME PORT"`)
+    else showAll(agents, io)
+  })
+}
+
+function showAll (agents: Record<string, AgentView>, io: CommandIo): void {
+  const colors = colorsFor(io.stdout, io.env)
+  printTable(io, ['name', 'aliases', 'status', 'healthy', 'in flight'], Object.entries(agents).map(([name, agent]) => [
+    name,
+    agent.friendly_names.join(', '),
+    statusText(agent.status, colors),
+    `${agent.instances.filter(({ healthy }) => healthy).length} of ${agent.instances.length}`,
+    String(agent.in_flight)
+  ]))
+}
+
+function showOne (name: string, agent: AgentView, io: CommandIo): void {
+  const colors = colorsFor(io.stdout, io.env)
+  print(io, `${colors.bold(name)}: ${statusText(agent.status, colors)}`)
+  if (agent.friendly_names.length > 0) print(io, `aliases: ${agent.friendly_names.join(', ')}`)
+  for (const [key, value] of Object.entries(agent.metadata)) print(io, plain(`${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`))
+  print(io, '')
+  if (agent.instances.length === 0) return print(io, `No instances: add one with "${io.self} register ${name} PORT"`)
+  printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends'], agent.instances.map(({ id, protocol, host, port, state, source, in_flight: inFlight, lease }) => [
+    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), source === 'file' ? 'fleet.yaml' : 'registered', String(inFlight), lease?.expires_at ?? ''
+  ]))
+}
+
+/** The status in its colour. */
+export function statusText (status: AgentStatus, { green, yellow, red }: Colors): string {
+  return { healthy: green, degraded: yellow, down: red }[status](status)
+}
+
+/** The state in its colour. */
+export function stateText (state: InstanceState, { green, yellow, red }: Colors): string {
+  return { up: green, draining: yellow, ejected: yellow, down: red }[state](state)
+}

@@ -1,0 +1,85 @@
+/**
+ * What `serve` says when it has started: the fleet and its state, where the secret is from, what to be careful about, what to try.
+ */
+import type { FastifyInstance } from 'fastify'
+import type {} from '../../plugins/registry/index.ts'
+import type { FleetConfig } from '../config.ts'
+import { authorityOf, type Instance } from '../fleet/instance.ts'
+import { loopbackHost } from '../loopback.ts'
+import { colorsFor, say, type CommandIo } from './io.ts'
+import type { FoundSecret } from './secret.ts'
+import { count, fleetInWords } from './wording.ts'
+
+export interface Started {
+  readonly gateway: FastifyInstance
+  readonly config: FleetConfig
+  /** Null when auth is off. */
+  readonly secret: FoundSecret | null
+  /** The fleet's file; null when it is missing. */
+  readonly file: string | null
+  /** Where it was looked for. */
+  readonly wanted: string
+  /** Where registrations are kept, */
+  readonly stateDir: string
+  /** and whether they can be. */
+  readonly canKeep: boolean
+}
+
+/** So many instances that don't answer are named. */
+const mostNamed = 5
+
+export function announce ({ gateway, config, secret, file, wanted, stateDir, canKeep }: Started, io: CommandIo): void {
+  const { yellow } = colorsFor(io.stderr, io.env)
+  const line = (label: string, text: string) => say(io, `  ${label.padEnd(8)}${text}`)
+  const agents = [...gateway.registry.agents()]
+  const instances = agents.flatMap(agent => agent.instances)
+  const silent = instances.filter(({ runtime }) => runtime.health.probeFailures > 0)
+
+  line('agents', agents.length === 0
+    ? file === null ? `none: there is no ${wanted} yet; "${io.self} onboard" writes one` : `none yet (${file})`
+    : `${fleetInWords(agents)} (${file ?? `registered earlier; there is no ${wanted}`})${instances.length > 0 && silent.length === 0 ? ', all answer' : ''}`)
+  for (const instance of silent.slice(0, mostNamed)) line('', yellow(silence(instance)))
+  if (silent.length > mostNamed) line('', yellow(`and ${count(silent.length - mostNamed, 'more instance')} without an answer`))
+  sayAuth(secret, config, line, io)
+  const { enabled, perMinute, burst } = config.rateLimit
+  line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
+  if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
+  const [first, ...others] = suggestions(gateway, secret, silent, io)
+  line('try', first!)
+  for (const text of others) line('', text)
+}
+
+function silence ({ agent, host, port }: Instance): string {
+  return `${agent} at ${authorityOf(host, port)} does not answer`
+}
+
+function sayAuth (secret: FoundSecret | null, { server }: FleetConfig, line: (label: string, text: string) => void, io: CommandIo): void {
+  const { red, bold } = colorsFor(io.stderr, io.env)
+  if (secret === null) {
+    line('auth', red(bold('OFF: anybody who reaches this port can use and change the fleet')))
+    if (!loopbackHost.test(server.host)) line('', red(`and ${server.host} is reached from other machines`))
+    return
+  }
+  line('auth', `secret from ${secret.from}`)
+  // Off a terminal this is a log, where no secret belongs; its file has it.
+  if (secret.isNew) line('', io.stderr.isTTY === true ? `it was made now; use it as  Authorization: Bearer ${bold(secret.secret!)}` : 'it was made now and is kept there')
+}
+
+/** What to do next, as it can be copied. */
+function suggestions (gateway: FastifyInstance, secret: FoundSecret | null, silent: readonly Instance[], { self }: CommandIo): string[] {
+  const url = gateway.listeningOrigin
+  const name = [...gateway.registry.agents()].find(agent => agent.instances.some(instance => !silent.includes(instance)))?.name
+  return [
+    `curl ${url}/health`,
+    ...name === undefined ? [] : [`curl ${tokenHeader(secret)}${url}/api/${name}/`],
+    silent.length > 0 ? `${self} test     # what is wrong with whom, and what to do` : name === undefined ? `${self} register my-agent PORT` : `${self} agents`
+  ]
+}
+
+/** For curl; the secret itself is in nothing that is said. */
+function tokenHeader (secret: FoundSecret | null): string {
+  if (secret === null) return ''
+  const { from } = secret
+  const value = from === 'FLEET_SECRET' ? '$FLEET_SECRET' : from.endsWith('/secret') ? `$(cat ${from})` : from.startsWith('FLEET_SECRET_FILE') ? '$(cat $FLEET_SECRET_FILE)' : '$TOKEN'
+  return `-H "Authorization: Bearer ${value}" `
+}

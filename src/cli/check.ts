@@ -1,0 +1,73 @@
+/**
+ * `fleet-gateway check [file]`: says whether `serve` would take the file, with every error and its place. Asks no gateway.
+ */
+import { access, constants } from 'node:fs/promises'
+import { Command } from 'commander'
+import { locate, readText } from '../config-file.ts'
+import { ConfigError, parseConfig, readConfigFile, type ConfigProblem, type ConfigSource, type FleetConfig } from '../config.ts'
+import type { OptionError } from '../options.ts'
+import { fleetOf, jsonOption, withExamples } from './command.ts'
+import { colorsFor, CommandError, exitCodes, print, printJson, say, type CommandIo } from './io.ts'
+import { defaultFile } from './target.ts'
+import { count } from './wording.ts'
+
+interface CheckFlags {
+  fleet?: string
+  json?: boolean
+}
+
+export function checkCommand (io: CommandIo): Command {
+  const command = new Command('check')
+    .description('say whether a fleet.yaml is valid, and if not, all that is wrong with it')
+    .argument('[file]', 'the file (fleet.yaml)')
+    .option('--fleet, --fleet-yaml <file>', 'the same')
+    .option(...jsonOption)
+    .action((file: string | undefined, flags: CheckFlags) => check(file, fleetOf(flags), io))
+  return withExamples(command, [
+    ['fleet-gateway check'],
+    ['fleet-gateway check staging.yaml --json | jq -r \'.problems[].message\'']
+  ])
+}
+
+async function check (given: string | undefined, flags: CheckFlags, io: CommandIo): Promise<void> {
+  if (given !== undefined && flags.fleet !== undefined) throw new CommandError('Name the file once', exitCodes.wrongUsage)
+  const file = given ?? flags.fleet ?? defaultFile
+  const { problems, config } = await examine(file, io)
+  const agents = new Set(config?.agents.map(({ name }) => name)).size
+  const instances = config?.agents.reduce((sum, agent) => sum + (agent.instances?.length ?? 1), 0) ?? 0
+  if (flags.json) {
+    printJson(io, { ok: problems.length === 0, file, ...(config !== undefined && { agents, instances }), problems })
+    if (problems.length > 0) throw new CommandError()
+    return
+  }
+  if (config === undefined || problems.length > 0) {
+    say(io, new ConfigError(problems).message)
+    throw new CommandError(`${file} has ${count(problems.length, 'problem')}; a running gateway keeps what it has`)
+  }
+  print(io, `${colorsFor(io.stdout, io.env).green('ok')}  ${file}: ${count(agents, 'agent')}, ${count(instances, 'instance')}`)
+}
+
+async function examine (file: string, { env, self }: CommandIo): Promise<{ problems: readonly ConfigProblem[], config?: FleetConfig }> {
+  try {
+    if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
+    const { value, ...source } = await readConfigFile(file, env)
+    const config = parseConfig(value, source)
+    return { config, problems: await missingFiles(config, source) }
+  } catch (error) {
+    if (error instanceof ConfigError) return { problems: error.problems }
+    throw error
+  }
+}
+
+/** Files with tokens are read when the gateway starts, and one that is not there stops it. */
+async function missingFiles ({ auth }: FleetConfig, source: ConfigSource): Promise<ConfigProblem[]> {
+  const named = [['auth.secretFile', auth.secretFile], ...auth.keys.map(({ tokenFile }, index) => [`auth.keys[${index}].tokenFile`, tokenFile])] as const
+  const errors: OptionError[] = []
+  for (const [path, name] of named) {
+    if (name === undefined) continue
+    await access(name, constants.R_OK).catch(({ code }: NodeJS.ErrnoException) => {
+      errors.push({ path: path!, at: 'value', message: `can not be read: ${code === 'ENOENT' ? 'there is no such file' : code} (${name})` })
+    })
+  }
+  return locate(errors, source)
+}

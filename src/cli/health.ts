@@ -1,0 +1,44 @@
+/**
+ * `fleet-gateway health`: how the fleet is, with an exit code for scripts.
+ */
+import type { Command } from 'commander'
+import type { HealthReport, ServiceHealth } from '../../plugins/health/routes.ts'
+import { authorityOf } from '../fleet/instance.ts'
+import { withClient } from './client.ts'
+import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { colorsFor, CommandError, print, printJson, type CommandIo } from './io.ts'
+import { printTable } from './table.ts'
+import type { ClientFlags } from './target.ts'
+import { count, duration } from './wording.ts'
+
+export function healthCommand (io: CommandIo): Command {
+  const command = clientCommand('health')
+    .description('say how the fleet is; exit 1 when an agent has no instance that can serve')
+    .option(...jsonOption)
+    .action((flags: ClientFlags) => showHealth(fleetOf(flags), io))
+  return withExamples(command, [['fleet-gateway health'], ['fleet-gateway health --json | jq .status'], ['fleet-gateway health >/dev/null || echo "look at the fleet"', 'in a script']])
+}
+
+async function showHealth (flags: ClientFlags, io: CommandIo): Promise<void> {
+  const report = await withClient(flags, io, client => client.get<HealthReport>('/health'))
+  if (flags.json) printJson(io, report)
+  else showReport(report, io)
+  if (report.status !== 'healthy') throw new CommandError()
+}
+
+function showReport ({ status, services, uptime_seconds: uptime }: HealthReport, io: CommandIo): void {
+  const colors = colorsFor(io.stdout, io.env)
+  const entries = Object.entries(services)
+  print(io, `${status === 'healthy' ? colors.green(status) : colors.red(status)}: ${count(entries.length, 'agent')}, up for ${duration(uptime)}`)
+  if (entries.length === 0) return
+  print(io, '')
+  printTable(io, ['agent', 'healthy', 'what is wrong'], entries.map(([name, service]) => [
+    service.healthy ? name : colors.red(name), `${service.healthy_instances} of ${service.total_instances}`, faults(service)
+  ]))
+}
+
+/** Needs a token that may read: without one the gateway tells numbers alone. */
+function faults ({ instances = [], total_instances: total }: ServiceHealth): string {
+  if (total === 0) return 'no instance'
+  return instances.filter(({ state }) => state !== 'up').map(({ host, port, state }) => `${authorityOf(host, port)} is ${state}`).join(', ')
+}

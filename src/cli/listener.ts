@@ -1,0 +1,29 @@
+/**
+ * Where the gateway listens: flags before the environment, and both before fleet.yaml.
+ */
+import type { FleetConfigInput } from '../config.ts'
+import { CommandError, type CommandIo } from './io.ts'
+
+export interface Listener {
+  readonly host?: string
+  readonly port?: number
+  /** What named the port, or else the host, for people. */
+  readonly from: string
+}
+
+/** What is said of the listener; where nothing is, the schema's defaults hold. @throws CommandError when FLEET_PORT is no port */
+export function listenerOf (flags: { host?: string, port?: number }, { FLEET_HOST, FLEET_PORT }: CommandIo['env'], file: FleetConfigInput): Listener {
+  const envPort = portOf(FLEET_PORT)
+  const envHost = FLEET_HOST === '' ? undefined : FLEET_HOST
+  const host = flags.host ?? envHost ?? file.server?.host
+  const port = flags.port ?? envPort ?? file.server?.port
+  const from = envPort !== undefined ? 'FLEET_PORT' : envHost !== undefined ? 'FLEET_HOST' : file.server?.port !== undefined || file.server?.host !== undefined ? 'fleet.yaml' : 'the default'
+  return { ...(host !== undefined && { host }), ...(port !== undefined && { port }), from }
+}
+
+function portOf (text: string | undefined): number | undefined {
+  if (text === undefined || text === '') return undefined
+  const port = Number(text)
+  if (!/^\d+$/.test(text) || port > 65_535) throw new CommandError(`FLEET_PORT must be a port from 0 to 65535 (got "${text}")`)
+  return port
+}

@@ -1,0 +1,141 @@
+/**
+ * `fleet-gateway onboard`: writes a fleet.yaml with comments, from a few questions or from flags.
+ */
+import { existsSync } from 'node:fs'
+import { dirname, relative, resolve } from 'node:path'
+import { createInterface } from 'node:readline/promises'
+import { fileURLToPath } from 'node:url'
+import { cancel, confirm, intro, note, outro, text } from '@clack/prompts'
+import { Command, InvalidArgumentError } from 'commander'
+import writeFileAtomic from 'write-file-atomic'
+import { namePattern } from '../agent-options.ts'
+import { ConfigError, parseConfig } from '../config.ts'
+import { parseYaml } from '../yaml.ts'
+import { address, fleetOf, repeated, withExamples } from './command.ts'
+import { fleetFile, type OnboardedAgent } from './fleet-file.ts'
+import { CommandError, say, type CommandIo } from './io.ts'
+import { defaultFile } from './target.ts'
+import { count } from './wording.ts'
+
+interface OnboardFlags {
+  fleet?: string
+  agent?: OnboardedAgent[]
+  yes?: boolean
+}
+
+/** The JSON Schema in the package: dist/src/cli/ is where this file is built to. */
+const schemaFile = fileURLToPath(new URL('../../../schema/fleet.schema.json', import.meta.url))
+
+export function onboardCommand (io: CommandIo): Command {
+  const command = new Command('onboard')
+    .description('write a commented fleet.yaml: asks for your agents on a terminal, or takes them from --agent')
+    .option('--fleet, --fleet-yaml <file>', 'the file to write (fleet.yaml)')
+    .option('--agent <name=address>', 'an agent, as planner=8501 or planner=host:8501; may be repeated, also for more instances of one', repeated(namedAddress))
+    .option('-y, --yes', 'ask nothing; an existing file is written over')
+    .action((flags: OnboardFlags) => onboard(fleetOf(flags), io))
+  return withExamples(command, [
+    ['fleet-gateway onboard', 'asks'],
+    ['fleet-gateway onboard --agent planner=8501 --agent coder=10.0.0.7:8502'],
+    ['fleet-gateway onboard --fleet staging.yaml --agent planner=8501 --yes']
+  ])
+}
+
+async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
+  const file = flags.fleet ?? defaultFile
+  const interactive = io.stdin.isTTY === true && io.stderr.isTTY === true && flags.yes !== true
+  const agents = interactive ? await interview(file, flags.agent, io) : flags.agent ?? []
+  if (!interactive && flags.yes !== true && existsSync(file) && !await saysYes(`${file} is there already. Write over it? [y/N] `, io)) {
+    throw new CommandError(`${file} is left as it is; --yes writes over it, --fleet names another file`)
+  }
+
+  const content = fleetFile(agents, schemaPath(file))
+  try {
+    parseConfig(parseYaml(content, {}).value)
+  } catch (error) { // what was answered is well-formed, but may not go together
+    if (error instanceof ConfigError) throw new CommandError(error.message)
+    throw error
+  }
+  await writeFileAtomic(file, content).catch((error: Error) => { throw new CommandError(`${file} can't be written: ${error.message}`) })
+
+  const next = [
+    `${io.self} serve   starts the gateway; a change of the file applies at once`,
+    `${io.self} test    tries every agent through it, and says what is wrong`,
+    `${io.self} check   tells what is wrong with the file after you edited it`
+  ]
+  const named = new Set(agents.map(({ name }) => name)).size
+  const done = `${file} is written, with ${named === 0 ? 'no agent yet' : count(named, 'agent')}; everything else in it shows its default, commented out.`
+  if (interactive) {
+    note(next.join('\n'), 'What to do next', { output: io.stderr })
+    outro(done, { output: io.stderr })
+  } else {
+    say(io, done)
+    for (const line of next) say(io, `  ${line}`)
+  }
+}
+
+/** For an editor, relative to the file where both are below one folder, so that it holds on another machine, too. */
+function schemaPath (file: string): string {
+  const path = relative(dirname(resolve(file)), schemaFile)
+  return path.startsWith('..') ? schemaFile : `./${path}`
+}
+
+/** A few questions on a terminal. @throws CommandError when somebody leaves */
+async function interview (file: string, given: readonly OnboardedAgent[] = [], io: CommandIo): Promise<OnboardedAgent[]> {
+  const streams = { input: io.stdin, output: io.stderr }
+  const agents = [...given]
+  intro(`This writes ${file}, the list of your agents for the gateway.`, streams)
+  if (existsSync(file) && !answered(await confirm({ message: `${file} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {
+    throw new CommandError(`${file} is left as it is; --fleet names another file`)
+  }
+  for (;;) {
+    const name = answered(await text({
+      message: agents.length === 0 ? 'What is your agent called? Clients will use /api/NAME. Enter alone: write agents into the file later.' : 'One more agent? Its name, or Enter to finish. The same name again is a second instance.',
+      placeholder: agents.length === 0 ? 'planner' : '',
+      validate: (value = '') => value === '' || new RegExp(namePattern).test(value) ? undefined : 'Letters, digits, ".", "_" and "-", 64 at most, beginning with a letter or digit',
+      ...streams
+    }), file, io)
+    if (name === '') return agents
+    const where = answered(await text({
+      message: `Where does ${name} listen? A port of this machine, or HOST:PORT.`,
+      placeholder: 'localhost:8501',
+      validate: (value = '') => problemOf(() => address(value)),
+      ...streams
+    }), file, io)
+    agents.push({ name, ...address(where) })
+  }
+}
+
+/** @throws CommandError when it was no answer but Ctrl-C */
+function answered<T> (answer: T, file: string, { stderr }: CommandIo): Exclude<T, symbol> {
+  if (typeof answer !== 'symbol') return answer as Exclude<T, symbol>
+  cancel(`Nothing was written; ${existsSync(file) ? `${file} is as it was` : `there is no ${file}`}.`, { output: stderr })
+  throw new CommandError()
+}
+
+/** A question where nobody sits at a terminal: the next line of standard input is the answer, its end is no. */
+async function saysYes (question: string, { stdin, stderr }: CommandIo): Promise<boolean> {
+  const lines = createInterface({ input: stdin, crlfDelay: Infinity })
+  stderr.write(question)
+  try {
+    const { value: answer = '' } = await lines[Symbol.asyncIterator]().next() as IteratorResult<string, undefined>
+    return /^y(es)?$/i.test(answer.trim())
+  } finally {
+    lines.close()
+    stderr.write('\n')
+  }
+}
+
+function namedAddress (given: string): OnboardedAgent {
+  const [, name = '', where = ''] = /^([^=]+)=(.+)$/.exec(given) ?? []
+  if (!new RegExp(namePattern).test(name)) throw new InvalidArgumentError('It must be NAME=PORT or NAME=HOST:PORT, the name of letters, digits, ".", "_" and "-".')
+  return { name, ...address(where) }
+}
+
+function problemOf (read: () => unknown): string | undefined {
+  try {
+    read()
+  } catch (error) {
+    return (error as Error).message
+  }
+  return undefined
+}

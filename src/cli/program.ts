@@ -1,0 +1,68 @@
+/**
+ * The command line as a whole: its commands, its help, and what each kind of failure prints and exits with.
+ */
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { agentsCommand } from './agents.ts'
+import { checkCommand } from './check.ts'
+import { deregisterCommand } from './deregister.ts'
+import { healthCommand } from './health.ts'
+import { colorsFor, CommandError, exitCodes, plain, say, type CommandIo } from './io.ts'
+import { onboardCommand } from './onboard.ts'
+import { registerCommand } from './register.ts'
+import { routesCommand } from './routes.ts'
+import { serveCommand } from './serve.ts'
+import { statsCommand } from './stats.ts'
+import { testCommand } from './test.ts'
+
+/** In the order in which somebody new needs them. */
+const commands = [serveCommand, onboardCommand, checkCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand]
+
+/** The whole program, for parsing and for the documents. */
+export function createProgram (io: CommandIo): Command {
+  const program = new Command('fleet-gateway')
+    .description('One HTTP front door to a whole fleet of agents.')
+    .version(readVersion(), '-V, --version', 'print the version')
+    .addHelpText('after', `
+Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
+Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_URL (gateway of the other commands), NO_COLOR.`)
+  for (const create of commands) program.addCommand(create(io))
+  for (const command of [program, ...program.commands]) {
+    command
+      .exitOverride()
+      .showHelpAfterError(`("${['fleet-gateway', command === program ? '' : command.name()].filter(name => name !== '').join(' ')} --help" tells more)`)
+      .configureOutput({
+        writeOut: text => io.stdout.write(text),
+        writeErr: text => io.stderr.write(text),
+        getOutHelpWidth: () => io.stdout.columns ?? 100,
+        getErrHelpWidth: () => io.stderr.columns ?? 100,
+        getOutHasColors: () => colorsFor(io.stdout, io.env).isColorSupported,
+        getErrHasColors: () => colorsFor(io.stderr, io.env).isColorSupported,
+        outputError: (text, write) => write(colorsFor(io.stderr, io.env).red(text))
+      })
+      .configureHelp({ styleTitle: title => colorsFor(io.stdout, io.env).bold(title), sortOptions: false })
+  }
+  return program
+}
+
+/** Runs the command that the arguments name. @returns the exit code */
+export async function run (args: readonly string[], io: CommandIo): Promise<number> {
+  try {
+    await createProgram(io).parseAsync(args, { from: 'user' })
+    return exitCodes.good
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.good : exitCodes.wrongUsage
+    const { red } = colorsFor(io.stderr, io.env)
+    if (error instanceof CommandError) {
+      if (error.message !== '') say(io, red(plain(error.message)))
+      return error.exitCode
+    }
+    say(io, red(error instanceof Error ? error.stack ?? error.message : String(error)))
+    return exitCodes.failed
+  }
+}
+
+function readVersion (): string {
+  const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { version: string }
+  return version
+}

@@ -1,0 +1,85 @@
+/**
+ * `fleet-gateway register NAME [ADDRESS]`: adds an instance to the fleet, or changes what is known of it.
+ */
+import { InvalidArgumentError, type Command } from 'commander'
+import type { instanceView, leaseView } from '../../plugins/admin/views.ts'
+import { authorityOf } from '../fleet/instance.ts'
+import { withClient } from './client.ts'
+import { address, clientCommand, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'
+import { CommandError, exitCodes, print, printJson, type CommandIo } from './io.ts'
+import type { ClientFlags } from './target.ts'
+
+interface RegisterFlags extends ClientFlags {
+  host?: string
+  port?: number
+  protocol?: string
+  alias?: string[]
+  ttl?: string | number
+  weight?: number
+  timeout?: string | number
+  healthPath?: string
+  metadata?: Record<string, unknown>
+}
+
+/** What `POST /registry/register` answers. */
+interface Registered {
+  message: string
+  name: string
+  instance: ReturnType<typeof instanceView>
+  lease?: ReturnType<typeof leaseView>
+}
+
+export function registerCommand (io: CommandIo): Command {
+  const command = clientCommand('register')
+    .description('add an instance of an agent to the fleet, or change what is known of it')
+    .argument('<name>', 'the agent\'s name')
+    .argument('[address]', 'PORT or HOST:PORT', address)
+    .option('--host <host>', 'its host (localhost)')
+    .option('--port <port>', 'its port', integer(1, 65_535))
+    .option('--protocol <protocol>', 'http or https (http)')
+    .option('--alias <name>', 'another name for the agent; may be repeated', repeated(String))
+    .option('--ttl <duration>', 'a lease of this length, such as 60s, which heartbeats renew; for good when left out', durationOrSeconds)
+    .option('--weight <n>', 'its share under a weighted balancer', integer(1, 1_000))
+    .option('--timeout <duration>', 'how long the agent may take to begin its answer', durationOrSeconds)
+    .option('--health-path <path>', 'probe it by GET of this path instead of by opening a connection')
+    .option('--metadata <json>', 'whatever is worth knowing about the agent, as a JSON object', jsonObject)
+    .option(...jsonOption)
+    .action((name: string, at: Address | undefined, flags: RegisterFlags) => register(name, at, fleetOf(flags), io))
+  return withExamples(command, [
+    ['fleet-gateway register my-agent 9000'],
+    ['fleet-gateway register my-agent 192.168.1.7:9000 --alias mine --health-path /health'],
+    ['fleet-gateway register my-agent 9000 --ttl 60s', 'leaves by itself without a heartbeat']
+  ])
+}
+
+async function register (name: string, at: Address | undefined, flags: RegisterFlags, io: CommandIo): Promise<void> {
+  const host = flags.host ?? at?.host
+  const port = flags.port ?? at?.port
+  if (port === undefined) throw new CommandError(`Say where it listens: ${io.self} register NAME PORT, or HOST:PORT`, exitCodes.wrongUsage)
+  if ((flags.host !== undefined && at?.host !== undefined) || (flags.port !== undefined && at !== undefined)) {
+    throw new CommandError('Give host and port once: as HOST:PORT, or with --host and --port', exitCodes.wrongUsage)
+  }
+  const { protocol, alias: aliases, ttl, weight, timeout, healthPath, metadata } = flags
+  const body = { name, host, port, protocol, aliases, ttl, weight, timeout, metadata, ...(healthPath !== undefined && { health: { path: healthPath } }) }
+  const registered = await withClient(flags, io, client => client.send<Registered>('POST', '/registry/register', body))
+  if (flags.json) return printJson(io, registered)
+  const { instance, lease } = registered
+  print(io, `${registered.message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)}`)
+  if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${registered.name}/instances/${instance.id}`)
+}
+
+/** The API takes durations and bare numbers of seconds; which text is neither, it says itself. */
+function durationOrSeconds (text: string): string | number {
+  return /^\d+(\.\d+)?$/.test(text) ? Number(text) : text
+}
+
+function jsonObject (text: string): Record<string, unknown> {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    // What is no JSON is no object.
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new InvalidArgumentError('It must be a JSON object, as {"about": "what it does"}.')
+  return value as Record<string, unknown>
+}

@@ -1,0 +1,42 @@
+/**
+ * `fleet-gateway stats`: what the gateway did since it started.
+ */
+import type { Command } from 'commander'
+import type { StatsSnapshot } from '../../plugins/stats/index.ts'
+import { withClient } from './client.ts'
+import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { colorsFor, plain, print, printJson, type CommandIo } from './io.ts'
+import { printTable } from './table.ts'
+import type { ClientFlags } from './target.ts'
+import { duration } from './wording.ts'
+
+export function statsCommand (io: CommandIo): Command {
+  const command = clientCommand('stats')
+    .description('show counters and latencies since the gateway started')
+    .option(...jsonOption)
+    .action((flags: ClientFlags) => showStats(fleetOf(flags), io))
+  return withExamples(command, [['fleet-gateway stats'], ['fleet-gateway stats --json | jq .total_errors']])
+}
+
+async function showStats (flags: ClientFlags, io: CommandIo): Promise<void> {
+  const stats = await withClient(flags, io, client => client.get<StatsSnapshot>('/stats'))
+  if (flags.json) printJson(io, stats)
+  else showSnapshot(stats, io)
+}
+
+function showSnapshot (stats: StatsSnapshot, io: CommandIo): void {
+  const { red } = colorsFor(io.stdout, io.env)
+  const { total_requests: requests, total_proxied: proxied, total_errors: errors, in_flight: inFlight, uptime_seconds: uptime, config, agents } = stats
+  print(io, `${requests} requests in ${duration(uptime)}, ${proxied} of them to agents, ${errors} errors, ${inFlight} in flight`)
+  if (!config.ok) print(io, red(plain(`An older configuration runs, since the file is bad: ${config.error ?? ''}`)))
+  const entries = Object.entries(agents)
+  if (entries.length === 0) return
+  print(io, '')
+  printTable(io, ['agent', 'requests', 'errors', 'retries', 'in flight', 'p50 ms', 'p90 ms', 'p99 ms', 'max ms'], entries.map(([name, agent]) => [
+    name, ...[agent.requests, agent.errors, agent.retries, agent.in_flight].map(String), ...(['p50', 'p90', 'p99', 'max'] as const).map(part => milliseconds(agent.latency_ms[part]))
+  ]))
+}
+
+function milliseconds (value: number): string {
+  return String(Math.round(value * 10) / 10)
+}

@@ -1,0 +1,74 @@
+/**
+ * Which gateway a client command talks to, and with which token: what flags and environment say, else what `serve` would do here.
+ */
+import { ConfigError, parseConfig, readConfigFile, stateDirOf, type FleetConfigInput } from '../config.ts'
+import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
+import { listenerOf } from './listener.ts'
+import { foundToken, givenToken, type ClientToken } from './secret.ts'
+
+/** Flags of every command that talks to a gateway. */
+export interface ClientFlags {
+  url?: string
+  secret?: string
+  fleet?: string
+  json?: boolean
+}
+
+export interface Target {
+  /** Without a slash at its end: `http://127.0.0.1:9001`, `https://host/fleet`. */
+  readonly url: string
+  /** What named the address, for people. */
+  readonly urlFrom: string
+  /** Undefined when none was found: the gateway may ask for none. */
+  readonly token: ClientToken | undefined
+}
+
+/** The file that is looked for in the current folder. */
+export const defaultFile = 'fleet.yaml'
+
+/** @throws CommandError when the address is no URL, or a source of the token is no good */
+export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFlags, io: CommandIo): Promise<Target> {
+  const { env } = io
+  const address = givenUrl(url, env)
+  const given = await givenToken(secret, env)
+  // Who says both has no need of a file, and no word about it either.
+  const file = address !== undefined && given !== undefined ? {} : await readForClient(fleet, io)
+  const token = given ?? await foundToken(file.auth, stateDirOf(file, fleet))
+  if (address !== undefined) return { ...address, token }
+  const { host = '127.0.0.1', port = 9001, from } = listenerOf({}, env, file)
+  return { url: `http://${reachable(host)}:${port}`, urlFrom: from, token }
+}
+
+/** What `serve` would refuse is not used; nor does it keep a client from asking a gateway that runs. */
+async function readForClient (file: string, io: CommandIo): Promise<FleetConfigInput> {
+  try {
+    const { value, ...source } = await readConfigFile(file, io.env)
+    parseConfig(value, source)
+    return value
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    say(io, `${file} is not valid and is not used here; "${io.self} check" tells why`)
+    return {}
+  }
+}
+
+function givenUrl (flag: string | undefined, { FLEET_URL }: CommandIo['env']): Pick<Target, 'url' | 'urlFrom'> | undefined {
+  if (flag !== undefined) return { url: checkedUrl(flag, '--url'), urlFrom: '--url' }
+  return FLEET_URL === undefined || FLEET_URL === '' ? undefined : { url: checkedUrl(FLEET_URL, 'FLEET_URL'), urlFrom: 'FLEET_URL' }
+}
+
+function checkedUrl (text: string, from: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined
+  if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:') || url.hostname === '') {
+    throw new CommandError(`${from} must be an address such as http://127.0.0.1:9001 (got "${text}")`, exitCodes.wrongUsage)
+  }
+  if (url.username !== '' || url.password !== '') throw new CommandError(`${from} must not hold a password: give the token with FLEET_SECRET`, exitCodes.wrongUsage)
+  return url.origin + url.pathname.replace(/\/+$/, '')
+}
+
+/** Who listens everywhere is reached on this machine. */
+function reachable (host: string): string {
+  if (host === '0.0.0.0') return '127.0.0.1'
+  if (host === '::') return '[::1]'
+  return host.includes(':') ? `[${host}]` : host
+}

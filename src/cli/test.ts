@@ -1,0 +1,140 @@
+/**
+ * `fleet-gateway test`: asks the gateway, tries the token, lets the gateway ask every instance, and says for each fault what to do.
+ */
+import type { Command } from 'commander'
+import type { HealthReport } from '../../plugins/health/routes.ts'
+import { authorityOf } from '../fleet/instance.ts'
+import type { Problem } from '../problem.ts'
+import type { AgentView } from './agents.ts'
+import { adviceFor, type ProbeAnswer } from './advice.ts'
+import { withClient, type GatewayClient } from './client.ts'
+import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { colorsFor, CommandError, plain, print, printJson, type CommandIo } from './io.ts'
+import type { ClientFlags } from './target.ts'
+import { count } from './wording.ts'
+
+/** How many instances are asked at once. */
+const concurrency = 8
+
+interface Step {
+  ok: boolean
+  latency_ms?: number
+  /** What is wrong, and what to do about it. */
+  problem?: string
+  advice?: string
+}
+
+interface InstanceResult extends Step {
+  id: string
+  address: string
+  state: string
+}
+
+interface TestReport {
+  ok: boolean
+  url: string
+  gateway: Step & { status?: string }
+  auth: Step & { token_from: string | null }
+  agents: Record<string, Step & { instances: InstanceResult[] }>
+}
+
+export function testCommand (io: CommandIo): Command {
+  const command = clientCommand('test')
+    .description('test the gateway, the token, and every instance through the gateway; exit 1 when something fails')
+    .option(...jsonOption)
+    .action((flags: ClientFlags) => test(fleetOf(flags), io))
+  return withExamples(command, [['fleet-gateway test'], ['fleet-gateway test --url https://fleet.example.com --json']])
+}
+
+async function test (flags: ClientFlags, io: CommandIo): Promise<void> {
+  await withClient(flags, io, async client => {
+    const show = flags.json ? () => {} : reporter(io)
+    const report = await run(client, show, io.self)
+    if (flags.json) printJson(io, report)
+    if (report.ok) return
+    const results = Object.values(report.agents).flatMap(({ instances, ...agent }) => instances.length === 0 ? [agent] : instances)
+    const failed = [report.gateway, report.auth, ...results].filter(({ ok }) => !ok).length
+    throw new CommandError(flags.json ? '' : `\n${failed} of ${count(results.length + 2, 'test')} failed`)
+  })
+}
+
+/** Called for each thing that was tested, in the order of the report. */
+type Show = (label: string, step: Step, note?: string) => void
+
+async function run (client: GatewayClient, show: Show, self: string): Promise<TestReport> {
+  const { url, token } = client.target
+  const tokenFrom = token?.from ?? null
+  const gateway = await testGateway(client)
+  show(`gateway ${url}`, gateway)
+  const notTested: TestReport['auth'] = { ok: false, token_from: tokenFrom, problem: 'not tested, since the gateway does not answer' }
+  if (!gateway.ok) return { ok: false, url, gateway, auth: notTested, agents: {} }
+
+  const { step: auth, agents } = await testAuth(client)
+  show('auth', auth, auth.token_from === null ? 'off: the gateway asks for no token' : `token from ${auth.token_from}`)
+  const results: TestReport['agents'] = {}
+  for (const [name, { instances }] of Object.entries(agents)) {
+    results[name] = instances.length > 0 ? { ok: true, instances: [] } : { ok: false, problem: 'has no instance', advice: `start it and register it: ${self} register ${name} PORT`, instances: [] }
+    if (instances.length === 0) show(name, results[name])
+  }
+  const all = Object.entries(agents).flatMap(([name, { instances }]) => instances.map(instance => ({ name, instance })))
+  for (let first = 0; first < all.length; first += concurrency) {
+    const some = all.slice(first, first + concurrency)
+    const tested = await Promise.all(some.map(({ name, instance }) => testInstance(client, name, instance)))
+    for (const [index, result] of tested.entries()) {
+      const { name } = some[index]!
+      results[name]!.instances.push(result)
+      if (!result.ok) results[name]!.ok = false
+      show(`${name} ${result.address}`, result, result.state === 'up' ? undefined : `the gateway has it as ${result.state}`)
+    }
+  }
+  return { ok: auth.ok && Object.values(results).every(({ ok }) => ok), url, gateway, auth, agents: results }
+}
+
+async function testGateway (client: GatewayClient): Promise<TestReport['gateway']> {
+  try {
+    const { status, body, latencyMs } = await client.ask<HealthReport>('GET', '/health', { anonymous: true })
+    if (status !== 200 || body.gateway !== 'ok') throw client.refusal({ status, body: body as unknown as Problem, latencyMs })
+    return { ok: true, latency_ms: latencyMs, status: body.status }
+  } catch (error) {
+    return failure(error)
+  }
+}
+
+async function testAuth (client: GatewayClient): Promise<{ step: TestReport['auth'], agents: Record<string, AgentView> }> {
+  const { token } = client.target
+  const from = token?.from ?? null
+  try {
+    const open = await client.ask<unknown>('GET', '/agents', { anonymous: true })
+    const { status, body, latencyMs } = open.status === 200 ? open : await client.ask('GET', '/agents')
+    if (status !== 200) throw client.refusal({ status, body: body as Problem, latencyMs })
+    return { step: { ok: true, latency_ms: latencyMs, token_from: open.status === 200 ? null : from }, agents: body as Record<string, AgentView> }
+  } catch (error) {
+    return { step: { ...failure(error), token_from: from }, agents: {} }
+  }
+}
+
+async function testInstance (client: GatewayClient, name: string, { id, protocol, host, port, state }: AgentView['instances'][number]): Promise<InstanceResult> {
+  const address = authorityOf(host, port)
+  const known = { id, address: `${protocol}://${address}`, state }
+  try {
+    const answer = await client.send<ProbeAnswer>('POST', `/registry/${encodeURIComponent(name)}/instances/${id}/probe`)
+    return { ...known, ok: answer.ok, latency_ms: answer.latency_ms, ...(answer.ok ? {} : adviceFor(answer, address, protocol)) }
+  } catch (error) {
+    return { ...known, ...failure(error) }
+  }
+}
+
+function failure (error: unknown): Step {
+  if (error instanceof CommandError) return { ok: false, problem: error.message }
+  throw error
+}
+
+function reporter (io: CommandIo): Show {
+  const { green, red, dim } = colorsFor(io.stdout, io.env)
+  return (label, { ok, latency_ms: latencyMs, problem, advice }, note) => {
+    const figures = [ok && latencyMs !== undefined ? `${latencyMs} ms` : '', note ?? ''].filter(part => part !== '').join(', ')
+    print(io, `${ok ? green('ok    ') : red('failed')}  ${label}${figures === '' ? '' : dim(`  ${figures}`)}`)
+    if (problem !== undefined) print(io, plain(`          ${problem}`))
+    if (advice !== undefined) print(io, plain(`          → ${advice}`))
+  }
+}

@@ -1,0 +1,29 @@
+/**
+ * Numbers and fleets as people read them.
+ */
+import type { Agent } from '../fleet/agent.ts'
+
+/** `1 agent`, `2 agents`. */
+export function count (number: number, noun: string): string {
+  return `${number} ${noun}${number === 1 ? '' : 's'}`
+}
+
+/** `45 s`, `12 min`, `3 h`, `5 d`: the largest unit that fits. */
+export function duration (seconds: number): string {
+  for (const [unit, length] of [['d', 86_400], ['h', 3_600], ['min', 60]] as const) {
+    if (seconds >= length) return `${Math.floor(seconds / length)} ${unit}`
+  }
+  return `${Math.floor(seconds)} s`
+}
+
+/** Names of agents in a line. */
+const mostNames = 8
+
+/** `encoder, git and 3 more, 7 instances`; `none` for no agents. */
+export function fleetInWords (fleet: Iterable<Agent>): string {
+  const agents = [...fleet]
+  if (agents.length === 0) return 'none'
+  const names = agents.slice(0, mostNames).map(({ name }) => name).join(', ')
+  const more = agents.length > mostNames ? ` and ${agents.length - mostNames} more` : ''
+  return `${names}${more}, ${count(agents.reduce((sum, { instances }) => sum + instances.length, 0), 'instance')}`
+}
