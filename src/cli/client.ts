@@ -86,7 +86,7 @@ export class GatewayClient {
     if (code === 'ECONNREFUSED') return new CommandError(`No gateway listens at ${where}: start one with "${this.#self} serve", or name another with --url or FLEET_URL`)
     if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return new CommandError(`The host of ${where} has no address: correct --url or FLEET_URL`)
     if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new CommandError(`The gateway at ${where} does not answer within ${timeoutMs / 1_000} s: see whether it runs, and what is between you and it`)
-    if (code.startsWith('HPE_')) return new CommandError(`What listens at ${where} does not speak HTTP: correct the port, or begin the address with https://`)
+    if (error.name === 'HTTPParserError') return new CommandError(`What listens at ${where} does not speak HTTP: correct the port, or begin the address with https://`)
     return new CommandError(`The gateway at ${where} can't be asked: ${error.message}`)
   }
 
@@ -115,7 +115,7 @@ export class GatewayClient {
 
   /** Ends the connections, so that the process can end. */
   async close (): Promise<void> {
-    await this.#agent.close()
+    await this.#agent.destroy()
   }
 }
 

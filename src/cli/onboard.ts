@@ -4,7 +4,6 @@
 import { existsSync } from 'node:fs'
 import { dirname, relative, resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
-import { fileURLToPath } from 'node:url'
 import { cancel, confirm, intro, note, outro, text } from '@clack/prompts'
 import { Command, InvalidArgumentError } from 'commander'
 import writeFileAtomic from 'write-file-atomic'
@@ -14,6 +13,7 @@ import { parseYaml } from '../yaml.ts'
 import { address, fleetOf, repeated, withExamples } from './command.ts'
 import { fleetFile, type OnboardedAgent } from './fleet-file.ts'
 import { CommandError, say, type CommandIo } from './io.ts'
+import { packageFile } from './package.ts'
 import { defaultFile } from './target.ts'
 import { count } from './wording.ts'
 
@@ -22,9 +22,6 @@ interface OnboardFlags {
   agent?: OnboardedAgent[]
   yes?: boolean
 }
-
-/** The JSON Schema in the package: dist/src/cli/ is where this file is built to. */
-const schemaFile = fileURLToPath(new URL('../../../schema/fleet.schema.json', import.meta.url))
 
 export function onboardCommand (io: CommandIo): Command {
   const command = new Command('onboard')
@@ -75,6 +72,7 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
 
 /** For an editor, relative to the file where both are below one folder, so that it holds on another machine, too. */
 function schemaPath (file: string): string {
+  const schemaFile = packageFile('schema/fleet.schema.json')
   const path = relative(dirname(resolve(file)), schemaFile)
   return path.startsWith('..') ? schemaFile : `./${path}`
 }

@@ -1,7 +1,6 @@
 /**
  * The command line as a whole: its commands, its help, and what each kind of failure prints and exits with.
  */
-import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { agentsCommand } from './agents.ts'
 import { checkCommand } from './check.ts'
@@ -9,6 +8,7 @@ import { deregisterCommand } from './deregister.ts'
 import { healthCommand } from './health.ts'
 import { colorsFor, CommandError, exitCodes, plain, say, type CommandIo } from './io.ts'
 import { onboardCommand } from './onboard.ts'
+import { packageVersion } from './package.ts'
 import { registerCommand } from './register.ts'
 import { routesCommand } from './routes.ts'
 import { serveCommand } from './serve.ts'
@@ -22,7 +22,7 @@ const commands = [serveCommand, onboardCommand, checkCommand, testCommand, agent
 export function createProgram (io: CommandIo): Command {
   const program = new Command('fleet-gateway')
     .description('One HTTP front door to a whole fleet of agents.')
-    .version(readVersion(), '-V, --version', 'print the version')
+    .version(packageVersion(), '-V, --version', 'print the version')
     .addHelpText('after', `
 Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
 Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_URL (gateway of the other commands), NO_COLOR.`)
@@ -60,9 +60,4 @@ export async function run (args: readonly string[], io: CommandIo): Promise<numb
     say(io, red(error instanceof Error ? error.stack ?? error.message : String(error)))
     return exitCodes.failed
   }
-}
-
-function readVersion (): string {
-  const { version } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8')) as { version: string }
-  return version
 }

@@ -1,0 +1,429 @@
+/** The client commands against a real gateway, run in this process with streams of the test's own. */
+import t, { type Test } from 'tap'
+import { readFile, writeFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { run } from '../../src/cli/program.ts'
+import type { FleetGatewayOptions } from '../../src/gateway.ts'
+import { agentAt, startGateway } from '../helpers/build-gateway.ts'
+import { deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
+import { fakeIo } from '../helpers/fake-io.ts'
+
+const secret = 'fleet-secret-token'
+
+interface Ended { code: number, stdout: string, stderr: string }
+
+/** Runs a command in a pipe, or at a terminal. */
+async function command (args: readonly string[], { isTTY = false, env = {} }: { isTTY?: boolean, env?: Record<string, string> } = {}): Promise<Ended> {
+  const { io, stdout, stderr } = fakeIo({ isTTY, env })
+  const code = await run(args, io)
+  return { code, stdout: stdout(), stderr: stderr() }
+}
+
+/** A gateway with auth, and how to run commands against it. */
+async function fleet (t: Test, options: FleetGatewayOptions = {}) {
+  const gateway = await startGateway(t, { auth: { secret }, ...options })
+  const env = { FLEET_URL: gateway.origin, FLEET_SECRET: secret }
+  return { gateway, env, ask: (...args: string[]) => command(args, { env }), json: async (...args: string[]) => JSON.parse((await command([...args, '--json'], { env })).stdout) as Record<string, never> }
+}
+
+t.test('agents: all in columns, one in full, and as the API has them', async t => {
+  const [one, two] = [await fakeAgent(t), await fakeAgent(t)]
+  const { ask, json } = await fleet(t, { agents: [{ ...agentAt('planner', one, two), aliases: ['plan', 'p'], metadata: { about: 'plans\u001b[2J things' } }, { name: 'empty', instances: [] }] })
+
+  const all = await ask('agents')
+  t.match(all.stdout, /^NAME +ALIASES +STATUS +HEALTHY +IN FLIGHT\nplanner +plan, p +healthy +2 of 2 +0\nempty +- +down +0 of 0 +0\n$/)
+  t.equal(all.code, 0)
+  t.equal(all.stderr, '')
+  const one1 = await ask('agents', 'plan')
+  t.match(one1.stdout, new RegExp(`^plan: healthy\naliases: plan, p\nabout: plans things\n\nINSTANCE +ADDRESS[^]*\n[0-9a-f]{12} +http://127\\.0\\.0\\.1:${one.port} +up +fleet\\.yaml +0 +-\n`))
+  t.notMatch(one1.stdout, '\u001b', 'what an agent says of itself gives a terminal no orders')
+  t.match((await ask('agents', 'empty')).stdout, /No instances: add one with "fleet-gateway register empty PORT"/)
+  t.match(await json('agents'), { planner: { status: 'healthy', instances: [{ port: one.port }, { port: two.port }], friendly_names: ['plan', 'p'] } })
+  t.match(await json('agents', 'p'), { status: 'healthy', instances: [{}, {}] })
+  t.match(await ask('agents', 'planer'), { code: 1, stdout: '', stderr: /No agent is registered as "planer"; did you mean "planner" or "plan"\?\n/ })
+})
+
+t.test('agents of an empty fleet says how to get one', async t => {
+  const { ask } = await fleet(t)
+
+  t.match(await ask('agents'), { code: 0, stdout: /^No agents yet: .*fleet-gateway register/ })
+})
+
+t.test('routes: those of the agents under each of their names, then the gateway\'s own', async t => {
+  const agent = await fakeAgent(t)
+  const { ask, json } = await fleet(t, { agents: [{ ...agentAt('planner', agent), aliases: ['p'] }] })
+
+  const { stdout, code } = await ask('routes')
+  t.equal(code, 0)
+  t.match(stdout, new RegExp(`\n/api/planner/\\{path\\} +any +planner: 127\\.0\\.0\\.1:${agent.port} +healthy\n/api/p/\\{path\\} +any +planner: `))
+  t.match(stdout, /\n\/registry\/register +POST +the gateway: register an instance +-\n/)
+  const routes = await json('routes') as unknown as { path: string }[]
+  t.match(routes[0], { path: '/api/planner/{path}', methods: 'any', agent: 'planner', instances: [`127.0.0.1:${agent.port}`], status: 'healthy' })
+  t.notOk(routes.some(({ path }) => path.includes('{agent}')))
+})
+
+t.test('commands work with a gateway under somebody\'s prefix', async t => {
+  const agent = await fakeAgent(t)
+  const { default: Fastify } = await import('fastify')
+  const { fleetGateway, serverOptions } = await import('../../src/index.ts')
+  const app = Fastify(serverOptions())
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { prefix: '/fleet', auth: { secret }, agents: [agentAt('planner', agent)], auditLog: { enabled: false } })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}/fleet/`
+
+  t.match((await command(['routes', '--url', url, '--secret', secret])).stdout, /\n\/fleet\/api\/planner\/\{path\} /)
+  t.match(await command(['test', '--url', url, '--secret', secret]), { code: 0, stdout: /ok {6}planner/ })
+})
+
+t.test('health: 0 when every agent can be served, else 1; details for who may read', async t => {
+  const agent = await fakeAgent(t)
+  const { ask, json, gateway, env } = await fleet(t, { agents: [agentAt('planner', agent)] })
+
+  t.match(await ask('health'), { code: 0, stdout: /^healthy: 1 agent, up for 0 s\n\nAGENT +HEALTHY +WHAT IS WRONG\nplanner +1 of 1 +-\n$/ })
+  t.match(await json('health'), { status: 'healthy', services: { planner: { healthy: true } } })
+
+  gateway.registry.instance('planner', gateway.registry.get('planner').instances[0]!.id).runtime.health.up = false
+  t.match(await ask('health'), { code: 1, stdout: new RegExp(`^degraded: 1 agent[^]*planner +0 of 1 +127\\.0\\.0\\.1:${agent.port} is down\n$`), stderr: '' })
+  t.match(await command(['health', '--json', '--url', env.FLEET_URL]), { code: 1, stdout: /"degraded"/ }, 'without a token, too')
+})
+
+t.test('stats: totals and a line per agent', async t => {
+  const agent = await fakeAgent(t)
+  const { ask, json, gateway } = await fleet(t, { agents: [agentAt('planner', agent)] })
+  for (let count = 0; count < 3; count++) await (await fetch(`${gateway.origin}/api/planner/x`, { headers: { authorization: `Bearer ${secret}` } })).text()
+
+  t.match(await ask('stats'), { code: 0, stdout: /^\d+ requests in 0 s, 3 of them to agents, 0 errors, \d in flight\n\nAGENT +REQUESTS +ERRORS +RETRIES[^\n]*\nplanner +3 +0 +0 +0 +[\d.]+ / })
+  t.match(await json('stats'), { total_proxied: 3, agents: { planner: { requests: 3 } } })
+})
+
+t.test('register and deregister', async t => {
+  const agent = await fakeAgent(t)
+  const { ask, json, gateway } = await fleet(t)
+  const { port } = agent
+
+  t.match(await ask('register', 'planner', `127.0.0.1:${port}`, '--alias', 'plan', '--alias', 'p', '--ttl', '60', '--weight', '2', '--timeout', '5s', '--health-path', '/health', '--metadata', '{"about":"plans"}'), {
+    code: 0, stdout: new RegExp(`^registered planner: instance [0-9a-f]{12} at http://127\\.0\\.0\\.1:${port}\nIt stays until 20\\S+Z unless it is renewed: PUT /registry/planner/instances/[0-9a-f]{12}\n$`)
+  })
+  t.match(gateway.registry.get('planner'), { aliases: ['plan', 'p'], metadata: { about: 'plans' }, policy: { timeouts: { response: 5_000 }, health: { path: '/health' } }, instances: [{ weight: 2, lease: { ttlMs: 60_000 } }] })
+  t.match(await json('register', 'planner', '--host', 'localhost', '--port', '9000'), { message: 'registered planner', instance: { host: 'localhost', port: 9000 } })
+  t.match(await ask('register', 'coder', '9001'), { code: 0, stdout: /at http:\/\/localhost:9001\n$/ })
+
+  t.match(await ask('deregister', 'planner', '9000'), { code: 0, stdout: 'deregistered planner\n' })
+  t.same(gateway.registry.get('planner').instances.map(instance => instance.port), [port])
+  t.match(await ask('deregister', 'p', '--host', '127.0.0.1', '--port', String(port + 1)), { code: 1, stderr: /has no such instance/ })
+  const [{ id }] = gateway.registry.get('planner').instances as unknown as [{ id: string }]
+  t.match(await json('deregister', 'planner', '--instance', id, '--drain'), { message: `draining ${id} of planner` })
+  t.match(await ask('deregister', 'coder'), { code: 0, stdout: 'deregistered coder\n' })
+  t.match(await ask('deregister', 'coder'), { code: 1, stderr: /No agent is registered as "coder"/ })
+})
+
+t.test('deregistering what fleet.yaml has says for how long', async t => {
+  const agent = await fakeAgent(t)
+  const { ask } = await fleet(t, { agents: [agentAt('planner', agent)] })
+
+  t.match(await ask('deregister', 'planner'), { code: 0, stdout: /^deregistered planner\nIt is in fleet\.yaml, so it stays out until/ })
+})
+
+t.test('a refused registration names each field', async t => {
+  const { ask } = await fleet(t)
+
+  t.match(await ask('register', 'a/b', '9000', '--ttl', 'soon'), { code: 1, stdout: '', stderr: /invalid:\n {2}name must match [^\n]*\n {2}ttl must be a duration/ })
+  t.match(await ask('register', 'planner', '169.254.169.254:80'), { code: 1, stderr: /host must not be/ })
+})
+
+t.test('test: what is wrong with each instance, and what to do about it', async t => {
+  const good = await fakeAgent(t)
+  const ill = await fakeAgent(t, (_request, response) => { response.writeHead(503).end() })
+  const mute = await rawAgent(t, socket => socket.destroy())
+  const noise = await rawAgent(t, socket => socket.end('220 mail.example ESMTP\r\n'))
+  const silent = await rawAgent(t, () => {})
+  const dead = await deadPort()
+  const at = (port: number) => ({ host: '127.0.0.1', port })
+  const { ask, json, gateway } = await fleet(t, {
+    rateLimit: { enabled: true, burst: 5, perMinute: 600 }, // what is limited is asked again
+    agents: [
+      agentAt('good', good),
+      { ...agentAt('ill', ill), health: { path: '/health' } },
+      { ...agentAt('lost', ill), health: { path: '/nowhere' } },
+      agentAt('mixed', good, at(dead), at(mute.port), at(noise.port)),
+      { ...agentAt('silent', silent), health: { timeout: 50 } },
+      agentAt('nameless', { host: 'no-such-place.invalid', port: 80 }),
+      { name: 'secure', protocol: 'https', ...at(good.port) },
+      { name: 'empty', instances: [] }
+    ]
+  })
+
+  const { stdout, stderr, code } = await ask('test')
+
+  t.equal(code, 1)
+  t.match(stdout, new RegExp(`^ok {6}gateway ${gateway.origin} {2}[\\d.]+ ms\nok {6}auth {2}[\\d.]+ ms, token from FLEET_SECRET\nfailed {2}empty\n {10}has no instance\n {10}→ start it`))
+  t.match(stdout, new RegExp(`\nok {6}good http://127\\.0\\.0\\.1:${good.port} {2}[\\d.]+ ms\n`))
+  const advice: [where: string, problem: RegExp, cure: RegExp][] = [
+    ['ill', /GET \/health is answered with 503/, /see its log/],
+    [`mixed http://127.0.0.1:${dead}`, /nothing listens/, /start the agent/],
+    [`mixed http://127.0.0.1:${mute.port}`, /closes the connection without an answer/, /protocol: https/],
+    [`mixed http://127.0.0.1:${noise.port}`, /does not speak HTTP/, /correct the port/],
+    ['silent', /no answer .* in time/, /health\.timeout/],
+    ['nameless', /has no address where the gateway runs/, /correct the host/],
+    ['secure', /can't be asked|closes the connection|does not speak|not to be trusted/, /./]
+  ]
+  const blocks = stdout.split(/^(?=ok|failed)/m)
+  for (const [where, problem, cure] of advice) {
+    const [block = ''] = blocks.filter(text => text.startsWith(`failed  ${where}`))
+    t.match(block, problem, where)
+    t.match(block.split('→')[1], cure, where)
+  }
+  t.match(stderr, /^\n9 of 13 tests failed\n$/)
+  t.notMatch(stdout, secret)
+  t.match(await json('test'), {
+    ok: false,
+    gateway: { ok: true, latency_ms: Number },
+    auth: { ok: true, token_from: 'FLEET_SECRET' },
+    agents: { good: { ok: true, instances: [{ ok: true, latency_ms: Number, address: `http://127.0.0.1:${good.port}` }] }, mixed: { ok: false }, empty: { ok: false, problem: 'has no instance' } }
+  })
+})
+
+t.test('test passes where everything answers, with auth off, too', async t => {
+  const agent = await fakeAgent(t)
+  const { gateway } = await fleet(t, { auth: { enabled: false }, agents: [agentAt('planner', agent)] })
+
+  t.match(await command(['test', '--url', gateway.origin]), { code: 0, stderr: '', stdout: /ok {6}auth {2}[\d.]+ ms, off: the gateway asks for no token\n/ })
+})
+
+t.test('test: a gateway that does not answer, and a token that is not taken', async t => {
+  const { gateway } = await fleet(t)
+  const nowhere = `http://127.0.0.1:${await deadPort()}`
+
+  t.match(await command(['test', '--url', nowhere, '--secret', secret]), { code: 1, stdout: new RegExp(`^failed {2}gateway ${nowhere}\n {10}No gateway listens at`) })
+  t.match(await command(['test', '--url', nowhere, '--secret', secret, '--json']), { code: 1, stdout: /"ok": false/, stderr: '' })
+  const refused = await command(['test', '--url', gateway.origin, '--secret', 'not-the-secret'])
+  t.match(refused, { code: 1, stdout: /failed {2}auth[^]*does not take the token from --secret/ })
+  t.notMatch(refused.stdout + refused.stderr, 'not-the-secret')
+})
+
+t.test('why a gateway can\'t be asked is a line with its cure', async t => {
+  const { gateway } = await fleet(t)
+  const reader = await startGateway(t, { auth: { keys: [{ id: 'reader', token: 'token-of-reader', scopes: ['read'] }] } })
+  const other = await fakeAgent(t, (_request, response) => { response.end('<html>') })
+  const noise = await rawAgent(t, socket => socket.end('220 mail.example ESMTP\r\n'))
+  const foreign = await fakeAgent(t, (_request, response) => { response.writeHead(404).end('{"message":"Route not found"}') })
+  const cases: [url: string, args: string[], code: number, message: RegExp][] = [
+    [gateway.origin, [], 1, /asks for a token, and none was found: give it with --secret, FLEET_SECRET or FLEET_SECRET_FILE/],
+    [gateway.origin, ['--secret', 'another-token'], 1, /does not take the token from --secret/],
+    [gateway.origin, ['--secret', 'short'], 1, /--secret must be 8 or more/],
+    [`http://127.0.0.1:${await deadPort()}`, [], 1, /No gateway listens at .* \(from --url\): start one with "fleet-gateway serve"/],
+    ['http://no-such-place.invalid:80', [], 1, /has no address: correct --url/],
+    [other.origin, [], 1, /is no Fleet Gateway \(status 200, and no JSON\)/],
+    [foreign.origin, [], 1, /is no Fleet Gateway \(status 404\)/],
+    [`http://127.0.0.1:${noise.port}`, [], 1, /does not speak HTTP/],
+    ['localhost:9001', [], 2, /--url must be an address such as/],
+    ['http://user:secret-password@localhost', [], 2, /must not hold a password/]
+  ]
+
+  for (const [url, args, code, message] of cases) {
+    const ended = await command(['agents', '--url', url, '--fleet', join(t.testdirName, 'none.yaml'), ...args])
+    t.match(ended, { code, stdout: '', stderr: message }, url)
+    t.equal(ended.stderr.trim().split('\n').length, 1, 'one line')
+    t.notMatch(ended.stderr, /secret-password|another-token/)
+  }
+  t.match(await command(['register', 'x', '9000', '--url', reader.origin, '--secret', 'token-of-reader']), { code: 1, stderr: /scope.*\(the token is from --secret\)/ })
+})
+
+t.test('address and token are found where serve would find them', async t => {
+  const { gateway } = await fleet(t)
+  const host = '127.0.0.1'
+  const { port } = gateway
+  const dir = t.testdir({
+    'token.txt': `${secret}\n`,
+    'secret.yaml': `server: {port: ${port}}\nauth: {secret: ${secret}}\n`,
+    'file.yaml': `server: {port: ${port}, host: 0.0.0.0}\nauth: {secretFile: ${join(t.testdirName, 'token.txt')}}\n`,
+    'keys.yaml': `server: {port: ${port}}\nauth: {keys: [{id: a, tokenSha256: ${'ab'.repeat(32)}, scopes: [admin]}, {id: r, token: not-that-one, scopes: [read]}, {id: all, token: ${secret}, scopes: [admin]}]}\n`,
+    'kept.yaml': `server: {port: ${port}, host: localhost}\n`,
+    'bad.yaml': 'server: {prot: 1}\n',
+    '.fleet': { secret: `${secret}\n` }
+  })
+  const cases: [name: string, args: string[], env: Record<string, string>][] = [
+    ['flags', ['--url', gateway.origin, '--secret', secret], { FLEET_URL: 'http://127.0.0.1:1', FLEET_SECRET: 'not-that-one' }],
+    ['environment', ['--fleet', join(dir, 'bad.yaml')], { FLEET_URL: gateway.origin, FLEET_SECRET: secret, FLEET_PORT: '1' }],
+    ['file of the environment', ['--fleet', join(dir, 'none.yaml')], { FLEET_HOST: host, FLEET_PORT: String(port), FLEET_SECRET_FILE: join(dir, 'token.txt') }],
+    ['auth.secret', ['--fleet-yaml', join(dir, 'secret.yaml')], {}],
+    ['auth.secretFile', ['--fleet', join(dir, 'file.yaml')], {}],
+    ['a key with every right before others', ['--fleet', join(dir, 'keys.yaml')], {}],
+    ['the secret that serve made and kept', ['--fleet', join(dir, 'kept.yaml')], {}]
+  ]
+
+  for (const [name, args, env] of cases) t.match(await command(['agents', ...args], { env }), { code: 0, stderr: '' }, name)
+  t.match(await command(['agents', '--fleet', join(dir, 'bad.yaml')], { env: { FLEET_URL: gateway.origin } }), { code: 0, stderr: /bad\.yaml is not valid and is not used here; "fleet-gateway check" tells why/ })
+  t.match(await command(['agents'], { env: { FLEET_PORT: 'x' } }), { code: 1, stderr: /FLEET_PORT must be a port/ })
+})
+
+t.test('colour is for terminals, unless NO_COLOR or FORCE_COLOR say otherwise', async t => {
+  const { env } = await fleet(t)
+  const coloured = async (isTTY: boolean, more: Record<string, string>) => (await command(['routes'], { isTTY, env: { ...env, ...more } })).stdout.includes('\u001b[')
+
+  t.equal(await coloured(true, {}), true)
+  t.equal(await coloured(false, {}), false)
+  t.equal(await coloured(true, { NO_COLOR: '1' }), false)
+  t.equal(await coloured(true, { NO_COLOR: '' }), true)
+  t.equal(await coloured(true, { TERM: 'dumb' }), false)
+  t.equal(await coloured(false, { FORCE_COLOR: '1' }), true)
+  t.equal(await coloured(true, { FORCE_COLOR: '0' }), false)
+  t.equal((await command(['agents', '--json'], { isTTY: true, env })).stdout, '{}\n', 'JSON has none')
+  t.match((await command(['nonsense'], { isTTY: true })).stderr, '\u001b[31m')
+})
+
+t.test('check: what serve would refuse, all of it, with places', async t => {
+  const dir = t.testdir({
+    'good.yaml': 'agents:\n  - {name: a, port: 80}\n  - {name: a, port: 81}\n  - {name: b, instances: [{port: 80}, {port: 81}]}\n',
+    'bad.yaml': 'agents:\n  - name: a\n    prot: 80\nserver:\n  port: 99999\n',
+    'syntax.yaml': 'agents: [\n',
+    'files.yaml': 'auth:\n  secretFile: nowhere.txt\n  keys: [{id: a, tokenFile: nowhere-else.txt, scopes: [read]}]\n'
+  })
+  const at = (name: string) => join(dir, name)
+
+  t.match(await command(['check', at('good.yaml')]), { code: 0, stdout: /^ok {2}\S+good\.yaml: 2 agents, 4 instances\n$/ })
+  t.match(await command(['check', '--fleet', at('good.yaml')]), { code: 0 })
+  t.match(await command(['check', at('bad.yaml')]), { code: 1, stdout: '', stderr: /bad\.yaml:3:5 agents\[0\]\.prot: unknown key, did you mean "port"\?\n\S+bad\.yaml:5:9 server\.port: [^\n]+\n\S+bad\.yaml has 2 problems/ })
+  t.match(await command(['check', at('syntax.yaml')]), { code: 1, stderr: /syntax\.yaml:\d+:\d+/ })
+  t.match(await command(['check', at('none.yaml')]), { code: 1, stderr: /none\.yaml: there is no such file; "fleet-gateway onboard" writes one/ })
+  t.match(await command(['check', at('files.yaml')]), { code: 1, stderr: /files\.yaml:2:15 auth\.secretFile: can not be read: there is no such file \(nowhere\.txt\)\n\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
+  t.match(await command(['check', at('good.yaml'), '--fleet', at('bad.yaml')]), { code: 2, stderr: /once/ })
+  t.match(JSON.parse((await command(['check', at('bad.yaml'), '--json'])).stdout), { ok: false, problems: [{ line: 3, column: 5, path: 'agents[0].prot' }, {}] })
+  const { stdout, code } = await command(['check', at('good.yaml'), '--json'])
+  t.same(JSON.parse(stdout), { ok: true, file: at('good.yaml'), agents: 2, instances: 4, problems: [] })
+  t.equal(code, 0)
+})
+
+t.test('wrong usage is 2, with what was meant', async t => {
+  const cases: [args: string[], message: RegExp][] = [
+    [[], /^Usage: fleet-gateway/],
+    [['agenst'], /unknown command 'agenst'\n\(Did you mean agents\?\)/],
+    [['agents', '--jsno'], /Did you mean --json\?/],
+    [['agents', 'a', 'b'], /too many arguments/],
+    [['register'], /missing required argument 'name'/],
+    [['register', 'a'], /Say where it listens: fleet-gateway register NAME PORT/],
+    [['register', 'a', '0'], /must be a port or HOST:PORT/],
+    [['register', 'a', '99999'], /must be a port or HOST:PORT/],
+    [['register', 'a', 'http://x:80'], /must be a port or HOST:PORT/],
+    [['register', 'a', '80', '--port', '81'], /once/],
+    [['register', 'a', 'x:80', '--host', 'y'], /once/],
+    [['register', 'a', '--port', '0'], /whole number from 1 to 65535/],
+    [['register', 'a', '80', '--metadata', '[]'], /JSON object/],
+    [['register', 'a', '80', '--metadata', '{'], /JSON object/],
+    [['deregister', 'a', '80', '--instance', 'x'], /in one way/],
+    [['deregister', 'a', '--host', 'x'], /--host needs --port/],
+    [['deregister', 'a', '80', '--drain'], /--drain needs --instance; "fleet-gateway agents a"/],
+    [['onboard', '--agent', 'x'], /NAME=PORT/],
+    [['onboard', '--agent', 'x y=80'], /NAME=PORT/],
+    [['onboard', '--agent', 'x=y'], /must be a port or HOST:PORT/],
+    [['serve', '--port', '70000'], /whole number from 0 to 65535/],
+    [['serve', '--no-auth', '--secret', secret], /contradict/]
+  ]
+
+  for (const [args, message] of cases) t.match(await command(args), { code: 2, stdout: '', stderr: message }, args.join(' ') || '(nothing)')
+})
+
+t.test('help: every command, with examples, and a version', async t => {
+  const { stdout, code } = await command(['--help'])
+  const names = [...stdout.matchAll(/^ {2}([a-z]+) .*\[options\]|^ {2}([a-z]+) \[/gm)].map(([, one, other]) => one ?? other)
+
+  t.equal(code, 0)
+  for (const name of ['serve', 'routes', 'agents', 'test', 'onboard', 'check', 'register', 'deregister', 'stats', 'health']) {
+    t.match(stdout, new RegExp(`^ {2}${name} `, 'm'))
+    const help = await command([name, '--help'])
+    t.match(help, { code: 0, stdout: new RegExp(`^Usage: fleet-gateway ${name} [^]*\nExamples:\n {2}\\$ .*fleet-gateway ${name}`) }, name)
+    if (!['serve', 'onboard'].includes(name)) t.match(help.stdout, '--json', name)
+    t.notMatch(help.stdout, '\u001b')
+  }
+  t.ok(names.length > 0)
+  t.match((await command(['help', 'test'])).stdout, /^Usage: fleet-gateway test/)
+  t.match(await command(['--version']), { code: 0, stdout: /^\d+\.\d+\.\d+\n$/ })
+})
+
+t.test('a gateway at its rate limit is waited for, unless it takes too long', async t => {
+  let asked = 0
+  const gateway = await fakeAgent(t, (_request, response) => {
+    asked++
+    const isOver = asked === 2
+    response.writeHead(isOver ? 200 : 429, { 'content-type': 'application/json', 'retry-after': asked === 1 ? '0' : '3600' })
+    response.end(JSON.stringify(isOver ? {} : { code: 'FLEET_RATE_LIMITED', title: 'Too many requests', detail: 'Try again in 3600 s', status: 429 }))
+  })
+  const url = gateway.origin
+
+  t.match(await command(['agents', '--json', '--url', url, '--secret', secret]), { code: 0, stdout: '{}\n' })
+  t.match(await command(['agents', '--json', '--url', url, '--secret', secret]), { code: 1, stderr: 'Try again in 3600 s\n' })
+})
+
+t.test('onboard writes a valid file with comments, and never over one without a yes', async t => {
+  const dir = t.testdir({ 'there.yaml': 'agents: []\n' })
+  const file = join(dir, 'new.yaml')
+  const written = await command(['onboard', '--fleet', file, '--agent', 'planner=8501', '--agent', 'planner=[::1]:8502', '--agent', 'null=10.0.0.7:80'])
+
+  t.match(written, { code: 0, stdout: '', stderr: /new\.yaml is written, with 2 agents;[^]*fleet-gateway serve/ })
+  const text = await readFile(file, 'utf8')
+  t.match(text, /^# yaml-language-server: \$schema=\S+schema\/fleet\.schema\.json\n/)
+  t.match(await command(['check', file]), { code: 0, stdout: /2 agents, 3 instances/ })
+
+  const there = join(dir, 'there.yaml')
+  t.match(await command(['onboard', '--fleet', file, '--agent', 'a=1', '--agent', 'a=1', '--yes']), { code: 1, stderr: /is an instance of "a" already/ })
+  t.equal(await readFile(file, 'utf8'), text, 'what does not go together is not written')
+  for (const [answer, isYes] of [['', false], ['n\n', false], ['\n', false], ['y\n', true]] as const) {
+    await writeFile(there, 'agents: []\n')
+    const { io, stdin, stderr } = fakeIo()
+    stdin.end(answer)
+    const code = await run(['onboard', '--fleet', there], io)
+    t.match(stderr(), /there\.yaml is there already\. Write over it\? \[y\/N\]/)
+    t.equal(code, isYes ? 0 : 1, JSON.stringify(answer))
+    t.equal(await readFile(there, 'utf8') === 'agents: []\n', !isYes)
+  }
+  t.match(await command(['check', there]), { code: 0, stdout: /0 agents/ })
+  t.match(await command(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: ENOENT/ })
+})
+
+t.test('what onboard leaves as comments is valid, too', async t => {
+  const file = join(t.testdir({ token: 'token-token\n' }), 'fleet.yaml')
+  await command(['onboard', '--fleet', file])
+  const text = await readFile(file, 'utf8')
+  const settings = text.slice(text.indexOf('# server:')).replaceAll(/^# (?=[a-zA-Z]+:$| {2}[a-zA-Z]+:)/gm, '').replace('/run/secrets/fleet', join(t.testdirName, 'token'))
+  const agent = text.slice(text.indexOf('# What else'), text.indexOf('# Everything')).replaceAll(/^# {4}/gm, '    ')
+  await writeFile(file, `${settings}agents:\n  - name: planner\n    port: 8501\n${agent}`)
+
+  t.match(await command(['check', file]), { code: 0, stderr: '' })
+  t.equal((await readFile(file, 'utf8')).match(/^[a-zA-Z]+:/gm)?.length, 9, 'all of them')
+})
+
+/** Types at a terminal, each answer when its question is there. */
+async function typed (args: readonly string[], answers: readonly [question: RegExp, keys: string][]) {
+  const terminal = fakeIo({ isTTY: true, env: { TERM: 'xterm' } })
+  for (const [question, keys] of answers) terminal.onLine(question, () => terminal.stdin.write(keys))
+  const code = await run(args, terminal.io)
+  return { code, stdout: terminal.stdout(), stderr: terminal.stderr() }
+}
+
+t.test('onboard asks at a terminal for names and addresses, and explains what comes next', async t => {
+  const file = join(t.testdir(), 'fleet.yaml')
+
+  const { code, stderr } = await typed(['onboard', '--fleet', file], [
+    [/What is your agent called\?/, 'planner\r'],
+    [/Where does planner listen\?/, '8501\r'],
+    [/One more agent\?/, 'coder\r'],
+    [/Where does coder listen\?/, '10.0.0.7:8502\r'],
+    [/coder listen\?[^]*One more agent\?/, '\r']
+  ])
+
+  t.equal(code, 0, stderr)
+  t.match(stderr, /fleet-gateway serve +starts the gateway/)
+  t.match(await command(['check', file]), { code: 0, stdout: /2 agents, 2 instances/ })
+})
+
+t.test('onboard leaves everything as it is when somebody says no, or leaves', async t => {
+  const file = join(t.testdir({ 'fleet.yaml': 'agents: []\n' }), 'fleet.yaml')
+  const other = join(t.testdirName, 'other.yaml')
+
+  t.match(await typed(['onboard', '--fleet', file], [[/Write over it\?/, '\r']]), { code: 1, stderr: /is left as it is/ })
+  t.match(await typed(['onboard', '--fleet', other], [[/called\?/, '\u0003']]), { code: 1, stderr: /Nothing was written; there is no/ })
+  t.equal(await readFile(file, 'utf8'), 'agents: []\n')
+  await t.rejects(readFile(other), { code: 'ENOENT' })
+})
