@@ -1,0 +1,104 @@
+/** What `serve` says when it starts: the few lines that matter, to a person and to a log. */
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { serve, type ServeFlags } from '../../src/cli/serve.ts'
+import { logDestination } from '../../src/cli/terminal-log.ts'
+import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
+import { fakeIo, type FakeIo } from '../helpers/fake-io.ts'
+
+interface Options extends ServeFlags {
+  isTTY?: boolean
+  env?: Record<string, string>
+  /** Before it is told to end. */
+  meanwhile?: (io: FakeIo) => void
+}
+
+/** Starts, waits for the last line, ends it. @returns what was said */
+async function start (t: Test, yaml: string | null, { isTTY = false, env = { FLEET_SECRET: 'fleet-secret-token' }, meanwhile = io => io.signal('SIGTERM'), ...flags }: Options = {}): Promise<string> {
+  const file = join(t.testdir(yaml === null ? {} : { 'fleet.yaml': yaml }), 'fleet.yaml')
+  const io = fakeIo({ isTTY, env })
+  io.onLine(/^ {2}try .*\n.*\n/m, () => meanwhile(io))
+  t.equal(await serve({ port: 0, fleet: file, ...flags }, io.io), 0)
+  t.equal(io.stdout(), '', 'standard output is the audit log\'s')
+  return io.stderr().replaceAll(t.testdirName, '.')
+}
+
+t.test('a fleet that answers', async t => {
+  const agent = await fakeAgent(t)
+  const said = await start(t, `agents:\n  - {name: planner, host: 127.0.0.1, port: ${agent.port}}\n  - {name: coder, host: 127.0.0.1, port: ${agent.port}}\n`)
+
+  t.match(said, /^Fleet Gateway on http:\/\/127\.0\.0\.1:\d+\n {2}agents {2}planner, coder, 2 instances \(\.\/fleet\.yaml\), all answer\n {2}auth {4}secret from FLEET_SECRET\n {2}limits {2}600 requests a minute per client, 100 at once\n/)
+  t.match(said, /\n {2}try {5}curl http:\/\/127\.0\.0\.1:\d+\/health\n {10}curl -H "Authorization: Bearer \$FLEET_SECRET" http:\/\/127\.0\.0\.1:\d+\/api\/planner\/\n {10}fleet-gateway agents\n/)
+  t.notMatch(said, 'fleet-secret-token')
+})
+
+t.test('instances that do not answer are named, a few of them, and what tells why', async t => {
+  const dead = await deadPort()
+  const said = await start(t, `agents:\n${Array.from({ length: 9 }, (_, index) => `  - {name: a${index}, host: 127.0.0.1, port: ${dead}}\n`).join('')}`)
+
+  t.match(said, new RegExp(` {2}agents {2}a0, a1, a2, a3, a4, a5, a6, a7 and 1 more, 9 instances \\(\\./fleet\\.yaml\\)\n {10}a0 at 127\\.0\\.0\\.1:${dead} does not answer\n`))
+  t.equal(said.match(/does not answer/g)?.length, 5)
+  t.match(said, /\n {10}and 4 more instances without an answer\n/)
+  t.match(said, /\n {10}fleet-gateway test {5}# what is wrong with whom, and what to do\n/)
+  t.notMatch(said, '/api/', 'nobody to call')
+})
+
+t.test('an empty fleet: how to get one', async t => {
+  t.match(await start(t, 'agents: []\n'), / {2}agents {2}none yet \(\.\/fleet\.yaml\)\n[^]*fleet-gateway register my-agent PORT\n/)
+  t.match(await start(t, null), / {2}agents {2}none: there is no \.\/fleet\.yaml yet; "fleet-gateway onboard" writes one\n/)
+})
+
+t.test('auth off is loud, and louder where others can reach it', async t => {
+  t.match(await start(t, null, { auth: false, isTTY: true, env: { TERM: 'xterm' } }), /auth {4}.*OFF: anybody/)
+  t.match(await start(t, null, { auth: false, host: '0.0.0.0' }), /auth {4}OFF: anybody who reaches this port can use and change the fleet\n {10}and 0\.0\.0\.0 is reached from other machines\n/)
+  t.notMatch(await start(t, null, { auth: false }), 'other machines')
+})
+
+t.test('how to send the token, wherever it is from', async t => {
+  const agent = await fakeAgent(t)
+  const agents = `agents: [{name: a, host: 127.0.0.1, port: ${agent.port}}]\n`
+
+  t.match(await start(t, agents, { env: {} }), /Bearer \$\(cat \.\/\.fleet\/secret\)" http/)
+  t.match(await start(t, agents, { secret: 'fleet-secret-token', env: {} }), /Bearer \$TOKEN" http/)
+  t.match(await start(t, `auth: {keys: [{id: a, token: token-token, scopes: [admin]}]}\n${agents}`, { env: {} }), /secret from fleet\.yaml\n[^]*Bearer \$TOKEN" http/)
+  t.match(await start(t, agents, { auth: false, env: {} }), /\n {10}curl http:\/\/127\.0\.0\.1:\d+\/api\/a\/\n/)
+})
+
+t.test('a signal while it is still looking around ends it in order', async t => {
+  const io = fakeIo()
+  io.onLine(/^Fleet Gateway on/, () => io.signal('SIGINT'))
+
+  t.equal(await serve({ port: 0, fleet: join(t.testdir(), 'fleet.yaml'), secret: 'fleet-secret-token' }, io.io), 0)
+  t.match(io.stderr(), /SIGINT: no new connections/)
+})
+
+t.test('a bad change of the file is a line for a person, and an object for a log', async t => {
+  const bad = async (io: FakeIo) => {
+    io.onLine(/unknown key/, () => io.signal('SIGTERM'))
+    await writeFile(join(t.testdirName, 'fleet.yaml'), 'agnts: []\n')
+    io.signal('SIGHUP')
+  }
+  for (const isTTY of [true, false]) {
+    const file = join(t.testdir({ 'fleet.yaml': 'agents: []\n' }), 'fleet.yaml')
+    const io = fakeIo({ isTTY, env: { FLEET_SECRET: 'fleet-secret-token', NO_COLOR: '1' } })
+    io.onLine(/^ {2}try .*\n.*\n/m, () => { void bad(io) })
+
+    t.equal(await serve({ port: 0, fleet: file }, io.io), 0)
+
+    const lines = io.stderr().split('\n').filter(line => line.includes('unknown key'))
+    t.ok(lines.length > 0)
+    for (const line of lines) t.match(line, isTTY ? /^(warning|error) {2}.*fleet\.yaml:1:1 agnts: unknown key, did you mean "agents"\?/ : /^\{"level":\d+,.*agnts/)
+  }
+})
+
+t.test('the log at a terminal has what a person needs, and no orders for the terminal', async t => {
+  const io = fakeIo({ isTTY: true, env: { NO_COLOR: '1' } })
+  const { write } = logDestination(io.io)
+
+  write(JSON.stringify({ level: 40, time: 1, pid: 2, hostname: 'h', agent: 'a\u001b[2J', instance: 'i', change: 'down', reason: 'r', msg: 'An instance is down: r' }) + '\n')
+  write(JSON.stringify({ level: 50, time: 1, err: { message: 'broken', stack: 'Error: broken\n    at here' } }) + '\n')
+  write(JSON.stringify({ level: 30, time: 1, msg: 'hello', figures: { a: 1 } }) + '\n')
+
+  t.equal(io.stderr(), 'warning  An instance is down: r; agent a; instance i\nerror  broken\nError: broken\n    at here\ninfo  hello; figures {"a":1}\n')
+})
