@@ -81,9 +81,10 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     await listen(gateway, config)
     const ended = untilSignal(gateway, config, io)
     say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)
+    const canKeep = await isWritable(stateDir)
     await Promise.race([gateway.health.firstRound(), sleep(firstProbesMs, undefined, { ref: false }), ended])
     if (gateway.drain.draining) return await ended // somebody has changed their mind
-    announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep: await isWritable(stateDir) }, io)
+    announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep }, io)
     gateway.discovery.onReload(() => say(io, `${file} was applied; the fleet now: ${fleetInWords(gateway.registry.agents())}`))
     return await ended
   } catch (error) {
