@@ -101,7 +101,7 @@ const instanceFields = {
 }
 
 const Host = Type.String({ minLength: 1, maxLength: 253, description: 'A host name or an IP address.', whenLeftOut: leftOut.host })
-const Port = Type.Integer({ minimum: 1, maximum: 65_535, description: 'The port it listens on.' })
+const Port = (description: string) => Type.Integer({ minimum: 1, maximum: 65_535, description })
 
 const settingFields = (form: DurationForm) => ({
   aliases: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, examples: [['encoder', 'enc']], description: 'Other names clients may use.' })),
@@ -118,7 +118,7 @@ const settingFields = (form: DurationForm) => ({
 /** One instance in an `instances` list of fleet.yaml. */
 export const FileInstanceOptions = Type.Object({
   host: Type.Optional(Host),
-  port: Port,
+  port: Port('The port it listens on.'),
   protocol: Type.Optional(Protocol({ description: 'How the gateway talks to it; what the entry says when left out.' })),
   weight: Type.Optional(Weight({ description: 'Its share of the requests; what the entry says when left out.' }))
 }, { ...strict, description: 'One HTTP server of the agent.' })
@@ -127,7 +127,7 @@ export const FileInstanceOptions = Type.Object({
 export const FileAgentOptions = Type.Object({
   name: Name('What clients call it: `/api/{name}/…`. Entries of the same name are instances of one agent.'),
   host: Type.Optional(Host),
-  port: Type.Optional(Port),
+  port: Type.Optional(Port('The port it listens on. Needed unless there are `instances`.')),
   ...instanceFields,
   instances: Type.Optional(Type.Array(FileInstanceOptions, { maxItems: 1_000, description: 'Several instances, instead of `host` and `port`.' })),
   ...settingFields(Duration),
@@ -139,7 +139,7 @@ export const FileAgentOptions = Type.Object({
 export const RegistrationOptions = Type.Object({
   name: Name('The agent\'s name.'),
   host: Type.Optional(Host),
-  port: Port,
+  port: Port('The port it listens on.'),
   ...instanceFields,
   ttl: Type.Optional(DurationOrSeconds({ minimumMs: 1_000, maximumMs: 30 * 86_400_000, description: 'The lease: how long the instance stays without a heartbeat.' })),
   ...settingFields(DurationOrSeconds)
