@@ -16,7 +16,7 @@ const rulesBetweenKeys = {
     if: { required: ['instances'] },
     then: { properties: { host: false, port: false } },
     else: { required: ['port'] },
-    dependencies: { timeout: { properties: { timeouts: { properties: { response: false } } } } }
+    dependencies: { timeout: { properties: { timeouts: { type: 'object', properties: { response: false } } } } }
   },
   'auth.keys[]': {
     anyOf: [{ required: ['token'] }, { required: ['tokenFile'] }, { required: ['tokenSha256'] }],
