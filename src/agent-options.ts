@@ -20,74 +20,126 @@ type DurationForm = typeof Duration | typeof DurationOrSeconds
 
 const strict = { additionalProperties: false } as const
 
-/** Per agent; the gateway's defaults are in plugins/proxy/options.ts. */
+// What the gateway sets for all agents, and each agent may set for itself. Bounds and words are said here, once; the plugins' options.ts add
+// defaults, which agents don't have.
+
+/** Of `timeouts`, without defaults. */
+export const timeoutRules = {
+  connect: { minimumMs: 1, description: 'How long a connection to an instance may take to open; after that another instance is tried.' },
+  response: { minimumMs: 1, description: 'From the sent request to the head of the answer.' },
+  idle: { minimumMs: 1, description: 'The longest pause between bytes of a body, either way. It is all that event streams and WebSockets are held to.' },
+  total: { minimumMs: 1, description: 'The whole exchange, retries included; unlimited when left out. Event streams and WebSockets are exempt.' }
+}
+
+/** An agent's own timeouts. */
 export const timeoutFields = (form: DurationForm) => ({
-  connect: Type.Optional(form({ minimumMs: 1, description: 'How long a connection to an instance may take to open.' })),
-  response: Type.Optional(form({ minimumMs: 1, description: 'From the sent request to the response head.' })),
-  idle: Type.Optional(form({ minimumMs: 1, description: 'The longest pause between bytes of a body, either way.' })),
-  total: Type.Optional(form({ minimumMs: 1, description: 'The whole exchange; unlimited when it is left out. Event streams and WebSockets are exempt.' }))
+  connect: Type.Optional(form(timeoutRules.connect)),
+  response: Type.Optional(form(timeoutRules.response)),
+  idle: Type.Optional(form(timeoutRules.idle)),
+  total: Type.Optional(form(timeoutRules.total))
 })
 
+/** Of `retry`, without defaults. */
+export const retryRules = {
+  attempts: { minimum: 0, maximum: 1, description: 'Retries after an answer that is worth one, or after a connection that broke. What was never sent goes to another instance in any case.' },
+  maxBodyBytes: { maximum: 1024 * 1024, description: 'The largest request body that is kept for a retry; a larger one is not sent twice.' }
+}
+
+/** An agent's own retry policy. */
 export const retryFields = {
-  attempts: Type.Optional(Type.Integer({ minimum: 0, maximum: 1, description: 'Retries beside the free ones after a connection that never opened.' })),
-  statuses: Type.Optional(Type.Array(Type.Integer({ minimum: 500, maximum: 599 }), { description: 'Answers that are worth a retry; all 5xx but 501 and 505 when left out.' })),
-  maxBodyBytes: Type.Optional(Size({ maximum: 1024 * 1024, description: 'The largest request body that is kept for a retry.' }))
+  attempts: Type.Optional(Type.Integer(retryRules.attempts)),
+  statuses: Type.Optional(Type.Array(Type.Integer({ minimum: 500, maximum: 599 }), { examples: [[502, 503, 504]], description: 'Answers that are worth a retry; all 5xx but 501 and 505 when left out.' })),
+  maxBodyBytes: Type.Optional(Size(retryRules.maxBodyBytes))
 }
 
+/** Of `health`, without defaults. */
+export const healthRules = {
+  interval: { minimumMs: 100, description: 'Between two probes of an instance that is up. One that is down is probed every second.' },
+  timeout: { minimumMs: 10, description: 'How long a probe may take.' },
+  unhealthyAfter: { minimum: 1, maximum: 100, description: 'Failed probes in a row until an instance is down.' },
+  healthyAfter: { minimum: 1, maximum: 100, description: 'Good probes in a row until it is up again.' }
+}
+
+/** How an agent is probed. */
 export const healthFields = (form: DurationForm) => ({
-  path: Type.Optional(Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', description: 'Probe by HTTP GET of this path; by TCP connect when it is left out.' })),
-  interval: Type.Optional(form({ minimumMs: 100, description: 'Between two probes of an instance that is up.' })),
-  timeout: Type.Optional(form({ minimumMs: 10, description: 'How long a probe may take.' })),
-  unhealthyAfter: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Failed probes in a row until an instance is down.' })),
-  healthyAfter: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, description: 'Good probes in a row until it is up again.' }))
+  path: Type.Optional(Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', examples: ['/health'], description: 'Probe by HTTP GET of this path, where 2xx and 3xx are good; by opening a connection when left out.' })),
+  interval: Type.Optional(form(healthRules.interval)),
+  timeout: Type.Optional(form(healthRules.timeout)),
+  unhealthyAfter: Type.Optional(Type.Integer(healthRules.unhealthyAfter)),
+  healthyAfter: Type.Optional(Type.Integer(healthRules.healthyAfter))
 })
 
-export const rateLimitFields = {
-  enabled: Type.Optional(Type.Boolean({ description: 'Whether requests are limited at all.' })),
-  perMinute: Type.Optional(Type.Integer({ minimum: 1, maximum: 60_000_000, description: 'Tokens that come back per minute.' })),
-  burst: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000, description: 'Tokens a full bucket holds.' }))
+/** Of `rateLimit`, without defaults. */
+export const rateLimitRules = {
+  enabled: { description: 'Whether requests are limited at all.' },
+  perMinute: { minimum: 1, maximum: 60_000_000, description: 'Tokens that come back per minute.' },
+  burst: { minimum: 1, maximum: 1_000_000, description: 'Tokens a full bucket holds: requests that may come at once.' }
 }
+
+/** The limits of a key, or of an agent. */
+export const rateLimitFields = {
+  enabled: Type.Optional(Type.Boolean(rateLimitRules.enabled)),
+  perMinute: Type.Optional(Type.Integer(rateLimitRules.perMinute)),
+  burst: Type.Optional(Type.Integer(rateLimitRules.burst))
+}
+
+/**
+ * What fields of an entry count as when they are left out. The schema has no `default` for them, since what is left out must stay so: other
+ * entries or a registration may say it. Documents find it under `whenLeftOut`.
+ */
+const leftOut = { host: 'localhost', protocol: 'http', weight: 1 } as const
+
+/** What a field is, for documents. */
+interface Words { description: string, whenLeftOut?: string | number }
+
+const Protocol = (words: Words) => Type.Union([Type.Literal('http'), Type.Literal('https')], { ...words, errorMessage: 'must be "http" or "https"' })
+const Weight = (words: Words) => Type.Integer({ ...words, minimum: 1, maximum: 1_000 })
 
 const instanceFields = {
-  protocol: Type.Optional(Type.Union([Type.Literal('http'), Type.Literal('https')], { description: 'How the gateway talks to it; http when left out.', errorMessage: 'must be "http" or "https"' })),
-  weight: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000, description: 'Its share among the instances under a weighted balancer.' }))
+  protocol: Type.Optional(Protocol({ description: 'How the gateway talks to it. Certificates are verified.', whenLeftOut: leftOut.protocol })),
+  weight: Type.Optional(Weight({ description: 'Its share of the requests, for a balancer that weighs; round robin does not.', whenLeftOut: leftOut.weight }))
 }
 
-const Host = Type.String({ minLength: 1, maxLength: 253, description: 'A host name or an IP literal; localhost when left out.' })
-const Port = Type.Integer({ minimum: 1, maximum: 65_535, description: 'The port it listens on.' })
+const Host = Type.String({ minLength: 1, maxLength: 253, description: 'A host name or an IP address.', whenLeftOut: leftOut.host })
+const Port = (description: string) => Type.Integer({ minimum: 1, maximum: 65_535, description })
 
 const settingFields = (form: DurationForm) => ({
-  aliases: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'Other names clients may use.' })),
-  friendly_names: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'The same as `aliases`.' })),
-  metadata: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: 'Whatever is worth knowing about the agent; given back by /agents.' })),
+  aliases: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, examples: [['encoder', 'enc']], description: 'Other names clients may use.' })),
+  friendly_names: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'Another word for `aliases`.' })),
+  metadata: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { examples: [{ about: 'base64 and hex of a text' }], description: 'Whatever is worth knowing about the agent; given back by `/agents` and `/registry`.' })),
   timeout: Type.Optional(form({ minimumMs: 1, description: 'Short for `timeouts.response`.' })),
   timeouts: Type.Optional(Type.Object(timeoutFields(form), { ...strict, description: 'Overrides the gateway\'s timeouts.' })),
   retry: Type.Optional(Type.Object(retryFields, { ...strict, description: 'Overrides the gateway\'s retry policy.' })),
-  health: Type.Optional(Type.Object(healthFields(form), { ...strict, description: 'Overrides the gateway\'s probes.' })),
-  preserveHost: Type.Optional(Type.Boolean({ description: 'The agent sees the client\'s Host instead of its own.' })),
-  rewriteLocation: Type.Optional(Type.Boolean({ description: 'Map the agent\'s Location under /api/{agent}; true when left out.' }))
+  health: Type.Optional(Type.Object(healthFields(form), { ...strict, description: 'Overrides how the gateway probes.' })),
+  preserveHost: Type.Optional(Type.Boolean({ description: 'The agent sees the client\'s `Host` instead of its own.', whenLeftOut: false })),
+  rewriteLocation: Type.Optional(Type.Boolean({ description: 'Map the agent\'s `Location` under `/api/{agent}`.', whenLeftOut: true }))
 })
 
 /** One instance in an `instances` list of fleet.yaml. */
-export const FileInstanceOptions = Type.Object({ host: Type.Optional(Host), port: Port, ...instanceFields }, strict)
+export const FileInstanceOptions = Type.Object({
+  host: Type.Optional(Host),
+  port: Port('The port it listens on.'),
+  protocol: Type.Optional(Protocol({ description: 'How the gateway talks to it; what the entry says when left out.' })),
+  weight: Type.Optional(Weight({ description: 'Its share of the requests; what the entry says when left out.' }))
+}, { ...strict, description: 'One HTTP server of the agent.' })
 
 /** One entry of `agents` in fleet.yaml. */
 export const FileAgentOptions = Type.Object({
-  name: Name('What clients call it: /api/{name}/….'),
+  name: Name('What clients call it: `/api/{name}/…`. Entries of the same name are instances of one agent.'),
   host: Type.Optional(Host),
-  port: Type.Optional(Port),
+  port: Type.Optional(Port('The port it listens on. Needed unless there are `instances`.')),
   ...instanceFields,
-  instances: Type.Optional(Type.Array(FileInstanceOptions, { maxItems: 1_000, description: 'Several instances, instead of host and port.' })),
+  instances: Type.Optional(Type.Array(FileInstanceOptions, { maxItems: 1_000, description: 'Several instances, instead of `host` and `port`.' })),
   ...settingFields(Duration),
-  rateLimit: Type.Optional(Type.Object(rateLimitFields, { ...strict, description: 'A bucket of its own for each client of this agent.' })),
-  forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent.' }))
+  rateLimit: Type.Optional(Type.Object(rateLimitFields, { ...strict, description: 'A bucket of its own for each client of this agent, by what is said here and otherwise by the gateway\'s limits.' })),
+  forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent, to instances that this file or an admin named.', whenLeftOut: false }))
 }, strict)
 
 /** The body of `POST /registry/register`. What would hand secrets to the agent is fleet.yaml's alone. */
 export const RegistrationOptions = Type.Object({
   name: Name('The agent\'s name.'),
   host: Type.Optional(Host),
-  port: Port,
+  port: Port('The port it listens on.'),
   ...instanceFields,
   ttl: Type.Optional(DurationOrSeconds({ minimumMs: 1_000, maximumMs: 30 * 86_400_000, description: 'The lease: how long the instance stays without a heartbeat.' })),
   ...settingFields(DurationOrSeconds)
@@ -117,10 +169,10 @@ function merged (one: AgentSettings, other: AgentSettings): AgentSettings {
   return { ...one, ...other, ...(Object.keys(policy).length > 0 && { policy }) }
 }
 
-function toInstances ({ host, port, protocol = 'http', weight = 1, instances }: FileAgent): InstanceDefinition[] {
+function toInstances ({ host, port, protocol = leftOut.protocol, weight = leftOut.weight, instances }: FileAgent): InstanceDefinition[] {
   const listed = instances ?? (port === undefined ? [] : [{ ...(host !== undefined && { host }), port }])
   return listed.map(instance => ({
-    host: canonicalHost(instance.host ?? 'localhost'),
+    host: canonicalHost(instance.host ?? leftOut.host),
     port: instance.port,
     protocol: instance.protocol ?? protocol,
     weight: instance.weight ?? weight
@@ -134,7 +186,7 @@ function toInstances ({ host, port, protocol = 'http', weight = 1, instances }: 
 export function toRegistration (body: RegistrationBody): Registration {
   const errors = settingProblems(body).map(({ path, message }) => ({ path, message }))
   if (errors.length > 0) throw new InvalidRegistrationError(errors.map(({ path, message }) => `${path} ${message}`).join('; '), { errors })
-  const { name, host = 'localhost', port, protocol, weight, ttl } = body
+  const { name, host = leftOut.host, port, protocol, weight, ttl } = body
   return {
     name,
     host: canonicalHost(host),

@@ -2,12 +2,12 @@
 import { Duration, Options, Size, Type, type StaticDecode } from './options.ts'
 
 export const ServerOptions = Options({
-  host: Type.String({ default: '127.0.0.1', minLength: 1, description: 'Address to listen on; 0.0.0.0 or :: for all.' }),
-  port: Type.Integer({ default: 9001, minimum: 0, maximum: 65_535, description: 'Port to listen on; 0 for any free one.' }),
-  trustedProxies: Type.Array(Type.String({ minLength: 1 }), { default: [], description: 'Addresses and CIDRs whose forwarding headers are believed.' }),
-  bodyLimit: Type.Optional(Size({ minimum: 1, description: 'The largest request body that is forwarded; unlimited when left out.' })),
-  drainDelay: Duration({ default: '0s', description: 'Between readiness turning 503 and the listener closing.' }),
-  drainTimeout: Duration({ default: '30s', description: 'How long what is in flight may take to finish.' })
-}, 'The listener.')
+  host: Type.String({ default: '127.0.0.1', minLength: 1, examples: ['0.0.0.0'], description: 'Address to listen on: `127.0.0.1` for this machine alone, `0.0.0.0` or `::` for everybody.' }),
+  port: Type.Integer({ default: 9001, minimum: 0, maximum: 65_535, description: 'Port to listen on; `0` for any free one.' }),
+  trustedProxies: Type.Array(Type.String({ minLength: 1 }), { default: [], examples: [['10.0.0.0/8']], description: 'Addresses and CIDRs of the proxies in front of the gateway; their `X-Forwarded-*` and `Forwarded` are believed, and nobody else\'s.' }),
+  bodyLimit: Type.Optional(Size({ minimum: 1, description: 'The largest request body that is forwarded, streamed ones included; unlimited when left out.' })),
+  drainDelay: Duration({ default: '0s', description: 'At the end, the time between `/health/ready` turning 503 and the listener closing: what a load balancer needs to notice.' }),
+  drainTimeout: Duration({ default: '30s', description: 'How long what is in flight may take to finish after that; then event streams and WebSockets are closed.' })
+}, 'The listener, and its end.')
 
 export type ServerOptions = StaticDecode<typeof ServerOptions>

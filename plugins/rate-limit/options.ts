@@ -1,10 +1,11 @@
-/** What may be configured of rate limits. */
+/** What may be configured of rate limits. Keys and agents override these; bounds and words are in src/agent-options.ts, for all. */
+import { rateLimitRules } from '../../src/agent-options.ts'
 import { Options, Type, type StaticDecode } from '../../src/options.ts'
 
 export const RateLimitOptions = Options({
-  enabled: Type.Boolean({ default: true, description: 'Whether requests are limited at all.' }),
-  perMinute: Type.Integer({ default: 600, minimum: 1, maximum: 60_000_000, description: 'Tokens that come back per minute, per client.' }),
-  burst: Type.Integer({ default: 100, minimum: 1, maximum: 1_000_000, description: 'Tokens a full bucket holds.' })
-}, 'A token bucket per client.')
+  enabled: Type.Boolean({ default: true, ...rateLimitRules.enabled }),
+  perMinute: Type.Integer({ default: 600, ...rateLimitRules.perMinute }),
+  burst: Type.Integer({ default: 100, ...rateLimitRules.burst })
+}, 'A token bucket per client, from which each request takes one. The client is the named key, else the address.')
 
 export type RateLimitOptions = StaticDecode<typeof RateLimitOptions>
