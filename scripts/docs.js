@@ -7,11 +7,12 @@ import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import commandLine from './command-line.js'
 import configuration from './configuration.js'
 import fleetSchema from './fleet-schema.js'
 
 /** Each has `file`, its path from the root, and `render`, which gives its text. A further one is a module like these, and a name here. */
-const documents = [fleetSchema, configuration]
+const documents = [fleetSchema, configuration, commandLine]
 
 const repository = fileURLToPath(new URL('..', import.meta.url))
 const { values: { check, root } } = parseArgs({ options: { check: { type: 'boolean', default: false }, root: { type: 'string', default: repository } } })

@@ -196,7 +196,6 @@ function copyOf (value: unknown): unknown {
   return Object.fromEntries(Object.entries(value).filter(([, field]) => field !== undefined).map(([key, field]) => [key, copyOf(field)]))
 }
 
-/** Where `value` has a key `__proto__` of its own. */
 /** Where the value is nested too deep; undefined when it is not. */
 function deepPath (value: unknown, pointer: string[] = []): string[] | undefined {
   if (typeof value !== 'object' || value === null) return undefined
@@ -220,6 +219,7 @@ function allErrors (schema: TSchema, value: unknown) {
   }
 }
 
+/** Where `value` has a key `__proto__` of its own. */
 function * protoKeys (value: unknown, pointer: string[] = []): Iterable<string[]> {
   if (typeof value !== 'object' || value === null) return
   for (const [key, field] of Object.entries(value)) {
