@@ -8,8 +8,6 @@ import { boundsOf, choicesOf, defaultOf, inYaml, isRequired, kindOf, rulesOf } f
 /** Wherever a value stands there may be a reference to the environment; what it will be is not known here. */
 const reference = '\\$\\{'
 
-const wholeSize = '^\\d+(\\.\\d+)?\\s?(B|KiB|MiB|GiB|KB|MB|GB)$'
-
 /** What only some of the keys of a mapping have to do with each other, by the path of the mapping. */
 const rulesBetweenKeys = {
   'agents[]': {
@@ -72,9 +70,9 @@ const forms = {
     const { minimum = 0, maximum } = boundsOf(schema)
     return {
       type: ['integer', 'string'],
-      minimum: Number(minimum),
-      ...(maximum !== undefined && { maximum: Number(maximum) }),
-      pattern: `${wholeSize}|${reference}`,
+      minimum,
+      ...(maximum !== undefined && { maximum }),
+      pattern: `${schema.textPattern}|${reference}`,
       patternErrorMessage: schema.errorMessage
     }
   },

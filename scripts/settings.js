@@ -23,11 +23,9 @@ export function choicesOf ({ enum: values, anyOf }) {
   return values ?? anyOf?.map(member => member.const)
 }
 
-/** Least and greatest value as a person writes them. Those of durations and sizes are in the schema's own words alone. */
-export function boundsOf (schema) {
-  const { minimum, maximum, errorMessage = '' } = schema
-  if (kindOf(schema) === 'integer') return { minimum, maximum }
-  return { minimum: /, at least ([^,]+)/.exec(errorMessage)?.[1], maximum: /, at most ([^,]+)/.exec(errorMessage)?.[1] }
+/** Least and greatest value: of durations as a person writes them, of sizes in bytes. */
+export function boundsOf ({ minimum, maximum, bounds }) {
+  return bounds ?? { minimum, maximum }
 }
 
 /** What the setting is when nobody says anything of it; undefined when there is no such value. */
@@ -58,8 +56,7 @@ function range ({ minimum, maximum }, inWords) {
 }
 
 /** `1048576` → `1MiB`. */
-function bytes (text) {
-  const value = Number(text)
+function bytes (value) {
   for (const [unit, factor] of [['GiB', 1024 ** 3], ['MiB', 1024 ** 2], ['KiB', 1024]]) {
     if (value >= factor && value % factor === 0) return `${value / factor}${unit}`
   }

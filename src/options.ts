@@ -52,6 +52,11 @@ function inRange (ms: number, { minimumMs = 0, maximumMs = 2 ** 31 - 1 }: Partia
   return ms >= minimumMs && ms <= maximumMs
 }
 
+/** The range as a person writes it, for documents. */
+function inWords ({ minimumMs, maximumMs }: Partial<RangeMs>): { minimum?: string, maximum?: string } {
+  return { ...(minimumMs !== undefined && { minimum: formatMs(minimumMs) }), ...(maximumMs !== undefined && { maximum: formatMs(maximumMs) }) }
+}
+
 function rangeRule ({ minimumMs, maximumMs }: Partial<RangeMs>): string {
   const atLeast = minimumMs === undefined ? '' : `, at least ${formatMs(minimumMs)}`
   const atMost = maximumMs === undefined ? '' : `, at most ${formatMs(maximumMs)}`
@@ -75,7 +80,7 @@ export function Duration (options: RangeMs) {
   const range = { ...(minimumMs !== undefined && { minimumMs }), ...(maximumMs !== undefined && { maximumMs }) }
   const toMs = (value: string | number) => typeof value === 'number' ? value : durationMs(value)
   return Type.Codec(Type.Refine(
-    Type.Unsafe<string | number>({ type: ['string', 'integer'], pattern: durationPattern.source, needsUnit: true, errorMessage: rangeRule(range), ...schema }),
+    Type.Unsafe<string | number>({ type: ['string', 'integer'], pattern: durationPattern.source, needsUnit: true, bounds: inWords(range), errorMessage: rangeRule(range), ...schema }),
     value => inRange(toMs(value), range),
     () => rangeRule(range)
   )).Decode(toMs).Encode(formatMs)
@@ -113,9 +118,11 @@ function sizeRule ({ minimum, maximum }: { minimum?: number, maximum?: number })
 /** A size as fleet.yaml writes it: `64KiB`, `10MB`, or a bare number of bytes; resolved to bytes. */
 export function Size (options: { default?: string | number, minimum?: number, maximum?: number, description: string }) {
   const { minimum = 0, maximum = Number.MAX_SAFE_INTEGER, ...schema } = options
+  const range = { ...(options.minimum !== undefined && { minimum }), ...(options.maximum !== undefined && { maximum }) }
   const errorMessage = sizeRule(options)
   return Type.Codec(Type.Refine(
-    Type.Unsafe<string | number>({ type: ['string', 'integer'], errorMessage, ...schema }),
+    // The range of numbers is the refinement's: JSON Schema has no word for it that holds for texts, too.
+    Type.Unsafe<string | number>({ type: ['string', 'integer'], bounds: range, textPattern: sizePattern.source, errorMessage, ...schema }),
     value => { const bytes = sizeBytes(value); return bytes >= minimum && bytes <= maximum },
     () => errorMessage
   )).Decode(sizeBytes).Encode(bytes => bytes)

@@ -261,7 +261,8 @@ t.test('the reference names every environment variable that the program reads', 
   const { text } = await readReference()
   const files = ['src/main.ts', ...(await readdir(join(root, 'src/cli'))).map(name => `src/cli/${name}`)]
   const texts = await Promise.all(files.map(file => readFile(join(root, file), 'utf8')))
-  const names = new Set(texts.join('\n').match(/\bFLEET_[A-Z_]+\b/g)?.filter(name => !errorCatalogue.has(name)))
+  // What stands alone in quotes is a code.
+  const names = new Set(texts.join('\n').match(/(?<!')\bFLEET_[A-Z_]+\b/g)?.filter(name => !errorCatalogue.has(name)))
 
   t.ok(names.size >= 4)
   for (const name of names) t.match(text, `\n| \`${name}\` | `, name)
