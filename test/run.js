@@ -60,6 +60,8 @@ function follow (parser, path, counts) {
     counts.failed += 1
     print(`Bail out! ${reason}`)
   })
+  // What a test says of itself: t.comment(), and not tap's own notes.
+  parser.on('comment', comment => { if (path.length > 0 && !/^# (?:Subtest|time=|skip:|todo:|failed|passed)/.test(comment)) print(`  ${comment.trimEnd()}`) })
   // What a test printed, and tap's coverage table; naming the report's file is of no use to anybody.
   parser.on('extra', line => { if (!line.startsWith('json-summary report:')) process.stdout.write(line) })
 }

@@ -11,11 +11,10 @@ export interface OnboardedAgent {
 
 /**
  * @param agents entries of one name become one agent with several instances
- * @param schema where an editor finds the JSON Schema, as the YAML language server wants it
+ * @param schema where an editor finds the JSON Schema, as the YAML language server wants it; undefined when nowhere
  */
-export function fleetFile (agents: readonly OnboardedAgent[], schema: string): string {
-  return `# yaml-language-server: $schema=${schema}
-# The fleet of Fleet Gateway. The gateway watches this file: a good change applies at once, a bad one is reported with line and column and
+export function fleetFile (agents: readonly OnboardedAgent[], schema: string | undefined): string {
+  return `${schema === undefined ? '' : `# yaml-language-server: $schema=${schema}\n`}# The fleet of Fleet Gateway. The gateway watches this file: a good change applies at once, a bad one is reported with line and column and
 # changes nothing. Durations read 500ms, 30s, 5m; sizes 64KiB or bytes; \${NAME} and \${NAME:-default} read the environment.
 
 # Clients call an agent by its name or an alias: /api/planner/any/path. Its instances take turns.

@@ -70,9 +70,10 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
   }
 }
 
-/** For an editor, relative to the file where both are below one folder, so that it holds on another machine, too. */
-function schemaPath (file: string): string {
+/** For an editor, relative to the file where both are below one folder, so that it holds on another machine, too. A container's image has none. */
+function schemaPath (file: string): string | undefined {
   const schemaFile = packageFile('schema/fleet.schema.json')
+  if (!existsSync(schemaFile)) return undefined
   const path = relative(dirname(resolve(file)), schemaFile)
   return path.startsWith('..') ? schemaFile : `./${path}`
 }
