@@ -1,8 +1,10 @@
 /** The gateway inside somebody else's application: everything under its prefix, and the host left alone. */
 import t from 'tap'
 import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
-import Fastify from 'fastify'
+import { ServerResponse, type IncomingMessage } from 'node:http'
+import type { AddressInfo, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import Fastify, { type FastifyInstance } from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
 import fleetGateway, { createGateway, serverOptions } from '../../src/index.ts'
 import { agentAt } from '../helpers/build-gateway.ts'
@@ -11,6 +13,8 @@ import { rawClient, rawRequest } from '../helpers/raw-client.ts'
 
 const quiet = { rateLimit: { enabled: false }, auditLog: { enabled: false } }
 const auth = { secret: 'fleet-secret-token' }
+type UpgradeListener = (request: IncomingMessage, socket: Duplex, head: Buffer) => void
+
 const token = { authorization: 'Bearer fleet-secret-token' }
 
 t.test('everything moves under the prefix, and the host\'s routes, parsers and handlers stay its own', async t => {
@@ -90,6 +94,66 @@ t.test('upgrades: those under the prefix are tunnelled, the host\'s listeners ke
     t.equal(String((await once(socket, 'message'))[0]), expected)
     socket.terminate()
   }
+})
+
+/** What applications do with upgrades that they don't know. */
+const hostListeners: Readonly<Record<string, (app: FastifyInstance, own: WebSocketServer) => UpgradeListener>> = {
+  'destroys what it does not know': (_app, own) => (request, socket, head) => {
+    if (request.url === '/own') own.handleUpgrade(request, socket, head, accepted => accepted.send('the host'))
+    else socket.destroy()
+  },
+  'refuses what it does not know, as ws does when it has a path': (_app, own) => (request, socket, head) => {
+    if (request.url === '/own') own.handleUpgrade(request, socket, head, accepted => accepted.send('the host'))
+    else socket.end('HTTP/1.1 400 Bad Request\r\n\r\n')
+  },
+  'sends everything through the router, as @fastify/websocket does': (app, own) => {
+    app.get('/own', (request, reply) => {
+      reply.hijack()
+      own.handleUpgrade(request.raw, request.raw.socket, Buffer.alloc(0), accepted => accepted.send('the host'))
+    })
+    return (request, socket) => {
+      const response = new ServerResponse(request)
+      response.assignSocket(socket as Socket)
+      app.routing(request, response)
+    }
+  }
+}
+
+for (const [name, createListener] of Object.entries(hostListeners)) {
+  for (const order of ['before', 'after'] as const) {
+    t.test(`a host's upgrade listener, registered ${order} the gateway, that ${name}`, async t => {
+      const agent = await fakeAgent(t)
+      new WebSocketServer({ server: agent.server }).on('connection', socket => socket.send('the agent'))
+      const app = Fastify()
+      t.teardown(() => app.close())
+      const listener = createListener(app, new WebSocketServer({ noServer: true }))
+      if (order === 'before') app.server.on('upgrade', listener)
+      await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('chat', agent)] })
+      if (order === 'after') app.server.on('upgrade', listener)
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      const { port } = app.server.address() as AddressInfo
+
+      for (const [path, expected] of [['/own', 'the host'], ['/fleet/api/chat/ws', 'the agent']]) {
+        const socket = new WebSocket(`ws://127.0.0.1:${port}${path}`, { headers: token })
+        t.equal(String((await once(socket, 'message'))[0]), expected)
+        socket.terminate()
+      }
+      const refused = new WebSocket(`ws://127.0.0.1:${port}/fleet/api/nobody/ws`, { headers: token })
+      t.match((await once(refused, 'error'))[0], /404/, 'what is wrong under the prefix is answered by the gateway')
+    })
+  }
+}
+
+t.test('when the application has closed, its server is as it was', async t => {
+  const app = Fastify()
+  const { emit } = app.server
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth })
+  await app.ready()
+
+  await app.close()
+
+  t.equal(app.server.emit, emit)
+  t.equal(app.server.listenerCount('upgrade'), 0)
 })
 
 t.test('with two gateways on a server an upgrade that is nobody\'s is served once, as if nothing had been offered', async t => {
