@@ -68,6 +68,7 @@ declare module 'fastify' {
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
   const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, ...data } = opts
   const { bodyLimit = Infinity, timeouts, retry } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, ...data }, '')
+  if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
   const { registry, upstream } = fastify
   const prefix = `${fastify.prefix}${path}`
   const connections = new Connections(lookupOf)

@@ -7,6 +7,7 @@
 import { ServerResponse, type IncomingMessage, type Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import { afterAnswers } from '../../src/pipelining.ts'
 
@@ -136,7 +137,7 @@ function serveWithoutUpgrade (server: Server, raw: IncomingMessage, socket: Sock
     text += `${name}: ${value}\r\n`
   }
   socket.unshift(Buffer.concat([Buffer.from(`${text}\r\n`, 'latin1'), head]))
-  server.emit('connection', socket)
+  server.emit(socket instanceof TLSSocket ? 'secureConnection' : 'connection', socket)
 }
 
 function withoutUpgrade (connection: string): string {

@@ -1,9 +1,12 @@
 /** The gateway inside somebody else's application: everything under its prefix, and the host left alone. */
 import t from 'tap'
 import { once } from 'node:events'
-import { ServerResponse, type IncomingMessage } from 'node:http'
+import { readFile } from 'node:fs/promises'
+import { ServerResponse, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
+import { request as httpsRequest, type Server as HttpsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { text } from 'node:stream/consumers'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
 import fleetGateway, { createGateway, serverOptions } from '../../src/index.ts'
@@ -166,6 +169,38 @@ t.test('with two gateways on a server an upgrade that is nobody\'s is served onc
   const { port } = app.server.address() as AddressInfo
 
   t.match(await rawRequest(t, port, 'GET /own HTTP/1.1\r\nHost: localhost\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n\r\n'), /^HTTP\/1\.1 200 [^]*mine$/)
+})
+
+for (const [name, options] of [['an https host', {}], ['an https host with serverOptions()', serverOptions<HttpsServer>()]] as const) {
+  t.test(`${name}: agents, WebSockets and what is no WebSocket, over TLS`, async t => {
+    const agent = await fakeAgent(t)
+    new WebSocketServer({ server: agent.server }).on('connection', socket => socket.send('the agent'))
+    const [key, cert] = await Promise.all(['key', 'crt'].map(type => readFile(new URL(`../fixtures/self-signed.${type}`, import.meta.url))))
+    const app = Fastify({ ...options, https: { key: key!, cert: cert! } })
+    t.teardown(() => app.close())
+    await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('chat', agent)] })
+    app.get('/own', async () => 'mine')
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const { port } = app.server.address() as AddressInfo
+    const get = async (path: string, headers: OutgoingHttpHeaders = {}) => {
+      const [response] = await once(httpsRequest({ port, host: '127.0.0.1', path, headers: { ...token, ...headers }, agent: false, rejectUnauthorized: false }).end(), 'response') as [IncomingMessage]
+      return text(response)
+    }
+
+    t.match(await get('/fleet/api/chat/x'), /"X-Forwarded-Proto","https"/i)
+    t.equal(await get('/own', { connection: 'Upgrade', upgrade: 'h2c' }), 'mine')
+    const socket = new WebSocket(`wss://127.0.0.1:${port}/fleet/api/chat/ws`, { headers: token, rejectUnauthorized: false })
+    t.equal(String((await once(socket, 'message'))[0]), 'the agent')
+    socket.terminate()
+  })
+}
+
+t.test('an HTTP/2 host is told at once that the gateway is not for it', async t => {
+  const app = Fastify({ http2: true })
+  t.teardown(() => app.close())
+
+  await t.rejects(async () => { await app.register(fleetGateway as never, { ...quiet, prefix: '/fleet', auth }) }, /without http2/)
+  t.throws(() => Fastify({ ...serverOptions() as object, http2: true }), /leave http2 out/)
 })
 
 t.test('closing the application ends open event streams and tunnels instead of waiting for them', async t => {
