@@ -195,6 +195,45 @@ for (const [name, options] of [['an https host', {}], ['an https host with serve
   })
 }
 
+t.test('the prefix may end in a slash, or be one', async t => {
+  const agent = await fakeAgent(t)
+  for (const prefix of ['/fleet/', '/']) {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const path = prefix.slice(0, -1)
+    await app.register(fleetGateway, { ...quiet, prefix, auth, agents: [agentAt('planner', agent)] })
+
+    const registered = await app.inject({ method: 'POST', url: `${path}/registry/register`, headers: token, payload: { name: 'other', port: agent.port } })
+
+    t.match(registered.headers.location, new RegExp(`^${path}/registry/other/instances/`))
+    t.match((await app.inject({ url: `${path}/api/planner/x`, headers: token })).json(), { url: '/x' })
+    t.match((await app.inject(`${path}/`)).json().routes[0], { path: `${path}/api/{agent}/{path}` })
+  }
+})
+
+t.test('a prefix with parameters is refused', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+
+  await t.rejects(async () => { await app.register(fleetGateway, { ...quiet, prefix: '/:tenant/fleet', auth }) }, /parameters .*\/:tenant\/fleet/)
+})
+
+t.test('the host\'s router options hold for the gateway\'s routes and leave agents\' paths alone', async t => {
+  const agent = await fakeAgent(t)
+  new WebSocketServer({ server: agent.server }).on('connection', socket => socket.send('the agent'))
+  const app = Fastify({ routerOptions: { caseSensitive: false, ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, querystringParser: query => ({ all: query }) } })
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
+  const get = async (url: string) => (await app.inject({ url, headers: token })).json()
+
+  t.match(await get('/Fleet/AGENTS/'), { planner: Object })
+  for (const path of ['/X/', '//x', '/x?a=1&A=2']) t.match(await get(`/FLEET/Api/planner${path}`), { url: path }, path)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const socket = new WebSocket(`ws://127.0.0.1:${(app.server.address() as AddressInfo).port}/Fleet/API/planner/ws`, { headers: token })
+  t.equal(String((await once(socket, 'message'))[0]), 'the agent')
+  socket.terminate()
+})
+
 t.test('an HTTP/2 host is told at once that the gateway is not for it', async t => {
   const app = Fastify({ http2: true })
   t.teardown(() => app.close())
