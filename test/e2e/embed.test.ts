@@ -7,7 +7,7 @@ import { request as httpsRequest, type Server as HttpsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { text } from 'node:stream/consumers'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyError, type FastifyInstance } from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
 import fleetGateway, { createGateway, serverOptions } from '../../src/index.ts'
 import { agentAt } from '../helpers/build-gateway.ts'
@@ -194,6 +194,37 @@ for (const [name, options] of [['an https host', {}], ['an https host with serve
     socket.terminate()
   })
 }
+
+t.test('what a hook of the host throws is the host\'s to answer, under the prefix too', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.addHook('onRequest', async request => {
+    if (request.headers['x-door'] === 'shut') throw Object.assign(new Error('the host is shut'), { statusCode: 401 })
+  })
+  app.setErrorHandler(async (error, _request, reply) => reply.code((error as FastifyError).statusCode ?? 500).send({ host: (error as Error).message }))
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth })
+
+  for (const url of ['/fleet/health', '/fleet/api/planner/x', '/fleet/nowhere']) {
+    const reply = await app.inject({ url, headers: { 'x-door': 'shut' } })
+    t.same([reply.statusCode, reply.json()], [401, { host: 'the host is shut' }], url)
+  }
+  t.match((await app.inject('/fleet/agents')).json(), { code: 'FLEET_UNAUTHENTICATED' }, 'the gateway answers for itself')
+})
+
+t.test('what the host put on the gateway\'s routes keeps its status', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  let status = 0
+  app.addHook('onRoute', route => { // as @fastify/rate-limit does
+    route.onRequest = async () => { throw Object.assign(new Error('no'), { statusCode: status }) }
+  })
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth })
+
+  for (const [thrown, answered, code] of [[401, 401, 'FLEET_UNAUTHENTICATED'], [403, 403, 'FLEET_FORBIDDEN'], [429, 429, 'FLEET_RATE_LIMITED'], [418, 400, 'FLEET_BAD_REQUEST'], [503, 500, 'FLEET_INTERNAL']] as const) {
+    status = thrown
+    t.match((await app.inject('/fleet/health')).json(), { status: answered, code }, String(thrown))
+  }
+})
 
 t.test('the prefix may end in a slash, or be one', async t => {
   const agent = await fakeAgent(t)
