@@ -41,6 +41,9 @@ const onlyDomain = {
 // nextTick belongs to the event loop rather than to the process.
 const noProcess = { regex: '^(node:)?process$', allowImportNames: ['nextTick'], message: 'Only src/main.ts touches `process`: take what you need as an argument.' }
 
+/** plugins/index.ts lists the plugins for embedders and has no say in anything. */
+const onlyPluginFolders = { regex: '^(?!\\./[a-z-]+/index\\.ts$)', message: 'plugins/index.ts passes on the plugins and nothing else.' }
+
 /** The rule that forbids these imports in these files. */
 const arrows = (files, ...patterns) => ({
   files,
@@ -83,6 +86,7 @@ export default [
   arrows(['src/gateway.ts'], noComposition('^\\.', 'index', 'main'), noProcess),
   arrows(['src/main.ts'], noPlugins),
   arrows(['src/fleet/**/*.ts'], onlyDomain),
+  arrows(['plugins/index.ts'], onlyPluginFolders),
   arrows(['plugins/*/*.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noProcess),
   arrows(['plugins/*/*/**/*.ts'], noOtherPlugin(2), noComposition('/src', ...composers), noProcess),
   arrows(['plugins/*/options.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noServer, noProcess),

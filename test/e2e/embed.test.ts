@@ -11,7 +11,7 @@ import Fastify, { type FastifyError, type FastifyInstance } from 'fastify'
 import { WebSocket, WebSocketServer } from 'ws'
 import fleetGateway, { createGateway, serverOptions } from '../../src/index.ts'
 import { agentAt } from '../helpers/build-gateway.ts'
-import { fakeAgent } from '../helpers/fake-agent.ts'
+import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient, rawRequest } from '../helpers/raw-client.ts'
 
 const quiet = { rateLimit: { enabled: false }, auditLog: { enabled: false } }
@@ -194,6 +194,143 @@ for (const [name, options] of [['an https host', {}], ['an https host with serve
     socket.terminate()
   })
 }
+
+t.test('handlers that the host sets afterwards are its own, and leave the gateway\'s alone', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth })
+  app.setErrorHandler(async error => ({ host: (error as Error).message }))
+  app.setNotFoundHandler(async () => 'the host does not know')
+  app.get('/fails', async () => { throw new Error('as it does') })
+
+  t.same((await app.inject('/fails')).json(), { host: 'as it does' })
+  t.equal((await app.inject('/nowhere')).body, 'the host does not know')
+  t.match((await app.inject('/fleet/nowhere')).json(), { code: 'FLEET_NOT_FOUND' })
+  t.match((await app.inject('/fleet/agents')).json(), { code: 'FLEET_UNAUTHENTICATED' })
+})
+
+t.test('the host\'s hooks see requests under the prefix, and none of the gateway\'s hooks sees the host\'s requests', async t => {
+  const agent = await fakeAgent(t)
+  const seen: string[] = []
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.addHook('onRequest', async (request, reply) => {
+    seen.push(`asked ${request.url}`)
+    void reply.header('x-host', 'was here')
+  })
+  app.addHook('onResponse', async request => { seen.push(`answered ${request.url}`) })
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
+  app.get('/own', async request => ({ facts: 'facts' in request, principal: 'principal' in request }))
+
+  const proxied = await app.inject({ url: '/fleet/api/planner/x', headers: token })
+  const own = await app.inject('/own')
+
+  t.equal(proxied.headers['x-host'], 'was here')
+  t.same(own.json(), { facts: false, principal: false })
+  t.same(Object.keys(own.headers).filter(name => /^x-(?!host)|ratelimit|via|proxy|access/.test(name)), [])
+  t.same(seen, ['asked /fleet/api/planner/x', 'answered /fleet/api/planner/x', 'asked /own', 'answered /own'])
+})
+
+t.test('decorators of the same names stay the host\'s', async t => {
+  const agent = await fakeAgent(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const names = ['registry', 'registryState', 'auth', 'facts', 'stats', 'health', 'upstream', 'discovery', 'drain', 'proxy', 'rateLimiter', 'auditLog', 'corsEnabled', 'createRateLimit', 'verifyBearerAuth']
+  for (const name of names) app.decorate(name, `the host's ${name}`)
+  await app.register(fleetGateway, { ...quiet, rateLimit: { enabled: true }, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
+  // Fastify copies the decorators of requests into scopes, so those of the same name come after the gateway.
+  for (const name of ['facts', 'principal', 'attempts', 'authorizationIsGateways']) app.decorateRequest(name, null)
+  app.get('/own', async request => ({ principal: request.principal }))
+
+  t.match((await app.inject({ url: '/fleet/api/planner/x', headers: token })).json(), { url: '/x' })
+  t.same((await app.inject('/own')).json(), { principal: null })
+  for (const name of names) t.equal((app as unknown as Record<string, unknown>)[name], `the host's ${name}`)
+})
+
+t.test('a request decorator of the host that is in the way is named', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.decorateRequest('principal', null)
+
+  await t.rejects(async () => { await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth }) }, /'principal'/)
+})
+
+t.test('the host\'s limits, validation and parsers do not reach forwarded bodies or registrations', async t => {
+  const agent = await fakeAgent(t)
+  const app = Fastify({ bodyLimit: 16, ajv: { customOptions: { removeAdditional: 'all', coerceTypes: 'array' } }, onProtoPoisoning: 'remove' })
+  t.teardown(() => app.close())
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('*', (_request, _payload, done) => done(new Error('the host takes no bodies')))
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
+  const post = (url: string, payload: object) => app.inject({ method: 'POST', url, headers: token, payload })
+
+  t.match((await post('/fleet/api/planner/x', { text: 'longer than the host would take' })).json(), { body: '{"text":"longer than the host would take"}' })
+  t.equal((await post('/fleet/registry/register', { name: 'other', host: 'localhost', port: agent.port })).statusCode, 201)
+  t.match((await post('/fleet/registry/register', { name: 'other', prot: 1 })).json(), { code: 'FLEET_INVALID_REGISTRATION' })
+})
+
+t.test('the gateway logs to the host\'s logger, and the host\'s own lines stay as they are', async t => {
+  const lines: string[] = []
+  const app = Fastify({ logger: { level: 'info', stream: { write: line => { lines.push(line) } } } })
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('planner', { host: '127.0.0.1', port: await deadPort() })] })
+  app.get('/own', async () => 'mine')
+
+  await app.inject('/own')
+  await app.inject({ url: '/fleet/api/planner/x', headers: token })
+
+  t.equal(lines.filter(line => line.includes('"url":"/own"')).length, 1, 'the request log is the host\'s')
+  t.ok(lines.some(line => line.includes('FLEET_UPSTREAM_UNREACHABLE') && line.includes('"agent":"planner"')))
+  t.notOk(lines.some(line => line.includes(auth.secret)))
+})
+
+t.test('when the application closes, the host\'s onClose hooks run once the gateway has ended', async t => {
+  const agent = await fakeAgent(t)
+  const order: string[] = []
+  const audit = { write () {}, end () { order.push('gateway') } }
+  const app = Fastify()
+  app.addHook('onClose', async () => { order.push('host') })
+  await app.register(fleetGateway, { rateLimit: { enabled: false }, prefix: '/fleet', auth, auditDestination: audit, agents: [agentAt('planner', agent)] })
+  await app.inject({ url: '/fleet/api/planner/x', headers: token })
+
+  await app.close()
+
+  t.same(order, ['gateway', 'host'])
+})
+
+t.test('two applications in one process share nothing', async t => {
+  const agent = await fakeAgent(t)
+  const apps = [Fastify(), Fastify()] as const
+  for (const app of apps) {
+    t.teardown(() => app.close())
+    await app.register(fleetGateway, { auditLog: { enabled: false }, rateLimit: { perMinute: 1, burst: 2 }, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
+  }
+  const [one, two] = apps
+  const get = (app: FastifyInstance, url: string) => app.inject({ url, headers: token })
+
+  await one.inject({ method: 'POST', url: '/fleet/registry/register', headers: token, payload: { name: 'other', port: agent.port } })
+  await get(one, '/fleet/api/planner/x')
+
+  t.equal((await get(one, '/fleet/api/planner/x')).statusCode, 429, 'the bucket of one is empty')
+  t.equal((await get(two, '/fleet/api/planner/x')).statusCode, 200, 'the bucket of the other is not')
+  t.same(Object.keys((await two.inject('/fleet/health')).json().services), ['planner'])
+  await one.close()
+  t.equal((await two.inject('/fleet/health')).statusCode, 200)
+})
+
+t.test('its decorators are within reach of who calls it in a scope of their own', async t => {
+  const agent = await fakeAgent(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(async fleet => {
+    await fleetGateway(fleet, { ...quiet, auth })
+    fleet.registry.register({ name: 'planner', host: agent.host, port: agent.port })
+  }, { prefix: '/fleet' })
+
+  t.match((await app.inject({ url: '/fleet/api/planner/x', headers: token })).json(), { url: '/x' })
+  t.match((await app.inject('/fleet/nowhere')).json(), { code: 'FLEET_NOT_FOUND' })
+  t.notOk(app.hasDecorator('registry'))
+})
 
 t.test('what a hook of the host throws is the host\'s to answer, under the prefix too', async t => {
   const app = Fastify()
