@@ -2,9 +2,8 @@
  * The look (neostandard), the type-aware rules, and who may import whom: each arrow of ARCHITECTURE.md's import diagram is a rule here, so
  * that review does not have to watch them. A file has one list of forbidden imports, the last that matches it, so the lists are composed.
  */
-import neostandard, { plugins, resolveIgnoresFromGitignore } from 'neostandard'
-
-const tsEslint = plugins['typescript-eslint'].plugin
+import neostandard, { resolveIgnoresFromGitignore } from 'neostandard'
+import { plugin as tsEslint } from 'typescript-eslint'
 
 /** Type imports vanish from the build, so they make no arrow. */
 const allowTypeImports = true

@@ -69,7 +69,7 @@ const settingFields = (form: DurationForm) => ({
 })
 
 /** One instance in an `instances` list of fleet.yaml. */
-export const FileInstanceOptions = Type.Object({ host: Type.Optional(Host), port: Port, ...instanceFields }, strict)
+const FileInstanceOptions = Type.Object({ host: Type.Optional(Host), port: Port, ...instanceFields }, strict)
 
 /** One entry of `agents` in fleet.yaml. */
 export const FileAgentOptions = Type.Object({

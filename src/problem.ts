@@ -7,7 +7,7 @@ import {
 } from './errors.ts'
 
 /** The body of an answer the gateway made about an error. */
-export interface Problem {
+interface Problem {
   type: string
   title: string
   status: number
@@ -76,7 +76,7 @@ export function toFleetError (error: unknown): FleetError {
 }
 
 /** The problem document for `error` about the request `requestId`. */
-export function toProblem (error: FleetError, requestId: string): Problem {
+function toProblem (error: FleetError, requestId: string): Problem {
   return {
     type: `${documentationUrl}#${error.code.toLowerCase()}`,
     title: error.title,

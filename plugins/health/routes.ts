@@ -12,7 +12,7 @@ import { isHealthy, stateOf, type Instance, type InstanceState } from '../../src
 import { hasScope, mayTouch } from '../../src/principal.ts'
 
 /** How one agent fares; who may not know more gets the figures alone. */
-export interface ServiceHealth {
+interface ServiceHealth {
   healthy: boolean
   healthy_instances: number
   total_instances: number
@@ -21,7 +21,7 @@ export interface ServiceHealth {
 }
 
 /** The body of `GET /health`. */
-export interface HealthReport {
+interface HealthReport {
   status: 'healthy' | 'degraded'
   gateway: 'ok'
   uptime_seconds: number

@@ -14,7 +14,7 @@ export interface AgentPath {
 const absoluteForm = /^[a-z][a-z0-9+.-]*:\/\/[^/?]*/i
 
 /** Origin-form of a request target (RFC 9112 §3.2.2: absolute-form is accepted too). */
-export function originForm (target: string): string {
+function originForm (target: string): string {
   if (target.startsWith('/')) return target
   const path = target.replace(absoluteForm, '')
   return path.startsWith('/') ? path : `/${path}`
