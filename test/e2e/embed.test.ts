@@ -348,6 +348,27 @@ t.test('what a hook of the host throws is the host\'s to answer, under the prefi
   t.match((await app.inject('/fleet/agents')).json(), { code: 'FLEET_UNAUTHENTICATED' }, 'the gateway answers for itself')
 })
 
+t.test('a host with auth of its own: the gateway\'s is off, and tokens that are the host\'s stay with it', async t => {
+  const agent = await fakeAgent(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(async scope => {
+    scope.addHook('onRequest', async request => {
+      if (request.headers.authorization !== 'Bearer a-token-of-ours') throw Object.assign(new Error('log in first'), { statusCode: 401 })
+      request.authorizationIsGateways = request.headers['x-keep'] === undefined
+    })
+    await scope.register(fleetGateway, { ...quiet, prefix: '/fleet', auth: { enabled: false }, cors: { enabled: false, origins: ['https://app.example.com'] }, agents: [agentAt('planner', agent)] })
+  })
+  const get = async (headers: Record<string, string>) => app.inject({ url: '/fleet/api/planner/x', headers })
+  const ours = { authorization: 'Bearer a-token-of-ours', host: 'app.example.com' }
+
+  t.same((await get({})).json(), { statusCode: 401, error: 'Unauthorized', message: 'log in first' })
+  t.notMatch((await get(ours)).json().headers.join(), /authorization/i)
+  t.match((await get({ ...ours, 'x-keep': 'yes' })).json().headers.join(), /authorization,Bearer a-token-of-ours/i)
+  t.match((await get({ ...ours, origin: 'https://elsewhere.example.com' })).json(), { code: 'FLEET_FORBIDDEN' })
+  t.match((await get({ ...ours, host: 'elsewhere.example.com' })).json(), { code: 'FLEET_FORBIDDEN' })
+})
+
 t.test('what the host put on the gateway\'s routes keeps its status', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
