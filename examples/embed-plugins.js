@@ -18,7 +18,7 @@ const sessions = new Map([[randomBytes(12).toString('base64url'), 'ann']])
 
 // Stand in for two instances of a service of yours, so that there is something to call.
 async function startInstance (name) {
-  const server = createServer((request, response) => response.end(`${name} got ${request.method} ${request.url} with token ${request.headers.authorization}\n`))
+  const server = createServer(({ method, url, headers }, response) => response.end(`${name} got ${method} ${url} with token ${headers.authorization}\n`))
   new WebSocketServer({ server }).on('connection', client => client.on('message', text => client.send(`${name} heard ${text}`)))
   await once(server.listen(0, '127.0.0.1'), 'listening')
   return server

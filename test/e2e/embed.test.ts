@@ -183,7 +183,8 @@ for (const [name, options] of [['an https host', {}], ['an https host with serve
     await app.listen({ port: 0, host: '127.0.0.1' })
     const { port } = app.server.address() as AddressInfo
     const get = async (path: string, headers: OutgoingHttpHeaders = {}) => {
-      const [response] = await once(httpsRequest({ port, host: '127.0.0.1', path, headers: { ...token, ...headers }, agent: false, rejectUnauthorized: false }).end(), 'response') as [IncomingMessage]
+      const options = { port, host: '127.0.0.1', path, headers: { ...token, ...headers }, agent: false, rejectUnauthorized: false } as const
+      const [response] = await once(httpsRequest(options).end(), 'response') as [IncomingMessage]
       return text(response)
     }
 
@@ -235,7 +236,10 @@ t.test('decorators of the same names stay the host\'s', async t => {
   const agent = await fakeAgent(t)
   const app = Fastify()
   t.teardown(() => app.close())
-  const names = ['registry', 'registryState', 'auth', 'facts', 'stats', 'health', 'upstream', 'discovery', 'drain', 'proxy', 'rateLimiter', 'auditLog', 'corsEnabled', 'createRateLimit', 'verifyBearerAuth']
+  const names = [
+    'registry', 'registryState', 'auth', 'facts', 'stats', 'health', 'upstream', 'discovery', 'drain', 'proxy', 'rateLimiter', 'auditLog',
+    'corsEnabled', 'createRateLimit', 'verifyBearerAuth'
+  ]
   for (const name of names) app.decorate(name, `the host's ${name}`)
   await app.register(fleetGateway, { ...quiet, rateLimit: { enabled: true }, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })
   // Fastify copies the decorators of requests into scopes, so those of the same name come after the gateway.
@@ -357,7 +361,8 @@ t.test('a host with auth of its own: the gateway\'s is off, and tokens that are 
       if (request.headers.authorization !== 'Bearer a-token-of-ours') throw Object.assign(new Error('log in first'), { statusCode: 401 })
       request.authorizationIsGateways = request.headers['x-keep'] === undefined
     })
-    await scope.register(fleetGateway, { ...quiet, prefix: '/fleet', auth: { enabled: false }, cors: { enabled: false, origins: ['https://app.example.com'] }, agents: [agentAt('planner', agent)] })
+    const cors = { enabled: false, origins: ['https://app.example.com'] }
+    await scope.register(fleetGateway, { ...quiet, prefix: '/fleet', auth: { enabled: false }, cors, agents: [agentAt('planner', agent)] })
   })
   const get = async (headers: Record<string, string>) => app.inject({ url: '/fleet/api/planner/x', headers })
   const ours = { authorization: 'Bearer a-token-of-ours', host: 'app.example.com' }
@@ -378,7 +383,14 @@ t.test('what the host put on the gateway\'s routes keeps its status', async t =>
   })
   await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth })
 
-  for (const [thrown, answered, code] of [[401, 401, 'FLEET_UNAUTHENTICATED'], [403, 403, 'FLEET_FORBIDDEN'], [429, 429, 'FLEET_RATE_LIMITED'], [418, 400, 'FLEET_BAD_REQUEST'], [503, 500, 'FLEET_INTERNAL']] as const) {
+  const cases = [
+    [401, 401, 'FLEET_UNAUTHENTICATED'],
+    [403, 403, 'FLEET_FORBIDDEN'],
+    [429, 429, 'FLEET_RATE_LIMITED'],
+    [418, 400, 'FLEET_BAD_REQUEST'], // the catalogue has none of its own
+    [503, 500, 'FLEET_INTERNAL']
+  ] as const
+  for (const [thrown, answered, code] of cases) {
     status = thrown
     t.match((await app.inject('/fleet/health')).json(), { status: answered, code }, String(thrown))
   }
