@@ -2,9 +2,8 @@
  * The look (neostandard), the type-aware rules, and who may import whom: each arrow of ARCHITECTURE.md's import diagram is a rule here, so
  * that review does not have to watch them. A file has one list of forbidden imports, the last that matches it, so the lists are composed.
  */
-import neostandard, { plugins, resolveIgnoresFromGitignore } from 'neostandard'
-
-const tsEslint = plugins['typescript-eslint'].plugin
+import neostandard, { resolveIgnoresFromGitignore } from 'neostandard'
+import { plugin as tsEslint } from 'typescript-eslint'
 
 /** Type imports vanish from the build, so they make no arrow. */
 const allowTypeImports = true
@@ -40,6 +39,9 @@ const onlyDomain = {
 }
 // nextTick belongs to the event loop rather than to the process.
 const noProcess = { regex: '^(node:)?process$', allowImportNames: ['nextTick'], message: 'Only src/main.ts touches `process`: take what you need as an argument.' }
+
+/** plugins/index.ts lists the plugins for embedders and has no say in anything. */
+const onlyPluginFolders = { regex: '^(?!\\./[a-z-]+/index\\.ts$)', message: 'plugins/index.ts passes on the plugins and nothing else.' }
 
 /** The rule that forbids these imports in these files. */
 const arrows = (files, ...patterns) => ({
@@ -83,6 +85,7 @@ export default [
   arrows(['src/gateway.ts'], noComposition('^\\.', 'index', 'main'), noProcess),
   arrows(['src/main.ts'], noPlugins),
   arrows(['src/fleet/**/*.ts'], onlyDomain),
+  arrows(['plugins/index.ts'], onlyPluginFolders),
   arrows(['plugins/*/*.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noProcess),
   arrows(['plugins/*/*/**/*.ts'], noOtherPlugin(2), noComposition('/src', ...composers), noProcess),
   arrows(['plugins/*/options.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noServer, noProcess),

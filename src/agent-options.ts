@@ -116,7 +116,7 @@ const settingFields = (form: DurationForm) => ({
 })
 
 /** One instance in an `instances` list of fleet.yaml. */
-export const FileInstanceOptions = Type.Object({
+const FileInstanceOptions = Type.Object({
   host: Type.Optional(Host),
   port: Port('The port it listens on.'),
   protocol: Type.Optional(Protocol({ description: 'How the gateway talks to it; what the entry says when left out.' })),

@@ -26,6 +26,7 @@ import { systemClock, type Clock } from './clock.ts'
 import { mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from './config.ts'
 import type { Balancer } from './fleet/balancer.ts'
 import { createLookupOf } from './guarded-lookup.ts'
+import { mountPath } from './mount-path.ts'
 import { serverOptions } from './server.ts'
 
 /** What fleet.yaml may say, in the same form; and what only code can give. */
@@ -53,7 +54,7 @@ interface Loaded {
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
-  const { file, env = {}, clock = systemClock, balancer, auditDestination, onStreamed, notFound = gateway.prefix !== '', ...rest } = opts
+  const { file, env = {}, clock = systemClock, balancer, auditDestination, onStreamed, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
   const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...overrides } = rest as FleetConfigInput & Record<string, unknown>
 
   async function load (): Promise<Loaded> {

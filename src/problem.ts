@@ -1,7 +1,10 @@
 /**
  * Error → RFC 9457 problem document with its headers. Unexpected errors become FLEET_INTERNAL without their text; the caller logs them.
  */
-import { BadRequestError, BodyTooLargeError, InternalError, isFleetError, type FieldError, type FleetError } from './errors.ts'
+import {
+  BadRequestError, BodyTooLargeError, ExpectationFailedError, ForbiddenError, HeadersTooLargeError, InternalError, MethodNotAllowedError,
+  NotFoundError, RateLimitedError, RequestTimeoutError, UnauthenticatedError, isFleetError, type FieldError, type FleetError, type FleetErrorConstructor
+} from './errors.ts'
 
 /** The body of an answer the gateway made about an error. */
 export interface Problem {
@@ -47,19 +50,33 @@ const proxyStatusByCode: Readonly<Record<string, string>> = {
   FLEET_LOOP_DETECTED: 'proxy_loop_detected'
 }
 
-/** The catalogue's error for anything thrown: Fastify's own client errors are mapped, the rest is a defect of ours. */
+/** What a client error means that is not ours: Fastify's, or one of a hook that the application around the gateway put on its routes. */
+const errorByStatus: Readonly<Record<number, FleetErrorConstructor>> = {
+  401: UnauthenticatedError,
+  403: ForbiddenError,
+  404: NotFoundError,
+  405: MethodNotAllowedError,
+  408: RequestTimeoutError,
+  417: ExpectationFailedError,
+  429: RateLimitedError,
+  431: HeadersTooLargeError
+}
+
+/** The catalogue's error for anything thrown: client errors by their status, the rest is a defect of ours. */
 export function toFleetError (error: unknown): FleetError {
   if (isFleetError(error)) return error
   if (error instanceof Error) {
     const { code, statusCode } = error as Error & { code?: string, statusCode?: number }
     if (code === 'FST_ERR_CTP_BODY_TOO_LARGE' || statusCode === 413) return new BodyTooLargeError('The body is larger than this route accepts', {}, { cause: error })
-    if (typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500) return new BadRequestError(error.message, {}, { cause: error })
+    if (typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500) {
+      return new (errorByStatus[statusCode] ?? BadRequestError)(error.message, {}, { cause: error })
+    }
   }
   return new InternalError('The error is in the gateway\'s log under this request id', {}, { cause: error })
 }
 
 /** The problem document for `error` about the request `requestId`. */
-export function toProblem (error: FleetError, requestId: string): Problem {
+function toProblem (error: FleetError, requestId: string): Problem {
   return {
     type: `${documentationUrl}#${error.code.toLowerCase()}`,
     title: error.title,

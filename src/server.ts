@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { createServer, STATUS_CODES, type IncomingMessage, type RequestListener, type Server, type ServerOptions as HttpServerOptions, type ServerResponse } from 'node:http'
+import { createServer as createTlsServer, type Server as TlsServer, type ServerOptions as TlsServerOptions } from 'node:https'
 import type { Socket } from 'node:net'
 import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
@@ -20,8 +21,17 @@ const checkIntervalMs = 500
 /** How long an idle keep-alive connection of a client stays open. */
 const keepAliveMs = 72_000
 
-/** Options for `Fastify(…)`. Add your own beside them; `http`, `serverFactory` and `clientErrorHandler` are needed as they are. */
-export function serverOptions (): FastifyServerOptions {
+/** What Fastify was given beside serverOptions(), as far as it is about the server. */
+interface HostOptions {
+  readonly https?: TlsServerOptions | boolean | null
+  readonly http2?: boolean
+}
+
+/**
+ * Options for `Fastify(…)`. Add your own beside them; `serverFactory` and `clientErrorHandler` are needed as they are, and `http2` is
+ * refused. For TypeScript, beside `https`: `serverOptions<https.Server>()`.
+ */
+export function serverOptions<S extends Server | TlsServer = Server> (): FastifyServerOptions<S> {
   const http: HttpServerOptions = {
     maxHeaderSize: maxHeadBytes,
     headersTimeout: headTimeoutMs,
@@ -33,11 +43,11 @@ export function serverOptions (): FastifyServerOptions {
     noDelay: true
   }
   return {
-    serverFactory: listener => createListener(listener as RequestListener, http),
+    serverFactory: (listener, { https, http2 }: HostOptions) => createListener(listener as RequestListener, http, https, http2) as S,
     clientErrorHandler: answerClientError,
     frameworkErrors: (error, _request, reply) => sendProblem(error, reply as FastifyReply),
     rewriteUrl: routableTarget,
-    ...withoutRequestLog(), // the audit log has the line
+    ...withoutRequestLog<S>(), // the audit log has the line
     childLoggerFactory: logger => logger,
     requestIdHeader: false,
     genReqId: () => '', // the facts plugin gives ids
@@ -49,10 +59,10 @@ export function serverOptions (): FastifyServerOptions {
 }
 
 /** Fastify 5.9 moved the switch. */
-function withoutRequestLog (): FastifyServerOptions {
+function withoutRequestLog<S extends Server | TlsServer> (): FastifyServerOptions<S> {
   return 'LogController' in fastifyModule
     ? { logController: new fastifyModule.LogController({ disableRequestLogging: true }) }
-    : { disableRequestLogging: true } as FastifyServerOptions
+    : { disableRequestLogging: true } as FastifyServerOptions<S>
 }
 
 /** The router refused the path before any hook could. */
@@ -62,13 +72,15 @@ function sendProblem (error: Error, reply: FastifyReply): void {
   void reply.code(status).headers({ ...headers, 'x-request-id': id }).serializer((text: string) => text).send(body)
 }
 
-function createListener (listener: RequestListener, options: HttpServerOptions): Server {
+/** Fastify leaves everything to a server factory, so TLS and HTTP/2 have to be seen to here. */
+function createListener (listener: RequestListener, options: HttpServerOptions, https: HostOptions['https'], http2 = false): Server {
+  if (http2) throw new Error('serverOptions() is for HTTP/1.1: leave http2 out, and let a proxy in front speak HTTP/2')
   const accept: RequestListener = (request, response) => {
     if (response.socket === null) closeWithConnection(request, response)
     if (request.headers.host === undefined && request.httpVersion !== '1.0') return answerProblem(response, new BadRequestError('The Host header is missing'))
     listener(request, response)
   }
-  const server = createServer(options, accept)
+  const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
   server.on('checkContinue', (request, response) => {
     continueWhenRead(request, response)

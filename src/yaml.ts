@@ -12,7 +12,7 @@ export interface Position {
 }
 
 /** Where a part of the value stands; the key is there for what a mapping holds. */
-export interface Place {
+interface Place {
   readonly key?: Position
   readonly value: Position
   /** The environment made this value something else than a string. */

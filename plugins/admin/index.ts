@@ -14,6 +14,7 @@ import { canonicalHost, registrationHostProblem } from '../../src/fleet/address.
 import type { Agent } from '../../src/fleet/agent.ts'
 import { authorityOf } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
+import { mountPath } from '../../src/mount-path.ts'
 import { checkOptions, parseOptions } from '../../src/options.ts'
 import { anyone, hasScope, mayTouch } from '../../src/principal.ts'
 import { answerIndex } from './index-page.ts'
@@ -37,6 +38,7 @@ interface InstanceParams extends NameParams { id: string }
 
 const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { allowedHosts, clock = systemClock }) => {
   const { registry, registryState } = fastify
+  const mountedAt = mountPath(fastify.prefix)
   const open = { config: { fleet: { public: true } } }
   const reading = { config: { fleet: { scope: 'read' } } } as const
   const changing = { config: { fleet: { scope: 'register' } }, bodyLimit: maxBodyBytes } as const
@@ -48,7 +50,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     done(new BadRequestError('Send the body as application/json'))
   })
 
-  fastify.get('/', open, (request, reply) => answerIndex(request, reply, fastify.prefix))
+  fastify.get('/', open, (request, reply) => answerIndex(request, reply, mountedAt))
 
   fastify.get('/agents', reading, async request => byName(request, agentView))
   fastify.get<{ Params: NameParams }>('/agents/:name', reading, async request => agentView(registry.get(request.params.name)))
@@ -71,7 +73,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
       else if (created) registry.removeInstance(name, instance.id)
       throw error
     }
-    void reply.code(created ? 201 : 200).header('location', `${fastify.prefix}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
+    void reply.code(created ? 201 : 200).header('location', `${mountedAt}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
     return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
   })
 

@@ -194,4 +194,5 @@ function askedAgent ({ params }: FastifyRequest, scope: string): string | undefi
 }
 
 export { AuthOptions }
+export type { FleetRouteConfig } from './route-config.ts'
 export default fp(authPlugin, { name: 'fleet-auth', fastify: '5.x' })

@@ -1,5 +1,6 @@
 /**
- * Answers every error the gateway makes as RFC 9457 problem details: the error handler, and 404 or 405 for what has no route.
+ * Answers every error the gateway makes as RFC 9457 problem details: the error handler, and 404 or 405 for what has no route. What a hook
+ * of the application around the gateway throws before any of the gateway's is left to the application's error handler.
  */
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
@@ -28,6 +29,7 @@ const problemPlugin: FastifyPluginAsync<ProblemPluginOptions> = async (fastify, 
   })
 
   fastify.setErrorHandler(async (thrown, request, reply) => {
+    if (request.facts === null) throw thrown // Fastify hands it on to the handler around this one
     const error = toFleetError(thrown)
     if (error.code === 'FLEET_INTERNAL') request.log.error({ err: thrown, requestId: requestIdOf(request) }, 'A defect of the gateway')
     return answer(error, request, reply)

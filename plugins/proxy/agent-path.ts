@@ -14,7 +14,7 @@ export interface AgentPath {
 const absoluteForm = /^[a-z][a-z0-9+.-]*:\/\/[^/?]*/i
 
 /** Origin-form of a request target (RFC 9112 §3.2.2: absolute-form is accepted too). */
-export function originForm (target: string): string {
+function originForm (target: string): string {
   if (target.startsWith('/')) return target
   const path = target.replace(absoluteForm, '')
   return path.startsWith('/') ? path : `/${path}`
@@ -23,12 +23,14 @@ export function originForm (target: string): string {
 /**
  * Splits a request target.
  * @param prefix where the agents are: `/api`, or `/fleet/api` in an embedding application
+ * @param caseSensitive whether the router takes `/Fleet/API` for another path
  * @returns undefined when no agent is named
  */
-export function agentPath (target: string, prefix: string): AgentPath | undefined {
+export function agentPath (target: string, prefix: string, caseSensitive = true): AgentPath | undefined {
   const path = originForm(target)
-  if (!path.startsWith(`${prefix}/`)) return undefined // the router decodes: `/ap%69/…` comes here too, and its offsets would be others
   const start = prefix.length + 1
+  const begins = path.startsWith(`${prefix}/`) || (!caseSensitive && path.slice(0, start).toLowerCase() === `${prefix}/`.toLowerCase())
+  if (!begins) return undefined // the router decodes: `/ap%69/…` comes here too, and its offsets would be others
   let end = start
   while (end < path.length && path[end] !== '/' && path[end] !== '?') end++
   if (end <= start) return undefined

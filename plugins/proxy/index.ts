@@ -16,6 +16,7 @@ import { NotFoundError } from '../../src/errors.ts'
 import type { Agent, Rotation } from '../../src/fleet/agent.ts'
 import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
 import { RetryBudget } from '../../src/fleet/retry-budget.ts'
+import { mountPath } from '../../src/mount-path.ts'
 import { Type, parseOptions, type Static } from '../../src/options.ts'
 import { agentPath } from './agent-path.ts'
 import { Connections } from './connections.ts'
@@ -68,8 +69,11 @@ declare module 'fastify' {
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
   const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, ...data } = opts
   const { bodyLimit = Infinity, timeouts, retry } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, ...data }, '')
+  if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
   const { registry, upstream } = fastify
-  const prefix = `${fastify.prefix}${path}`
+  const prefix = `${mountPath(fastify.prefix)}${path}`
+  const { caseSensitive, routerOptions } = fastify.initialConfig
+  const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
   const connections = new Connections(lookupOf)
   const budgets = new WeakMap<Rotation, RetryBudget>()
   let policies = createPolicyTable(timeouts, retry)
@@ -95,7 +99,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   }
 
   function targetOf (request: FastifyRequest): ForwardTarget {
-    const asked = agentPath(request.originalUrl, prefix)
+    const asked = agentPath(request.originalUrl, prefix, isCaseSensitive)
     if (asked === undefined) throw new NotFoundError(`Name an agent: ${prefix}/{agent}/…`)
     const agent = registry.get(asked.name)
     request.facts.agent = agent.name
@@ -153,7 +157,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     })
   })
 
-  const stopUpgrades = acceptUpgrades(fastify, target => agentPath(target, prefix) !== undefined)
+  const stopUpgrades = acceptUpgrades(fastify, target => agentPath(target, prefix, isCaseSensitive) !== undefined)
   const stopWatching = registry.onChange(({ removed }) => {
     for (const instance of removed) connections.leave(instance)
   })

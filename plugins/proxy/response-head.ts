@@ -137,7 +137,7 @@ function mergeVary (theirs: string, ours: OutgoingHttpHeaders[string]): string {
 }
 
 /** Root-relative, or at the agent's own origin: mapped under the agent's prefix, once. Anything else is as it was. */
-export function mapLocation (location: string, { prefix, knownPrefixes, instance }: Pick<ResponseHeadSettings, 'prefix' | 'knownPrefixes' | 'instance'>): string {
+function mapLocation (location: string, { prefix, knownPrefixes, instance }: Pick<ResponseHeadSettings, 'prefix' | 'knownPrefixes' | 'instance'>): string {
   const path = pathAtAgent(location, instance)
   if (path === undefined) return location
   const alreadyThere = [prefix, ...knownPrefixes].some(known => path === known || path.startsWith(`${known}/`) || path.startsWith(`${known}?`))

@@ -1,11 +1,13 @@
 /**
  * Upgrade requests on their way into Fastify. Node hands every request with an `Upgrade` to the server's `upgrade` listeners and takes its
  * parser off the socket; WebSocket requests to agents go through the router like any other, so that all hooks run, and everything else
- * (h2c, or a WebSocket elsewhere) is served as if nothing had been offered (RFC 9110 §7.8).
+ * (h2c, or a WebSocket elsewhere) is served as if nothing had been offered (RFC 9110 §7.8), unless the application around the gateway has
+ * listeners of its own: what does not lead to an agent is theirs.
  */
 import { ServerResponse, type IncomingMessage, type Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import { afterAnswers } from '../../src/pipelining.ts'
 
@@ -39,7 +41,7 @@ export function acceptUpgrades (fastify: FastifyInstance, isOurs: (target: strin
   return () => {
     listening.takers.delete(taker)
     if (listening.takers.size > 0) return
-    server.off('upgrade', listening.listener)
+    listening.stop()
     gateways.delete(server)
   }
 }
@@ -49,9 +51,11 @@ interface Taker {
   readonly isOurs: (target: string) => boolean
 }
 
+type UpgradeListener<R> = (raw: IncomingMessage, socket: Socket, head: Buffer) => R
+
 interface Listening {
   readonly takers: Set<Taker>
-  readonly listener: (raw: IncomingMessage, socket: Duplex, head: Buffer) => void
+  readonly stop: () => void
 }
 
 /** One listener per server, however many gateways are on it: what is nobody's must be served once, not left to the other. */
@@ -59,16 +63,43 @@ const gateways = new WeakMap<Server, Listening>()
 
 function listen (server: Server): Listening {
   const takers = new Set<Taker>()
-  const listener: Listening['listener'] = (raw, socket, head) => {
+  const stopDiverting = divert(server, (raw, socket, head) => {
     const taker = [...takers].find(({ isOurs }) => isOurs(raw.url ?? ''))
-    if (taker === undefined && server.listenerCount('upgrade') > 1) return
-    const take = taker !== undefined && isWebSocket(raw) ? route.bind(null, taker.fastify) : serveWithoutUpgrade.bind(null, server)
-    afterAnswers(socket as Socket, () => take(raw, socket as Socket, head))
+    if (taker === undefined) return false
+    const take = isWebSocket(raw) ? route.bind(null, taker.fastify) : serveWithoutUpgrade.bind(null, server)
+    afterAnswers(socket, () => take(raw, socket, head))
+    return true
+  })
+  const serveNobodys = (raw: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (server.listenerCount('upgrade') > 1) return
+    afterAnswers(socket as Socket, () => serveWithoutUpgrade(server, raw, socket as Socket, head))
   }
-  const listening = { takers, listener }
-  server.on('upgrade', listener)
+  server.on('upgrade', serveNobodys)
+  const listening: Listening = {
+    takers,
+    stop () {
+      server.off('upgrade', serveNobodys)
+      stopDiverting()
+    }
+  }
   gateways.set(server, listening)
   return listening
+}
+
+/**
+ * Offers each upgrade to `take` first, and keeps those that it took from the server's listeners. The listeners that an application has for
+ * its own WebSockets commonly refuse what they don't know (`ws` with a path), or route it a second time (@fastify/websocket), and no
+ * listener can stop an event on its way to the others.
+ * @returns ends that
+ */
+function divert (server: Server, take: UpgradeListener<boolean>): () => void {
+  const { emit } = server as { emit: (event: string | symbol, ...args: unknown[]) => boolean }
+  function offerFirst (this: Server, event: string | symbol, ...args: unknown[]): boolean {
+    if (event === 'upgrade' && take(...args as Parameters<UpgradeListener<boolean>>)) return true
+    return Reflect.apply(emit, this, [event, ...args]) as boolean
+  }
+  server.emit = offerFirst
+  return () => { if (server.emit === offerFirst) server.emit = emit }
 }
 
 /** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */
@@ -106,7 +137,7 @@ function serveWithoutUpgrade (server: Server, raw: IncomingMessage, socket: Sock
     text += `${name}: ${value}\r\n`
   }
   socket.unshift(Buffer.concat([Buffer.from(`${text}\r\n`, 'latin1'), head]))
-  server.emit('connection', socket)
+  server.emit(socket instanceof TLSSocket ? 'secureConnection' : 'connection', socket)
 }
 
 function withoutUpgrade (connection: string): string {

@@ -71,6 +71,6 @@ export function statusText (status: AgentStatus, { green, yellow, red }: Colors)
 }
 
 /** The state in its colour. */
-export function stateText (state: InstanceState, { green, yellow, red }: Colors): string {
+function stateText (state: InstanceState, { green, yellow, red }: Colors): string {
   return { up: green, draining: yellow, ejected: yellow, down: red }[state](state)
 }

@@ -16,13 +16,13 @@ export interface ProbeThresholds {
 export type ProbeOutcome = 'ok' | 'refused' | 'timeout' | 'bad'
 
 /** Failures of live requests in a row that eject an instance. */
-export const failuresToEject = 5
+const failuresToEject = 5
 /** The first ejection takes this long, the second twice as long, and so on. */
-export const ejectionMs = 30_000
+const ejectionMs = 30_000
 /** No ejection takes longer. */
 export const longestEjectionMs = 300_000
 /** For each such time without an ejection one of those before is forgotten: who flaps stays out longer each time. */
-export const forgetEjectionMs = 300_000
+const forgetEjectionMs = 300_000
 
 /** What a judgement changed: the probes' verdict, or whether live requests got the instance ejected. */
 export type HealthChange = 'up' | 'down' | 'ejected' | 'restored'

@@ -30,7 +30,9 @@ async function registerWithNeeds (app: FastifyInstance, name: string, done: Set<
   return meta
 }
 
-for (const name of readdirSync(new URL('../../plugins', import.meta.url))) {
+const names = readdirSync(new URL('../../plugins', import.meta.url), { withFileTypes: true }).filter(entry => entry.isDirectory()).map(entry => entry.name)
+
+for (const name of names) {
   t.test(`${name} starts and stops alone, and leaves the application as it was`, async t => {
     const app = Fastify()
     app.get('/own', async () => 'mine')
@@ -42,5 +44,18 @@ for (const name of readdirSync(new URL('../../plugins', import.meta.url))) {
     t.equal(meta.fastify, '5.x')
     if (name !== 'auth') t.same((await app.inject({ method: 'POST', url: '/own', payload: { a: 1 } })).json(), { got: { a: 1 } })
     await app.close()
+  })
+}
+
+for (const name of names) {
+  t.test(`${name} without what it needs says which plugin comes first`, async t => {
+    const { plugin, meta } = await load(name)
+    const [decorator] = meta.decorators?.fastify ?? []
+    if (decorator === undefined) return t.pass('it needs nothing')
+    const app = Fastify()
+    t.teardown(() => app.close())
+
+    await t.rejects(async () => { await app.register(plugin, needed[name] ?? {}) }, { message: `The decorator '${decorator}' required by '${meta.name}' is not present in Fastify` })
+    t.ok(names.includes(decorator), 'the decorator is named after the plugin that brings it')
   })
 }

@@ -1,0 +1,35 @@
+/**
+ * Every plugin by a plain name, for applications that take several: `import { registry, upstream } from 'fleet-gateway/plugins'`. Each is
+ * also by itself in `fleet-gateway/plugins/{folder}`, together with the types of its options and decorators. Here they stand in the order
+ * in which the gateway registers them; which decorators a plugin needs is in docs/embedding.md.
+ */
+/** What happened to each request: `request.facts`, `request.attempts`, `fastify.facts`. */
+export { default as facts } from './facts/index.ts'
+/** Errors, 404 and 405 as problem details (RFC 9457). */
+export { default as problem } from './problem/index.ts'
+/** Refuses ambiguous framing and targets, and loops. */
+export { default as guard } from './guard/index.ts'
+/** An orderly end: `fastify.drain`. Needs `facts`. */
+export { default as drain } from './drain/index.ts'
+/** Cross-origin requests of browsers: `fastify.corsEnabled`. */
+export { default as cors } from './cors/index.ts'
+/** Which instances serve which agent: `fastify.registry`, `fastify.registryState`. */
+export { default as registry } from './registry/index.ts'
+/** Who may do what: `request.principal`, `fastify.auth`. */
+export { default as auth } from './auth/index.ts'
+/** A token bucket per client: `fastify.rateLimiter`. */
+export { default as rateLimit } from './rate-limit/index.ts'
+/** Chooses the instance for each attempt: `fastify.upstream`. Needs `registry`. */
+export { default as upstream } from './upstream/index.ts'
+/** Keeps the registry equal to fleet.yaml or to agents given in code: `fastify.discovery`. Needs `registry`. */
+export { default as discovery } from './discovery/index.ts'
+/** Probes, ejection, `/health…`: `fastify.health`. Needs `registry` and `upstream`. */
+export { default as health } from './health/index.ts'
+/** Counters and latencies, `/stats`: `fastify.stats`. Needs `facts`, `registry` and `upstream`. */
+export { default as stats } from './stats/index.ts'
+/** One line per request: `fastify.auditLog`. Needs `facts`. */
+export { default as auditLog } from './audit-log/index.ts'
+/** `/api/{agent}/{path}`: `fastify.proxy`. Needs `facts`, `registry` and `upstream`. */
+export { default as proxy } from './proxy/index.ts'
+/** `/agents…`, `/registry…` and an index. Needs `registry`. */
+export { default as admin } from './admin/index.ts'
