@@ -1,20 +1,20 @@
 /** Which commands and flags the built program has, as its own help says, and which of them documents name. */
-import { execFile } from 'node:child_process'
-import { promisify } from 'node:util'
-import { bareEnvironment, main } from './document-fleet.ts'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type { createProgram as CreateProgram } from '../../src/cli/program.ts'
+import { packageRoot } from './document-fleet.ts'
+import { fakeIo } from './fake-io.ts'
 import type { MarkdownDocument, Mention } from './markdown-blocks.ts'
 
 /** Flags by command; those of the program itself under ''. */
 export type CommandLine = ReadonlyMap<string, ReadonlySet<string>>
 
-const help = async (...args: string[]) => (await promisify(execFile)(process.execPath, [main, ...args, '--help'], { env: bareEnvironment() })).stdout
-
 /** Asks the program. */
 export async function commandLine (): Promise<CommandLine> {
-  const own = await help()
-  const commands = [...(own.split(/^Commands:$/m)[1] ?? '').matchAll(/^ {2}([a-z][\w-]*)/gm)].map(([, name = '']) => name).filter(name => name !== 'help')
-  const texts = await Promise.all(commands.map(name => help(name)))
-  return new Map([['', flagsIn(own)], ...commands.map((name, index) => [name, flagsIn(texts[index] ?? '')] as const)])
+  const built = pathToFileURL(join(packageRoot, 'dist/src/cli/program.js')).href
+  const { createProgram } = await import(built) as { createProgram: typeof CreateProgram }
+  const program = createProgram(fakeIo().io)
+  return new Map([program, ...program.commands].map(command => [command === program ? '' : command.name(), flagsIn(command.helpInformation())]))
 }
 
 function flagsIn (text: string): Set<string> {

@@ -22,14 +22,14 @@ export interface CommandResult {
 
 /** A command that serves until it is told to end. The shell waits for it, so nothing else can be run meanwhile. */
 export interface RunningCommand {
-  /** Resolves when it has printed this. @throws Error when it ends before */
+  /** Resolves when it has printed this. @throws Error when it ends before, or takes too long */
   printed (pattern: RegExp): Promise<RegExpExecArray>
   /** As a terminal's Ctrl-C or a service manager does: the signal reaches everything it started. @returns the exit code */
   stop (signal: NodeJS.Signals): Promise<number>
 }
 
 /** No command of a document may take longer. */
-const patienceMs = 45_000
+const patienceMs = 30_000
 
 export class DocumentShell {
   readonly #bash: ChildProcess
@@ -79,17 +79,20 @@ export class DocumentShell {
     let output = ''
     const onOutput = (chunk: Buffer) => { output += chunk.toString() }
     this.#outputOfRunning.on('data', onOutput)
-    this.#tell(`set -m; ( . '${file}' ) </dev/null >&4 2>&1 & set +m; echo $! >&3; wait $! 2>/dev/null; echo $? >&3`)
+    // The shell around it outlives the signal, to tell what the command itself ended with.
+    this.#tell(`set -m; ( trap : TERM INT; . '${file}' ) </dev/null >&4 2>&1 & set +m; echo $! >&3; wait $! 2>/dev/null; echo $? >&3`)
     const group = await this.#nextNumber()
     this.#groups.add(group)
-    const ended = this.#nextNumber()
+    const ended = this.#nextNumber(2 * patienceMs)
     ended.catch(() => {}) // whoever waits for it is told
     return {
       printed: async pattern => {
+        const tooLate = AbortSignal.timeout(patienceMs)
         for (;;) {
           const match = pattern.exec(output)
           if (match !== null) return match
-          await Promise.race([once(this.#outputOfRunning, 'data'), ended.then(code => { throw new Error(`it ended with ${code} before it printed ${pattern}:\n${output}`) })])
+          const more = once(this.#outputOfRunning, 'data', { signal: tooLate }).catch(() => { throw new Error(`it did not print ${pattern}:\n${output}`) })
+          await Promise.race([more, ended.then(code => { throw new Error(`it ended with ${code} before it printed ${pattern}:\n${output}`) })])
         }
       },
       stop: async signal => {
@@ -112,9 +115,9 @@ export class DocumentShell {
     this.#bash.stdin!.write(`${line}\n`)
   }
 
-  async #nextNumber (): Promise<number> {
+  async #nextNumber (withinMs = patienceMs): Promise<number> {
     let timer: NodeJS.Timeout | undefined
-    const tooLate = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new Error(`it took longer than ${patienceMs / 1_000} s`)), patienceMs) })
+    const tooLate = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new Error(`it took longer than ${withinMs / 1_000} s`)), withinMs) })
     try {
       const { value, done } = await Promise.race([this.#answers.next(), tooLate])
       if (done === true) throw new Error('it ended the shell')
