@@ -23,7 +23,7 @@ import { runProgram, syntaxErrors, typeErrors, writeProgram, type RunningProgram
 import { DocumentShell } from './helpers/document-shell.ts'
 import { deadPort } from './helpers/fake-agent.ts'
 import { fleetVariables } from './helpers/fleet-variables.ts'
-import { readDocument, type Block, type MarkdownDocument } from './helpers/markdown-blocks.ts'
+import { parseDocument, readDocument, type Block, type MarkdownDocument } from './helpers/markdown-blocks.ts'
 import { splitCommands, type ShellCommand } from './helpers/shell-commands.ts'
 
 /** What a document's command can't do here, and why. One that no document uses any more has to go. */
@@ -262,6 +262,56 @@ async function tryServer (text: string, { ready, end }: typeof servers[number], 
   const isGood = code === 0 || (withoutSurroundings(text).startsWith('npm ') && code === 128 + constants.signals[end])
   if (!isGood) throw new Error(`it ended with ${code}`)
 }
+
+t.test('an example answer that is not what comes is seen', async t => {
+  const actual = '{"id": "d17045ced002", "port": 8501, "rot13": "uryyb", "lease": null, "list": [1, 2]}'
+  const cases: readonly [language: string, example: string, actual: string, problems: number][] = [
+    ['json', '{"id": "bfcf335b36c8", "port": 9000, "rot13": "uryyb", "lease": null, "list": [3, 4]}', actual, 0],
+    ['json', '{"port": 1, …}', actual, 0],
+    ['json', '{"id": …, "port": 1, "rot13": "uryyb", "lease": …, "list": [1, …]}', actual, 0],
+    ['json', '{"id": "bfcf335b36c8", "port": 9000, "rot13": "uryyb", "lease": null}', actual, 1],
+    ['json', '{"rot31": "uryyb", …}', actual, 1],
+    ['json', '{"rot13": "uryyc", …}', actual, 1],
+    ['json', '{"port": "8501", …}', actual, 1],
+    ['json', '{"lease": {}, …}', actual, 1],
+    ['json', '{"list": [1], …}', actual, 1],
+    ['json', '{}', 'no JSON', 1],
+    ['http', 'HTTP/1.1 201 Created\nlocation: /a/bfcf335b36c8\n…\n\n{"port": 1, …}', `HTTP/1.1 201 Created\r\nDate: x\r\nLocation: /a/d17045ced002\r\n\r\n${actual}`, 0],
+    ['http', 'HTTP/1.1 200 OK\nlocation: /b\n\n{"prot": 1, …}', `HTTP/1.1 201 Created\r\nDate: x\r\nLocation: /a\r\n\r\n${actual}`, 3],
+    ['text', 'one\n…\nthree', 'one\ntwo\n2\nthree\n', 0],
+    ['text', 'one\ntwo', 'one\ntwo\nthree', 1],
+    ['text', 'one\ntwo', 'one', 1]
+  ]
+
+  for (const [language, example, answer, problems] of cases) t.equal(answerDifferences(language, example, answer).length, problems, example)
+})
+
+t.test('a block of shell is split where a shell would run it, and says what each command is to end with', async t => {
+  const code = '# first\ncurl -s a \\\n  b   # 404\n\ncat <<END > file\n$ # 500\nEND\nfor i in 1 2; do\n  echo "$i # 1"\ndone\ntrue && ! false\nexit 3   # exit 3'
+
+  t.strictSame(splitCommands(code).map(({ text: _text, ...rest }) => rest), [
+    { line: 2, exitCode: 0, httpStatus: 404 },
+    { line: 5, exitCode: 0, httpStatus: undefined },
+    { line: 8, exitCode: 0, httpStatus: undefined },
+    { line: 11, exitCode: 0, httpStatus: undefined },
+    { line: 12, exitCode: 3, httpStatus: undefined }
+  ])
+  t.throws(() => splitCommands('for i in 1; do'), /no shell command/)
+})
+
+t.test('blocks, links, anchors and code spans of a document are found where they are', async t => {
+  const markdown = '# A `b`, _c_!\n# A b c\n[x](y.md#z) `code [n](o)` ![i](i.png)\n<!-- [gone](gone.md) -->\n- item\n  ```yaml compose\n  a:\n    b\n  ```\n\n~~~\n[in](block)\n~~~\n[ref]: ref.md'
+  const { blocks, links, anchors, spans } = parseDocument('a.md', markdown)
+
+  t.strictSame(blocks, [
+    { language: 'yaml', words: ['compose'], code: 'a:\n  b', line: 6 },
+    { language: '', words: [], code: '[in](block)', line: 11 }
+  ])
+  t.strictSame(links, [{ text: 'y.md#z', line: 3 }, { text: 'i.png', line: 3 }, { text: 'ref.md', line: 14 }])
+  t.strictSame([...anchors], ['a-b-c', 'a-b-c-1'])
+  t.strictSame(spans, [{ text: 'b', line: 1 }, { text: 'code [n](o)', line: 3 }])
+  t.throws(() => parseDocument('a.md', 'text\n```sh\n'), /a\.md:2/)
+})
 
 /** What can be said of a command without running it. */
 function unrunProblems (text: string): string[] {

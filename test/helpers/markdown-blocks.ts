@@ -95,7 +95,7 @@ function blanked (text: string, pattern: RegExp): string {
 function headingAnchors (prose: string): string[] {
   const seen = new Map<string, number>()
   return [...prose.matchAll(/^ {0,3}#{1,6}[ \t]+(.+?)[ \t]*#*$/gm)].map(([, heading = '']) => {
-    const shown = heading.replaceAll(/!?\[([^\]]*)\]\([^)]*\)/g, '$1').replaceAll(/<[^>]+>/g, '')
+    const shown = heading.replaceAll(/!?\[([^\]]*)\]\([^)]*\)/g, '$1').replaceAll(/<[^>]+>/g, '').replaceAll(/(?<![\w`])_([^_`]+)_(?![\w`])/g, '$1')
     const slug = shown.toLowerCase().replaceAll(/[^\p{L}\p{M}\p{N}\p{Pc} -]/gu, '').replaceAll(' ', '-')
     const count = seen.get(slug) ?? 0
     seen.set(slug, count + 1)
