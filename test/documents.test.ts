@@ -20,11 +20,11 @@ import { answerDifferences, parseExample } from './helpers/answer-shape.ts'
 import { commandLine, unknownUses } from './helpers/command-line-help.ts'
 import { openPlace, packageRoot, startAgents, type DocumentPlace } from './helpers/document-fleet.ts'
 import { runProgram, syntaxErrors, typeErrors, writeProgram, type RunningProgram } from './helpers/document-programs.ts'
-import { DocumentShell } from './helpers/document-shell.ts'
+import { DocumentShell, type RunningCommand } from './helpers/document-shell.ts'
 import { deadPort } from './helpers/fake-agent.ts'
 import { fleetVariables } from './helpers/fleet-variables.ts'
 import { parseDocument, readDocument, type Block, type MarkdownDocument } from './helpers/markdown-blocks.ts'
-import { splitCommands, type ShellCommand } from './helpers/shell-commands.ts'
+import { programsOf, splitCommands, type ShellCommand } from './helpers/shell-commands.ts'
 
 /** What a document's command can't do here, and why. One that no document uses any more has to go. */
 const notRun: readonly { command: RegExp, why: string }[] = [
@@ -35,14 +35,30 @@ const notRun: readonly { command: RegExp, why: string }[] = [
   { command: /^npm install --global /, why: 'nothing may be left behind on the machine; another test installs the package' },
   { command: /^(sudo )?systemctl /, why: 'there may be no systemd, and it would be the machine\'s' },
   { command: /^journalctl /, why: 'likewise' },
-  { command: /^docker /, why: 'there may be no container engine' }
+  { command: /^docker /, why: 'there may be no container engine' },
+  { command: /\$\(cat \.fleet\/docker-secret\)/, why: 'it asks the gateway in the container' }
 ]
 
-/** Commands that serve until they are ended: what they print when they do. The first group is where. */
-const servers: readonly { command: RegExp, ready: RegExp, end: NodeJS.Signals }[] = [
-  { command: /^npm run demo\b(?!.*--check)/, ready: /Fleet Gateway is at (http:\S+?),[^]*Ctrl-C/, end: 'SIGINT' },
-  { command: /^(npm start|npm run dev|(npx )?fleet-gateway serve|node dist\/src\/main\.js serve)\b/, ready: /Fleet Gateway on (http:\S+)[^]*try/, end: 'SIGTERM' },
-  { command: /^node examples\/agents\/\S+\.js$/, ready: /listening on (http:\S+)/, end: 'SIGTERM' }
+/** Programs that do nothing to the machine they run on. Whatever else a document calls is added here or above, after a thought. */
+const mayRun = new Set([
+  'fleet-gateway', 'npx', 'node', 'npm start', 'npm run demo', 'npm link', 'curl', 'openssl',
+  'base64', 'cat', 'cd', 'chmod', 'cp', 'echo', 'export', 'head', 'mkdir', 'sed', 'seq', 'sleep', 'tail'
+])
+
+interface ServerCommand {
+  readonly command: RegExp
+  /** What it prints when it serves. The first group is where. */
+  readonly ready: RegExp
+  readonly end: NodeJS.Signals
+  /** From then on it is the gateway, and the one before is ended. */
+  readonly isGateway: boolean
+}
+
+/** Commands that serve until they are ended: with the next one, or with the document. */
+const servers: readonly ServerCommand[] = [
+  { command: /^npm run demo\b(?!.*--check)/, ready: /Fleet Gateway is at (http:\S+?),[^]*Ctrl-C/, end: 'SIGINT', isGateway: true },
+  { command: /^(npm start|npm run dev|(npx )?fleet-gateway serve|node dist\/src\/main\.js serve)\b/, ready: /Fleet Gateway on (http:\S+)[^]*try/, end: 'SIGTERM', isGateway: true },
+  { command: /^node examples\/agents\/\S+\.js$/, ready: /listening on (http:\S+)/, end: 'SIGTERM', isGateway: false }
 ]
 
 /** Languages of blocks that are only shown. No language is for diagrams and trees. */
@@ -178,7 +194,7 @@ interface Tally {
 
 /** Goes through a document as its reader would. */
 async function tryDocument (t: Test, document: MarkdownDocument, place: DocumentPlace, tally: Tally): Promise<void> {
-  const shell = new DocumentShell(t, place.folder, place.env)
+  const terminal = new DocumentTerminal(t, place)
   let printed = 'there is no command before it'
   let program: RunningProgram | null = null
   for (const block of document.blocks) {
@@ -188,7 +204,7 @@ async function tryDocument (t: Test, document: MarkdownDocument, place: Document
         const at = `${document.name}:${block.line + command.line} ${command.text}`
         const exception = notRun.find(({ command: pattern }) => pattern.test(command.text))
         if (exception === undefined) {
-          printed = await tryCommand(t, command, at, shell, place)
+          printed = await terminal.try(command, at)
           tally.run++
         } else {
           tally.excused.add(exception)
@@ -206,6 +222,7 @@ async function tryDocument (t: Test, document: MarkdownDocument, place: Document
     }
   }
   await program?.stop()
+  await terminal.endServers()
 }
 
 t.test('a fragment of a program can be parsed', async t => {
@@ -224,43 +241,73 @@ function isTried (block: Block): boolean {
   return block.language === 'sh' || isProgram(block)
 }
 
-/** Runs a command, and sees whether it ended as it should; one that serves is called, and ended. @returns what it printed */
-async function tryCommand (t: Test, { text, exitCode, httpStatus }: ShellCommand, at: string, shell: DocumentShell, place: DocumentPlace): Promise<string> {
-  // Shells other than bash would take these for patterns, or end the command.
-  t.notMatch(text, /(^|\s)https?:\/\/[^\s'"]*[?&]/, `${at}: an address with ? or & is quoted`)
-  const server = servers.find(({ command }) => command.test(withoutSurroundings(text)))
-  if (server !== undefined) {
-    await t.resolves(tryServer(text, server, shell, place), at)
-    return ''
+/** Runs a document's commands, and sees whether they end as they should. Those that serve are called, and ended when the next one comes. */
+class DocumentTerminal {
+  readonly #t: Test
+  readonly #place: DocumentPlace
+  readonly #shell: DocumentShell
+  #serving: { text: string, server: ServerCommand, running: RunningCommand }[] = []
+
+  constructor (t: Test, place: DocumentPlace) {
+    this.#t = t
+    this.#place = place
+    this.#shell = new DocumentShell(t, place.folder, place.env)
   }
-  const result = await shell.run(place.localized(text))
-  t.equal(result.exitCode, exitCode, at, { ...result })
-  if (httpStatus === undefined) t.same(result.httpStatuses.filter(status => status >= 400), [], `${at}: no error is answered`, { ...result })
-  else t.equal(result.httpStatuses.at(-1), httpStatus, `${at}: the status`, { ...result })
-  return result.stdout
+
+  /** @returns what it printed */
+  async try ({ text, exitCode, httpStatus }: ShellCommand, at: string): Promise<string> {
+    const t = this.#t
+    const unknown = programsOf(text).filter(name => !mayRun.has(name))
+    if (unknown.length > 0) {
+      t.fail(`${at}: say in documents.test.ts whether it may be run: ${unknown.join(', ')}`)
+      return ''
+    }
+    // Shells other than bash would take these for patterns, or end the command.
+    t.notMatch(text, /(^|\s)https?:\/\/[^\s'"]*[?&]/, `${at}: an address with ? or & is quoted`)
+    const server = servers.find(({ command }) => command.test(withoutSurroundings(text)))
+    if (server !== undefined) {
+      await t.resolves(this.#serve(text, server), at)
+      return ''
+    }
+    const result = await this.#shell.run(this.#place.localized(text))
+    t.equal(result.exitCode, exitCode, at, { ...result })
+    if (httpStatus === undefined) t.same(result.httpStatuses.filter(status => status >= 400), [], `${at}: no error is answered`, { ...result })
+    else t.equal(result.httpStatuses.at(-1), httpStatus, `${at}: the status`, { ...result })
+    return result.stdout
+  }
+
+  async endServers (which: (server: ServerCommand) => boolean = () => true): Promise<void> {
+    const ending = this.#serving.filter(({ server }) => which(server))
+    this.#serving = this.#serving.filter(({ server }) => !which(server))
+    for (const { text, server: { end }, running } of ending) {
+      const code = await running.stop(end)
+      // npm ends as its signal does, whatever becomes of the program.
+      const isGood = code === 0 || (withoutSurroundings(text).startsWith('npm ') && code === 128 + constants.signals[end])
+      this.#t.ok(isGood, `${text} ends well`, { code })
+    }
+  }
+
+  async #serve (text: string, server: ServerCommand): Promise<void> {
+    const port = await deadPort()
+    if (server.isGateway) {
+      await this.endServers(({ isGateway }) => isGateway)
+      this.#place.moveGateway(port)
+    }
+    const foreground = text.replace(/\s*&\s*(#.*)?$/, '')
+    const running = await this.#shell.start(this.#place.localized(foreground), { FLEET_PORT: String(port), PORT: '0' })
+    this.#serving.push({ text, server, running })
+    const [, url = ''] = await running.printed(server.ready)
+    const { status } = await fetch(`${url}/health`)
+    if (status !== 200) throw new Error(`/health was answered with ${status}`)
+    if (!server.isGateway) return
+    this.#place.moveGateway(Number(new URL(url).port))
+    await this.#shell.run(`export FLEET_URL=${url}`)
+  }
 }
 
 /** Without variables before it, and a comment or an ampersand behind it. */
 function withoutSurroundings (command: string): string {
   return command.replace(/^(\w+=\S+ +)+/, '').replace(/\s+#[^'"]*$/, '').replace(/\s*&$/, '')
-}
-
-async function tryServer (text: string, { ready, end }: typeof servers[number], shell: DocumentShell, place: DocumentPlace): Promise<void> {
-  const port = await deadPort()
-  const foreground = text.replace(/\s*&\s*(#.*)?$/, '')
-  const running = await shell.start(place.localized(foreground, port), { FLEET_PORT: String(port), PORT: '0' })
-  try {
-    const [, url] = await running.printed(ready)
-    const { status } = await fetch(`${url}/health`)
-    if (status !== 200) throw new Error(`/health was answered with ${status}`)
-  } catch (error) {
-    await running.stop('SIGKILL')
-    throw error
-  }
-  const code = await running.stop(end)
-  // npm ends as its signal does, whatever becomes of the program.
-  const isGood = code === 0 || (withoutSurroundings(text).startsWith('npm ') && code === 128 + constants.signals[end])
-  if (!isGood) throw new Error(`it ended with ${code}`)
 }
 
 t.test('an example answer that is not what comes is seen', async t => {
@@ -297,6 +344,17 @@ t.test('a block of shell is split where a shell would run it, and says what each
     { line: 12, exitCode: 3, httpStatus: undefined }
   ])
   t.throws(() => splitCommands('for i in 1; do'), /no shell command/)
+})
+
+t.test('the programs that a command calls are known before it is run', async t => {
+  const cases: readonly [command: string, programs: string[]][] = [
+    ['curl -s -d \'{"a": 1}; rm x\' "http://a/$id" 2>/dev/null | tail -n 1   # rm', ['curl', 'tail']],
+    ['A=1 B="x y" npm run demo -- --check && npm start', ['npm run demo', 'npm start']],
+    ['{ echo a; for i in $(seq 3); do rm "$i"; done; } >>file 2>&1', ['echo', 'seq', 'rm']],
+    ['place=$(curl -s a \\\n  -d b)', ['curl']]
+  ]
+
+  for (const [command, programs] of cases) t.same(programsOf(command), programs, command)
 })
 
 t.test('blocks, links, anchors and code spans of a document are found where they are', async t => {

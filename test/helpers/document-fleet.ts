@@ -37,13 +37,14 @@ type Ports = ReadonlyMap<number, number>
 export interface DocumentPlace {
   /** The folder in which the document's commands run. */
   readonly folder: string
-  readonly gatewayPort: number
   /** Where the document's programs listen, in place of 3000. */
   readonly applicationPort: number
   /** The environment of its commands and programs. */
   readonly env: Readonly<Record<string, string>>
-  /** The text with the real ports. @param own stands for the gateway's, where a second one is started */
-  localized (text: string, own?: number): string
+  /** The text with the real ports. */
+  localized (text: string): string
+  /** From now on the gateway is the one that listens here. */
+  moveGateway (port: number): void
 }
 
 /** Starts the agents, and ends them with `t`. */
@@ -65,22 +66,35 @@ export async function openPlace (t: Test, agents: Ports): Promise<DocumentPlace>
   const folder = t.testdir({ home: {} })
   for (const entry of readdirSync(packageRoot)) if (!notLinked.has(entry)) symlinkSync(join(packageRoot, entry), join(folder, entry))
   const ports = new Map([...agents, [gatewayPort, await deadPort()], [applicationPort, await deadPort()]])
-  const localized = (text: string, own = ports.get(gatewayPort)) => replacePorts(text, new Map([...ports, [gatewayPort, own!]]))
+  const localized = (text: string) => replacePorts(text, ports)
   writeFileSync(join(folder, 'fleet.yaml'), localized(readFileSync(join(packageRoot, 'fleet.yaml'), 'utf8')))
 
-  const env = { ...bareEnvironment(), HOME: join(folder, 'home'), PATH: `${writeShims(join(folder, 'home'), main)}:${process.env['PATH']}`, FLEET_SECRET: documentSecret, FLEET_URL: `http://127.0.0.1:${ports.get(gatewayPort)}` }
+  const home = join(folder, 'home')
+  const env = {
+    ...bareEnvironment(),
+    HOME: home,
+    PATH: `${writeShims(home, main)}:${process.env['PATH']}`,
+    FLEET_SECRET: documentSecret,
+    FLEET_URL: localized(`http://127.0.0.1:${gatewayPort}`),
+    ...npmSettings(home)
+  }
   const auditLog = openSync(join(folder, 'audit.log'), 'a')
   const gateway = spawn(process.execPath, [main, 'serve'], { cwd: folder, env, stdio: ['ignore', auditLog, 'pipe'] })
   closeSync(auditLog)
   endWith(t, gateway)
   gateway.stderr!.pipe(createWriteStream(join(folder, 'gateway.log'), { flags: 'a' }))
   await printed(gateway, /^ +try /m)
-  return { folder, gatewayPort: ports.get(gatewayPort)!, applicationPort: ports.get(applicationPort)!, env, localized }
+  return { folder, applicationPort: ports.get(applicationPort)!, env, localized, moveGateway: port => { ports.set(gatewayPort, port) } }
 }
 
 /** Without what tap gives to its own processes. */
 export function bareEnvironment (): Record<string, string> {
   return { PATH: process.env['PATH'] ?? '', LANG: 'C.UTF-8', NO_UPDATE_NOTIFIER: '1', NO_COLOR: '1' }
+}
+
+/** What is global for npm is in the document's home; nothing is built, as other tests run what is built; and nobody is asked over the network. */
+function npmSettings (home: string): Record<string, string> {
+  return { npm_config_prefix: join(home, 'npm'), npm_config_ignore_scripts: 'true', npm_config_offline: 'true', npm_config_audit: 'false', npm_config_fund: 'false', npm_config_update_notifier: 'false' }
 }
 
 /** Ends a process with `t`: as a service manager does, and if that is not heard, for good. */

@@ -3,7 +3,7 @@
  * What it started is ended with the test.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -20,11 +20,15 @@ export interface CommandResult {
   readonly httpStatuses: readonly number[]
 }
 
-/** A command that serves until it is told to end. The shell waits for it, so nothing else can be run meanwhile. */
+/** A command that serves until it is told to end. */
 export interface RunningCommand {
   /** Resolves when it has printed this. @throws Error when it ends before, or takes too long */
   printed (pattern: RegExp): Promise<RegExpExecArray>
-  /** As a terminal's Ctrl-C or a service manager does: the signal reaches everything it started. @returns the exit code */
+  /**
+   * As a terminal's Ctrl-C or a service manager does: the signal reaches everything it started.
+   * @returns the exit code
+   * @throws Error when it takes too long; it is ended for good then
+   */
   stop (signal: NodeJS.Signals): Promise<number>
 }
 
@@ -35,6 +39,7 @@ export class DocumentShell {
   readonly #bash: ChildProcess
   readonly #scratch: string
   readonly #answers: AsyncIterator<string>
+  readonly #ends = new EventEmitter()
   readonly #groups = new Set<number>()
   #count = 0
 
@@ -44,10 +49,14 @@ export class DocumentShell {
     mkdirSync(this.#scratch)
     // Detached is a group of its own, so that what a command leaves in the background can be found.
     this.#bash = spawn('bash', ['--noprofile', '--norc'], {
-      cwd: folder, detached: true, env: { ...env, [statusFileVariable]: this.#statusFile }, stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'pipe']
+      cwd: folder, detached: true, env: { ...env, [statusFileVariable]: this.#statusFile }, stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe']
     })
-    this.#answers = createInterface(this.#bash.stdio[3] as Readable)[Symbol.asyncIterator]()
+    this.#answers = createInterface(this.#pipe(3))[Symbol.asyncIterator]()
     this.#outputOfRunning.resume()
+    createInterface(this.#pipe(5)).on('line', line => {
+      const [name = '', code] = line.split(' ')
+      this.#ends.emit(name, Number(code))
+    })
     const closed = once(this.#bash, 'close')
     t.teardown(async () => {
       for (const group of [this.#bash.pid, ...this.#groups]) signalGroup(group, 'SIGKILL')
@@ -60,15 +69,18 @@ export class DocumentShell {
   }
 
   get #outputOfRunning (): Readable {
-    return this.#bash.stdio[4] as Readable
+    return this.#pipe(4)
+  }
+
+  #pipe (fd: number): Readable {
+    return (this.#bash.stdio as readonly unknown[])[fd] as Readable
   }
 
   /** Runs a command to its end. @throws Error when it takes too long, or ends the shell */
   async run (command: string): Promise<CommandResult> {
     const file = this.#write(command)
     rmSync(this.#statusFile, { force: true })
-    this.#tell(`. '${file}' </dev/null >'${file}.out' 2>'${file}.err'; echo $? >&3`)
-    const exitCode = await this.#nextNumber()
+    const exitCode = await this.#ask(`. '${file}' </dev/null >'${file}.out' 2>'${file}.err'; echo $? >&3`)
     const httpStatuses = existsSync(this.#statusFile) ? readFileSync(this.#statusFile, 'utf8').trim().split('\n').map(Number) : []
     return { exitCode, stdout: readFileSync(`${file}.out`, 'utf8'), stderr: readFileSync(`${file}.err`, 'utf8'), httpStatuses }
   }
@@ -77,14 +89,11 @@ export class DocumentShell {
   async start (command: string, env: Readonly<Record<string, string>> = {}): Promise<RunningCommand> {
     const file = this.#write(`${Object.entries(env).map(([name, value]) => `export ${name}='${value}'`).join('\n')}\n${command}`)
     let output = ''
-    const onOutput = (chunk: Buffer) => { output += chunk.toString() }
-    this.#outputOfRunning.on('data', onOutput)
+    this.#outputOfRunning.on('data', (chunk: Buffer) => { output += chunk.toString() })
+    const ended = once(this.#ends, file).then(([code]) => code as number)
     // The shell around it outlives the signal, to tell what the command itself ended with.
-    this.#tell(`set -m; ( trap : TERM INT; . '${file}' ) </dev/null >&4 2>&1 & set +m; echo $! >&3; wait $! 2>/dev/null; echo $? >&3`)
-    const group = await this.#nextNumber()
+    const group = await this.#ask(`set -m; ( trap : TERM INT; . '${file}'; echo "${file} $?" >&5 ) </dev/null >&4 2>&1 & set +m; echo $! >&3`)
     this.#groups.add(group)
-    const ended = this.#nextNumber(2 * patienceMs)
-    ended.catch(() => {}) // whoever waits for it is told
     return {
       printed: async pattern => {
         const tooLate = AbortSignal.timeout(patienceMs)
@@ -97,10 +106,10 @@ export class DocumentShell {
       },
       stop: async signal => {
         signalGroup(group, signal)
-        const code = await ended
-        this.#outputOfRunning.off('data', onOutput)
-        this.#groups.delete(group)
-        return code
+        return await within(patienceMs, ended).finally(() => {
+          signalGroup(group, 'SIGKILL')
+          this.#groups.delete(group)
+        })
       }
     }
   }
@@ -111,21 +120,19 @@ export class DocumentShell {
     return file
   }
 
-  #tell (line: string): void {
+  /** Has bash run a line that answers with a number. */
+  async #ask (line: string): Promise<number> {
     this.#bash.stdin!.write(`${line}\n`)
+    const { value, done } = await within(patienceMs, this.#answers.next())
+    if (done === true) throw new Error('it ended the shell')
+    return Number(value)
   }
+}
 
-  async #nextNumber (withinMs = patienceMs): Promise<number> {
-    let timer: NodeJS.Timeout | undefined
-    const tooLate = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new Error(`it took longer than ${withinMs / 1_000} s`)), withinMs) })
-    try {
-      const { value, done } = await Promise.race([this.#answers.next(), tooLate])
-      if (done === true) throw new Error('it ended the shell')
-      return Number(value)
-    } finally {
-      clearTimeout(timer)
-    }
-  }
+async function within<T> (ms: number, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const tooLate = new Promise<never>((_resolve, reject) => { timer = setTimeout(() => reject(new Error(`it took longer than ${ms / 1_000} s`)), ms) })
+  return await Promise.race([promise, tooLate]).finally(() => clearTimeout(timer))
 }
 
 function signalGroup (group: number | undefined, signal: NodeJS.Signals): void {

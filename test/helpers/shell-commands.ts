@@ -41,3 +41,11 @@ function expectation (lastLine: string): Pick<ShellCommand, 'exitCode' | 'httpSt
   const [, exitCode = '0', httpStatus] = /\s#\s+(?:exit (\d{1,3})|([1-5]\d\d))(?=\s|$)[^'"]*$/.exec(lastLine) ?? []
   return { exitCode: Number(exitCode), httpStatus: httpStatus === undefined ? undefined : Number(httpStatus) }
 }
+
+/** The programs and builtins that a command calls, as far as that can be seen without running it. */
+export function programsOf (text: string): string[] {
+  const bare = text.replaceAll('\\\n', ' ').replaceAll(/'[^']*'|"(?:[^"\\]|\\.)*"/g, '_').replaceAll(/(^|\s)#.*$/gm, '').replaceAll(/\d*(?:>>?|<)(?:&\d|\s*[^\s;|&()]+)/g, ' ')
+  const calls = bare.split(/[\n;|&(){}]+|\$\(/).map(call => call.trim().replace(/^(?:(?:do|then|else|if|while|until|!|\w+=\S*)(?:\s+|$))+/, ''))
+  const names = calls.filter(call => call !== '' && !/^(?:for|case)\s|^(?:done|fi|esac|\$)$/.test(call)).map(call => /^npm \S+(?: [a-z]\S*)?|^\S+/.exec(call)?.[0] ?? call)
+  return [...new Set(names)]
+}
