@@ -22,7 +22,7 @@ RUN npm run -s build && \
 
 FROM node:24-slim
 LABEL org.opencontainers.image.title="Fleet Gateway" \
-      org.opencontainers.image.description="One HTTP front door to a whole fleet of agents: a Fastify plugin-based API gateway." \
+      org.opencontainers.image.description="One HTTP front door to a whole fleet of agents: an API gateway of Fastify plugins, as a server or in your own application." \
       org.opencontainers.image.licenses="MIT"
 # Both come before what fleet.yaml says of host and port: a container is reached from outside, and EXPOSE and HEALTHCHECK have to know.
 ENV NODE_ENV=production \
