@@ -28,7 +28,7 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as
 const lowestFastify = manifest.dependencies['fastify']!.replace('^', '')
 
 /** Of this process without what npm and the test runner put in for their own children. */
-const notForOthers = /^(npm_(package|lifecycle|config_local_prefix)|NODE_OPTIONS$|NODE_V8_COVERAGE$|_?TAP)/i
+const notForOthers = /^(npm_(package|lifecycle|config_(local_prefix|call|package))|NODE_OPTIONS$|NODE_V8_COVERAGE$|_?TAP)/i
 const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !notForOthers.test(name)))
 
 const noNetwork = /\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|EHOSTUNREACH|ETIMEDOUT|ERR_SOCKET_TIMEOUT|ENOTCACHED)\b/
@@ -41,9 +41,9 @@ async function install (name: string, packages: readonly string[], options: read
   const project = join(folder, name)
   await mkdir(project)
   await writeFile(join(project, 'package.json'), '{ "name": "host", "version": "1.0.0", "private": true, "type": "module" }\n')
-  const retries = env['CI'] === 'true' ? 3 : 0
+  const retries = ['--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=5000', `--fetch-retries=${env['CI'] === 'true' ? 3 : 0}`]
   try {
-    await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', `--fetch-retries=${retries}`, ...options, ...packages], { cwd: project, env })
+    await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', ...retries, ...options, ...packages], { cwd: project, env })
     return project
   } catch (error) {
     const { stderr = '' } = error as RunError
