@@ -134,10 +134,12 @@ t.test('every FLEET_… name is an error of the catalogue, or a variable that th
 
 t.test('every npm script, and every path of this repository, that is named in prose exists', async t => {
   for (const { name, spans } of documents) {
-    for (const { text, line } of spans) {
-      t.same(missingScripts(text), [], `${name}:${line} ${text}`)
-      if (/^(src|plugins|test|docs|examples|\.ci)\/[\w./-]+$/.test(text)) t.ok(existsSync(join(packageRoot, text)), `${name}:${line} ${text}`)
-    }
+    const problems = spans.flatMap(({ text, line }) => {
+      const isPath = /^(src|plugins|test|docs|examples|scripts|\.ci)\/[\w./-]+$/.test(text)
+      const missing = isPath && !existsSync(join(packageRoot, text)) ? [`there is no ${text}`] : missingScripts(text)
+      return missing.map(problem => `${name}:${line} ${problem}`)
+    })
+    t.same(problems, [], name)
   }
 })
 
