@@ -8,8 +8,7 @@
  *   json, yaml      parsed; yaml is a valid fleet.yaml unless a word says what it is instead (`yaml compose`)
  *   ini, mermaid, nginx, text, http, none  shown; ini and mermaid with a glance at their form
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { constants } from 'node:os'
+import { existsSync, readdirSync } from 'node:fs'
 import { dirname, join, normalize } from 'node:path'
 import { load } from 'js-yaml'
 import t, { type Test } from 'tap'
@@ -20,11 +19,11 @@ import { answerDifferences, parseExample } from './helpers/answer-shape.ts'
 import { commandLine, unknownUses } from './helpers/command-line-help.ts'
 import { openPlace, packageRoot, startAgents, type DocumentPlace } from './helpers/document-fleet.ts'
 import { runProgram, syntaxErrors, typeErrors, writeProgram, type RunningProgram } from './helpers/document-programs.ts'
-import { DocumentShell, type RunningCommand } from './helpers/document-shell.ts'
-import { deadPort } from './helpers/fake-agent.ts'
+import { DocumentTerminal } from './helpers/document-terminal.ts'
 import { fleetVariables } from './helpers/fleet-variables.ts'
 import { parseDocument, readDocument, type Block, type MarkdownDocument } from './helpers/markdown-blocks.ts'
-import { programsOf, splitCommands, type ShellCommand } from './helpers/shell-commands.ts'
+import { programsOf, splitCommands } from './helpers/shell-commands.ts'
+import { missingScripts, unrunProblems } from './helpers/unrun-command.ts'
 
 /** What a document's command can't do here, and why. One that no document uses any more has to go. */
 const notRun: readonly { command: RegExp, why: string }[] = [
@@ -32,6 +31,7 @@ const notRun: readonly { command: RegExp, why: string }[] = [
   { command: /^cd fleet-gateway$/, why: 'git clone, which makes the folder, is not run' },
   { command: /^npm ci$/, why: 'CI runs it, and here it would take away what runs' },
   { command: /^npm (test|run check)$/, why: 'this is a part of it' },
+  { command: /^npm link$/, why: 'it builds, which other tests must not see, and leaves a link outside of this folder' },
   { command: /^npm install --global /, why: 'nothing may be left behind on the machine; another test installs the package' },
   { command: /^(sudo )?systemctl /, why: 'there may be no systemd, and it would be the machine\'s' },
   { command: /^journalctl /, why: 'likewise' },
@@ -39,36 +39,11 @@ const notRun: readonly { command: RegExp, why: string }[] = [
   { command: /\$\(cat \.fleet\/docker-secret\)/, why: 'it asks the gateway in the container' }
 ]
 
-/** Programs that do nothing to the machine they run on. Whatever else a document calls is added here or above, after a thought. */
-const mayRun = new Set([
-  'fleet-gateway', 'npx', 'node', 'npm start', 'npm run demo', 'npm link', 'curl', 'openssl',
-  'base64', 'cat', 'cd', 'chmod', 'cp', 'echo', 'export', 'head', 'mkdir', 'sed', 'seq', 'sleep', 'tail'
-])
-
-interface ServerCommand {
-  readonly command: RegExp
-  /** What it prints when it serves. The first group is where. */
-  readonly ready: RegExp
-  readonly end: NodeJS.Signals
-  /** From then on it is the gateway, and the one before is ended. */
-  readonly isGateway: boolean
-}
-
-/** Commands that serve until they are ended: with the next one, or with the document. */
-const servers: readonly ServerCommand[] = [
-  { command: /^npm run demo\b(?!.*--check)/, ready: /Fleet Gateway is at (http:\S+?),[^]*Ctrl-C/, end: 'SIGINT', isGateway: true },
-  { command: /^(npm start|npm run dev|(npx )?fleet-gateway serve|node dist\/src\/main\.js serve)\b/, ready: /Fleet Gateway on (http:\S+)[^]*try/, end: 'SIGTERM', isGateway: true },
-  { command: /^node examples\/agents\/\S+\.js$/, ready: /listening on (http:\S+)/, end: 'SIGTERM', isGateway: false }
-]
-
 /** Languages of blocks that are only shown. No language is for diagrams and trees. */
 const onlyShown = new Set(['', 'text', 'http', 'nginx', 'dockerfile'])
 
 /** What yaml may be, if it is no fleet.yaml. */
 const otherYaml = new Set(['compose', 'kubernetes', 'prometheus'])
-
-const { scripts } = JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { scripts: Record<string, string> }
-const composeServices = Object.keys((load(readFileSync(join(packageRoot, 'docker-compose.yml'), 'utf8')) as { services: object }).services)
 
 function documentNames (): string[] {
   const ofRoot = readdirSync(packageRoot).filter(name => name.endsWith('.md') && name !== 'CHANGELOG.md')
@@ -159,17 +134,14 @@ t.test('every FLEET_… name is an error of the catalogue, or a variable that th
 
 t.test('every npm script, and every path of this repository, that is named in prose exists', async t => {
   for (const { name, spans } of documents) {
-    for (const { text, line } of spans) {
-      for (const script of npmScripts(text)) t.ok(script in scripts, `${name}:${line} npm run ${script}`)
-      if (/^(src|plugins|test|docs|examples|\.ci)\/[\w./-]+$/.test(text)) t.ok(existsSync(join(packageRoot, text)), `${name}:${line} ${text}`)
-    }
+    const problems = spans.flatMap(({ text, line }) => {
+      const isPath = /^(src|plugins|test|docs|examples|scripts|\.ci)\/[\w./-]+$/.test(text)
+      const missing = isPath && !existsSync(join(packageRoot, text)) ? [`there is no ${text}`] : missingScripts(text)
+      return missing.map(problem => `${name}:${line} ${problem}`)
+    })
+    t.same(problems, [], name)
   }
 })
-
-/** `npm run -s demo`, `npm start`, `npm test`; those that npm knows by itself are no scripts. */
-function npmScripts (text: string): string[] {
-  return [...text.matchAll(/\bnpm (?:run (?:-s )?([\w:-]+)|(start|test)\b)/g)].map(([, run, short]) => run ?? short ?? '')
-}
 
 t.test('shell commands and programs do what documents say, in their order', async t => {
   const agents = await startAgents(t)
@@ -241,75 +213,6 @@ function isTried (block: Block): boolean {
   return block.language === 'sh' || isProgram(block)
 }
 
-/** Runs a document's commands, and sees whether they end as they should. Those that serve are called, and ended when the next one comes. */
-class DocumentTerminal {
-  readonly #t: Test
-  readonly #place: DocumentPlace
-  readonly #shell: DocumentShell
-  #serving: { text: string, server: ServerCommand, running: RunningCommand }[] = []
-
-  constructor (t: Test, place: DocumentPlace) {
-    this.#t = t
-    this.#place = place
-    this.#shell = new DocumentShell(t, place.folder, place.env)
-  }
-
-  /** @returns what it printed */
-  async try ({ text, exitCode, httpStatus }: ShellCommand, at: string): Promise<string> {
-    const t = this.#t
-    const unknown = programsOf(text).filter(name => !mayRun.has(name))
-    if (unknown.length > 0) {
-      t.fail(`${at}: say in documents.test.ts whether it may be run: ${unknown.join(', ')}`)
-      return ''
-    }
-    // Shells other than bash would take these for patterns, or end the command.
-    t.notMatch(text, /(^|\s)https?:\/\/[^\s'"]*[?&]/, `${at}: an address with ? or & is quoted`)
-    const server = servers.find(({ command }) => command.test(withoutSurroundings(text)))
-    if (server !== undefined) {
-      await t.resolves(this.#serve(text, server), at)
-      return ''
-    }
-    const result = await this.#shell.run(this.#place.localized(text))
-    t.equal(result.exitCode, exitCode, at, { ...result })
-    if (httpStatus === undefined) t.same(result.httpStatuses.filter(status => status >= 400), [], `${at}: no error is answered`, { ...result })
-    else t.equal(result.httpStatuses.at(-1), httpStatus, `${at}: the status`, { ...result })
-    return result.stdout
-  }
-
-  async endServers (which: (server: ServerCommand) => boolean = () => true): Promise<void> {
-    const ending = this.#serving.filter(({ server }) => which(server))
-    this.#serving = this.#serving.filter(({ server }) => !which(server))
-    for (const { text, server: { end }, running } of ending) {
-      const code = await running.stop(end)
-      // npm ends as its signal does, whatever becomes of the program.
-      const isGood = code === 0 || (withoutSurroundings(text).startsWith('npm ') && code === 128 + constants.signals[end])
-      this.#t.ok(isGood, `${text} ends well`, { code })
-    }
-  }
-
-  async #serve (text: string, server: ServerCommand): Promise<void> {
-    const port = await deadPort()
-    if (server.isGateway) {
-      await this.endServers(({ isGateway }) => isGateway)
-      this.#place.moveGateway(port)
-    }
-    const foreground = text.replace(/\s*&\s*(#.*)?$/, '')
-    const running = await this.#shell.start(this.#place.localized(foreground), { FLEET_PORT: String(port), PORT: '0' })
-    this.#serving.push({ text, server, running })
-    const [, url = ''] = await running.printed(server.ready)
-    const { status } = await fetch(`${url}/health`)
-    if (status !== 200) throw new Error(`/health was answered with ${status}`)
-    if (!server.isGateway) return
-    this.#place.moveGateway(Number(new URL(url).port))
-    await this.#shell.run(`export FLEET_URL=${url}`)
-  }
-}
-
-/** Without variables before it, and a comment or an ampersand behind it. */
-function withoutSurroundings (command: string): string {
-  return command.replace(/^(\w+=\S+ +)+/, '').replace(/\s+#[^'"]*$/, '').replace(/\s*&$/, '')
-}
-
 t.test('an example answer that is not what comes is seen', async t => {
   const actual = '{"id": "d17045ced002", "port": 8501, "rot13": "uryyb", "lease": null, "list": [1, 2]}'
   const cases: readonly [language: string, example: string, actual: string, problems: number][] = [
@@ -370,15 +273,3 @@ t.test('blocks, links, anchors and code spans of a document are found where they
   t.strictSame(spans, [{ text: 'b', line: 1 }, { text: 'code [n](o)', line: 3 }])
   t.throws(() => parseDocument('a.md', 'text\n```sh\n'), /a\.md:2/)
 })
-
-/** What can be said of a command without running it. */
-function unrunProblems (text: string): string[] {
-  const problems = npmScripts(text).filter(script => !(script in scripts)).map(script => `there is no npm script "${script}"`)
-  const files = text.match(/(?<=\s)(?:\.\/)?(?:src|plugins|test|docs|examples)\/[\w./-]+/g) ?? []
-  problems.push(...files.filter(file => !existsSync(join(packageRoot, file))).map(file => `there is no ${file}`))
-  const [, command = '', rest = ''] = /^docker compose (\w+)(.*)$/.exec(text) ?? []
-  const named = rest.replaceAll(/\s(?:-s|--signal|--tail|-n|--since|--scale)[ =]\S+/g, '').split(/\s+/).filter(word => /^[\w-]+$/.test(word) && !word.startsWith('-'))
-  const services = ['exec', 'run'].includes(command) ? named.slice(0, 1) : named
-  problems.push(...services.filter(service => !composeServices.includes(service)).map(service => `docker-compose.yml has no service "${service}"`))
-  return problems
-}

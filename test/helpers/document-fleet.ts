@@ -1,25 +1,25 @@
 /**
- * What documents talk about, as real processes on free ports: the example agents, `my-agent`, and for each document a gateway of its own in a
- * folder that is like a fresh clone. `localized()` puts the real ports in place of those that documents name.
+ * What documents talk about, as real processes on free ports: the example agents, `my-agent`, and for each document that needs one a gateway of
+ * its own, in a folder that is like a fresh clone. `localized()` puts the real ports in place of those that documents name.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, createWriteStream, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
+import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { writeShims } from './command-shims.ts'
-import { deadPort, echo } from './fake-agent.ts'
+import { deadPort } from './fake-agent.ts'
 
 export const packageRoot = fileURLToPath(new URL('../..', import.meta.url))
 
 /** As `npm test` has built it. */
-export const main = join(packageRoot, 'dist/src/main.js')
+const main = join(packageRoot, 'dist/src/main.js')
 
 /** The secret that documents use, so that it also works where they write it out. */
-export const documentSecret = 'fleet-secret-token'
+const documentSecret = 'fleet-secret-token'
 
 /** Where the example agents are by fleet.yaml. */
 const exampleAgents = [['encoder', 8501], ['encoder', 8511], ['git-reader', 8502], ['clock', 8503], ['chat', 8504]] as const
@@ -43,7 +43,9 @@ export interface DocumentPlace {
   readonly env: Readonly<Record<string, string>>
   /** The text with the real ports. */
   localized (text: string): string
-  /** From now on the gateway is the one that listens here. */
+  /** Resolves when a gateway listens on the documented port: one that was moved there, else the one of `fleet.yaml`, which is started now. */
+  gatewayIsUp (): Promise<void>
+  /** From now on the gateway is one that is started on this port. */
   moveGateway (port: number): void
 }
 
@@ -55,20 +57,24 @@ export async function startAgents (t: Test): Promise<Ports> {
     endWith(t, child)
     ports.set(port, Number((await printed(child, /listening on http:\/\/\S+:(\d+)/))[1]))
   }
-  const mine = createServer(echo).listen(0, '127.0.0.1')
+  const mine = createServer(answerAnything).listen(0, '127.0.0.1')
   await once(mine, 'listening')
   t.teardown(() => { mine.close(); mine.closeAllConnections() })
   return ports.set(myAgentPort, (mine.address() as AddressInfo).port)
 }
 
-/** Starts a gateway in a new folder, and ends it with `t`. Its audit log goes to `audit.log`, what it says to `gateway.log`. */
+/** Whatever a reader's own agent may be asked. */
+const answerAnything: RequestListener = ({ method, url }, response) => {
+  response.setHeader('content-type', 'application/json')
+  response.end(JSON.stringify({ method, url }))
+}
+
+/** Makes a folder for a document, which goes with `t`, as does what is started in it. */
 export async function openPlace (t: Test, agents: Ports): Promise<DocumentPlace> {
   const folder = t.testdir({ home: {} })
   for (const entry of readdirSync(packageRoot)) if (!notLinked.has(entry)) symlinkSync(join(packageRoot, entry), join(folder, entry))
   const ports = new Map([...agents, [gatewayPort, await deadPort()], [applicationPort, await deadPort()]])
   const localized = (text: string) => replacePorts(text, ports)
-  writeFileSync(join(folder, 'fleet.yaml'), localized(readFileSync(join(packageRoot, 'fleet.yaml'), 'utf8')))
-
   const home = join(folder, 'home')
   const env = {
     ...bareEnvironment(),
@@ -78,17 +84,36 @@ export async function openPlace (t: Test, agents: Ports): Promise<DocumentPlace>
     FLEET_URL: localized(`http://127.0.0.1:${gatewayPort}`),
     ...npmSettings(home)
   }
+  let started: Promise<void> | null = null
+  writeFileSync(join(folder, 'fleet.yaml'), localized(readFileSync(join(packageRoot, 'fleet.yaml'), 'utf8')))
+  return {
+    folder,
+    applicationPort: ports.get(applicationPort)!,
+    env,
+    localized,
+    gatewayIsUp () {
+      started ??= startGateway(t, folder, env)
+      return started
+    },
+    moveGateway (port) {
+      ports.set(gatewayPort, port)
+      started = Promise.resolve()
+    }
+  }
+}
+
+/** Its audit log goes to `audit.log`, what it says to `gateway.log`. */
+async function startGateway (t: Test, folder: string, env: Record<string, string>): Promise<void> {
   const auditLog = openSync(join(folder, 'audit.log'), 'a')
   const gateway = spawn(process.execPath, [main, 'serve'], { cwd: folder, env, stdio: ['ignore', auditLog, 'pipe'] })
   closeSync(auditLog)
   endWith(t, gateway)
   gateway.stderr!.pipe(createWriteStream(join(folder, 'gateway.log'), { flags: 'a' }))
   await printed(gateway, /^ +try /m)
-  return { folder, applicationPort: ports.get(applicationPort)!, env, localized, moveGateway: port => { ports.set(gatewayPort, port) } }
 }
 
 /** Without what tap gives to its own processes. */
-export function bareEnvironment (): Record<string, string> {
+function bareEnvironment (): Record<string, string> {
   return { PATH: process.env['PATH'] ?? '', LANG: 'C.UTF-8', NO_UPDATE_NOTIFIER: '1', NO_COLOR: '1' }
 }
 
@@ -109,7 +134,7 @@ export function endWith (t: Test, child: ChildProcess): void {
 }
 
 /** Waits until the process has printed this. @throws Error when it ends before */
-export async function printed (child: ChildProcess, pattern: RegExp): Promise<RegExpExecArray> {
+async function printed (child: ChildProcess, pattern: RegExp): Promise<RegExpExecArray> {
   let output = ''
   return await new Promise((resolve, reject) => {
     for (const stream of [child.stdout, child.stderr]) {
