@@ -19,7 +19,7 @@ export interface FakeAgent {
 }
 
 /** Answers with what it got, as JSON. */
-export const echo: RequestListener = (request, response) => {
+const echo: RequestListener = (request, response) => {
   void text(request).then(body => {
     response.setHeader('content-type', 'application/json')
     response.end(JSON.stringify({ port: (request.socket.address() as AddressInfo).port, method: request.method, url: request.url, headers: request.rawHeaders, body }))
