@@ -13,6 +13,7 @@ import type { Agent } from '../src/fleet/agent.ts'
 import { createGateway } from '../src/gateway.ts'
 import { durationMs, sizeBytes, type TSchema } from '../src/options.ts'
 import { parseYaml } from '../src/yaml.ts'
+import { configWith } from './helpers/config-with.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const execute = promisify(execFile)
@@ -144,20 +145,6 @@ t.test('the defaults that the reference states of an agent are those of an entry
     t.ok(settings.has(inherited) || inherited in FleetOptions.properties, `${key} is as ${inherited}, which there is`)
   }
 })
-
-/** A configuration with this value at the path and whatever else it needs. */
-function configWith (path: string, value: unknown): object {
-  const needed: Record<string, object> = {
-    'agents[]': path.startsWith('agents[].instances') || path === 'agents[].port' ? { name: 'a' } : { name: 'a', port: 1 },
-    'agents[].instances[]': { port: 1 },
-    'auth.keys[]': { id: 'k', scopes: ['read'], ...(!path.startsWith('auth.keys[].token') && { tokenFile: 'f' }) }
-  }
-  const parts = path.split('.')
-  return parts.reduceRight<unknown>((below, part, index) => ({
-    ...needed[parts.slice(0, index).join('.')],
-    [part.replace('[]', '')]: part.endsWith('[]') ? [below] : below
-  }), value) as object
-}
 
 function isValid (config: object): boolean {
   try {

@@ -11,6 +11,7 @@ import { CORE_SCHEMA, load, mergeTag } from 'js-yaml'
 import t from 'tap'
 import { ConfigError, FleetOptions, parseConfig } from '../src/config.ts'
 import { YamlError, parseYaml, type Environment } from '../src/yaml.ts'
+import { configWith } from './helpers/config-with.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const schema = JSON.parse(await readFile(join(root, 'schema/fleet.schema.json'), 'utf8')) as Record<string, unknown>
@@ -288,20 +289,6 @@ function * settingPaths (part: unknown, path = ''): Iterable<string> {
   if (path !== '') yield path
   if (items !== undefined) yield * settingPaths(items, `${path}[]`)
   for (const [key, property] of Object.entries(properties ?? {})) yield * settingPaths(property, path === '' ? key : `${path}.${key}`)
-}
-
-/** A configuration with this value at the path, and around it what makes it valid if the value is. */
-function configWith (path: string, value: unknown): unknown {
-  const needed: Record<string, object> = {
-    'agents[]': /^agents\[\]\.(?:instances|port)/.test(path) ? { name: 'a' } : { name: 'a', port: 1 },
-    'agents[].instances[]': { port: 1 },
-    'auth.keys[]': { id: 'k', scopes: ['read'], ...(!path.startsWith('auth.keys[].token') && { tokenFile: 'f' }) }
-  }
-  const parts = path.split('.')
-  return parts.reduceRight<unknown>((below, part, index) => ({
-    ...needed[parts.slice(0, index).join('.')],
-    [part.replace('[]', '')]: part.endsWith('[]') ? [below] : below
-  }), value)
 }
 
 t.test('schema and program agree about every value of every setting', async t => {

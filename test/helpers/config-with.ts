@@ -1,0 +1,15 @@
+/** Configurations for tests that go through every setting. */
+
+/** A configuration with this value at the path, and around it what makes it valid if the value is. */
+export function configWith (path: string, value: unknown): object {
+  const needed: Record<string, object> = {
+    'agents[]': /^agents\[\]\.(?:instances|port)/.test(path) ? { name: 'a' } : { name: 'a', port: 1 },
+    'agents[].instances[]': { port: 1 },
+    'auth.keys[]': { id: 'k', scopes: ['read'], ...(!path.startsWith('auth.keys[].token') && { tokenFile: 'f' }) }
+  }
+  const parts = path.split('.')
+  return parts.reduceRight<unknown>((below, part, index) => ({
+    ...needed[parts.slice(0, index).join('.')],
+    [part.replace('[]', '')]: part.endsWith('[]') ? [below] : below
+  }), value) as object
+}
