@@ -4,12 +4,12 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
-import { statusFileVariable } from './command-shims.ts'
+import { headsVariable } from './command-shims.ts'
 
 /** What came of a command. */
 export interface CommandResult {
@@ -46,10 +46,10 @@ export class DocumentShell {
   /** @param folder where commands run */
   constructor (t: Test, folder: string, env: Readonly<Record<string, string>>) {
     this.#scratch = join(folder, 'home/commands')
-    mkdirSync(this.#scratch)
+    mkdirSync(this.#heads, { recursive: true })
     // Detached is a group of its own, so that what a command leaves in the background can be found.
     this.#bash = spawn('bash', ['--noprofile', '--norc'], {
-      cwd: folder, detached: true, env: { ...env, [statusFileVariable]: this.#statusFile }, stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe']
+      cwd: folder, detached: true, env: { ...env, [headsVariable]: this.#heads }, stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe']
     })
     this.#answers = createInterface(this.#pipe(3))[Symbol.asyncIterator]()
     this.#outputOfRunning.resume()
@@ -64,8 +64,8 @@ export class DocumentShell {
     })
   }
 
-  get #statusFile (): string {
-    return join(this.#scratch, 'statuses')
+  get #heads (): string {
+    return join(this.#scratch, 'heads')
   }
 
   get #outputOfRunning (): Readable {
@@ -79,10 +79,8 @@ export class DocumentShell {
   /** Runs a command to its end. @throws Error when it takes too long, or ends the shell */
   async run (command: string): Promise<CommandResult> {
     const file = this.#write(command)
-    rmSync(this.#statusFile, { force: true })
     const exitCode = await this.#ask(`. '${file}' </dev/null >'${file}.out' 2>'${file}.err'; echo $? >&3`)
-    const httpStatuses = existsSync(this.#statusFile) ? readFileSync(this.#statusFile, 'utf8').trim().split('\n').map(Number) : []
-    return { exitCode, stdout: readFileSync(`${file}.out`, 'utf8'), stderr: readFileSync(`${file}.err`, 'utf8'), httpStatuses }
+    return { exitCode, stdout: readFileSync(`${file}.out`, 'utf8'), stderr: readFileSync(`${file}.err`, 'utf8'), httpStatuses: this.#takeStatuses() }
   }
 
   /** Starts a command, in a process group of its own. @param env for this command alone */
@@ -112,6 +110,16 @@ export class DocumentShell {
         })
       }
     }
+  }
+
+  /** What the curls since the last call were answered: of each the last status, since interim ones come before. */
+  #takeStatuses (): number[] {
+    const files = readdirSync(this.#heads).map(name => join(this.#heads, name)).sort((a, b) => statSync(a).mtimeMs - statSync(b).mtimeMs)
+    return files.flatMap(file => {
+      const statuses = readFileSync(file, 'latin1').match(/(?<=^HTTP\/[\d.]+ )\d{3}/gm) ?? []
+      rmSync(file)
+      return statuses.slice(-1).map(Number)
+    })
   }
 
   #write (command: string): string {
