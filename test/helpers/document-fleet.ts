@@ -4,7 +4,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, createWriteStream, openSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { closeSync, createWriteStream, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
@@ -71,7 +71,7 @@ const answerAnything: RequestListener = ({ method, url }, response) => {
 
 /** Makes a folder for a document, which goes with `t`, as does what is started in it. */
 export async function openPlace (t: Test, agents: Ports): Promise<DocumentPlace> {
-  const folder = t.testdir({ home: {} })
+  const folder = makeFolder(t)
   for (const entry of readdirSync(packageRoot)) if (!notLinked.has(entry)) symlinkSync(join(packageRoot, entry), join(folder, entry))
   const ports = new Map([...agents, [gatewayPort, await deadPort()], [applicationPort, await deadPort()]])
   const localized = (text: string) => replacePorts(text, ports)
@@ -100,6 +100,16 @@ export async function openPlace (t: Test, agents: Ports): Promise<DocumentPlace>
       started = Promise.resolve()
     }
   }
+}
+
+/** Inside the package, so that programs find it; and removed last, when nothing runs in it any more: t.testdir() may go before. */
+function makeFolder (t: Test): string {
+  const parent = join(packageRoot, '.tap')
+  mkdirSync(parent, { recursive: true })
+  const folder = mkdtempSync(join(parent, 'document-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  mkdirSync(join(folder, 'home'))
+  return folder
 }
 
 /** Its audit log goes to `audit.log`, what it says to `gateway.log`. */
