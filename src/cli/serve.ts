@@ -19,7 +19,6 @@ import { listenerOf } from './listener.ts'
 import { findSecret } from './secret.ts'
 import { defaultFile } from './target.ts'
 import { logDestination } from './terminal-log.ts'
-import { fleetInWords } from './wording.ts'
 
 /** As commander gives them; a flag that was not given is undefined. */
 export interface ServeFlags {
@@ -77,15 +76,16 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
     const config = parseConfig(mergeConfig(value, overrides), source)
-    const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: pino({ level: 'warn' }, logDestination(io)) })
+    const log = pino({ level: 'warn' }, logDestination(io))
+    const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
     await listen(gateway, config)
+    log.level = 'info' // from now on also that an instance is back; where it listens is said below
     const ended = untilSignal(gateway, config, io)
     say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)
     const canKeep = await isWritable(stateDir)
     await Promise.race([gateway.health.firstRound(), sleep(firstProbesMs, undefined, { ref: false }), ended])
     if (gateway.drain.draining) return await ended // somebody has changed their mind
     announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep }, io)
-    gateway.discovery.onReload(() => say(io, `${file} was applied; the fleet now: ${fleetInWords(gateway.registry.agents())}`))
     return await ended
   } catch (error) {
     if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)

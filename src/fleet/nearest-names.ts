@@ -10,6 +10,7 @@ const mostCells = 100_000
 
 /** The names that are at most about a third of the letters away from `name`, nearest first. */
 export function nearestNames (name: string, known: Iterable<string>, most = 3): string[] {
+  if (name === '') return []
   const wanted = name.toLowerCase().slice(0, 64)
   const scored: { candidate: string, distance: number }[] = []
   let compared = 0

@@ -92,6 +92,19 @@ t.test('a bad change of the file is a line for a person, and an object for a log
   }
 })
 
+t.test('a good change of the file is said with what it changed', async t => {
+  const file = join(t.testdir({ 'fleet.yaml': 'agents: []\n' }), 'fleet.yaml')
+  const io = fakeIo({ isTTY: true, env: { FLEET_SECRET: 'fleet-secret-token', NO_COLOR: '1' } })
+  const dead = await deadPort()
+  io.onLine(/Fleet reloaded/, () => io.signal('SIGTERM'))
+  io.onLine(/^ {2}try .*\n.*\n/m, () => { void writeFile(file, `agents: [{name: planner, host: 127.0.0.1, port: ${dead}}]\n`) })
+
+  t.equal(await serve({ port: 0, fleet: file }, io.io), 0)
+
+  t.match(io.stderr(), /\ninfo {2}Fleet reloaded: added planner\n/)
+  t.notMatch(io.stderr(), 'listening on', 'that was said in other words')
+})
+
 t.test('the log at a terminal has what a person needs, and no orders for the terminal', async t => {
   const io = fakeIo({ isTTY: true, env: { NO_COLOR: '1' } })
   const { write } = logDestination(io.io)

@@ -120,7 +120,7 @@ t.test('a lease ends without a heartbeat, and a heartbeat renews it', async t =>
   const url = `/registry/leased/instances/${instance.id}`
 
   clock.advance(8_000)
-  const renewed = await gateway.inject({ method: 'PUT', url })
+  const renewed = await gateway.inject({ method: 'PUT', url, headers: { 'content-type': 'application/json' } }) // as HTTP libraries do without a body, too
   t.equal(renewed.statusCode, 200)
   t.ok(renewed.json().lease.expires_at > lease.expires_at)
   clock.advance(8_000)

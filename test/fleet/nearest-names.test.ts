@@ -21,6 +21,7 @@ t.test('no more than asked for', async t => {
 
   t.equal(nearestNames('agent-', known).length, 3)
   t.same(nearestNames('agent-3x', known, 1), ['agent-3'])
+  t.same(nearestNames('', known), [], 'nothing is near to nothing')
 })
 
 t.test('a wrong name in a huge fleet is answered from a part of it', async t => {
