@@ -23,14 +23,16 @@ function ownName (): string {
   return basename(script).startsWith('fleet-gateway') ? 'fleet-gateway' : `node ${relative(process.cwd(), script)}`
 }
 
-/** A reader that has seen enough (`… | head`) is no failure. */
-function ignoreClosedPipe (error: NodeJS.ErrnoException): void {
-  if (error.code !== 'EPIPE') throw error
+/** A reader that has seen enough (`… | head`) is no failure; a disk that is full is. */
+function onOutputError (error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') return
+  process.stderr.write(`The output can't be written: ${error.message}\n`)
+  process.exitCode = 1
 }
 
 async function main (): Promise<void> {
-  process.stdout.on('error', ignoreClosedPipe)
-  process.stderr.on('error', ignoreClosedPipe)
+  process.stdout.on('error', onOutputError)
+  process.stderr.on('error', () => {}) // a terminal that was closed must not end a gateway
   const io: CommandIo = {
     self: ownName(),
     env: process.env,
@@ -44,7 +46,8 @@ async function main (): Promise<void> {
     exit: code => process.exit(code)
   }
   const { run } = await import('./cli/program.ts')
-  process.exitCode = await run(process.argv.slice(2), io)
+  const code = await run(process.argv.slice(2), io)
+  process.exitCode = code === 0 ? process.exitCode ?? 0 : code
 }
 
 if (isNewEnough(engines.node)) {

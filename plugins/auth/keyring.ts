@@ -6,18 +6,13 @@ import { hash, timingSafeEqual } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { OptionsError, type OptionError } from '../../src/options.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
+import { tokenIn, type ReadFile } from '../../src/token-file.ts'
 import type { AuthOptions, KeyOptions } from './options.ts'
 
 interface Entry {
   readonly digest: Buffer
   readonly principal: Principal
 }
-
-/** Reads the whole file. @throws what node:fs throws */
-export type ReadFile = (path: string) => string
-
-const printable = /^[!-~]*$/
-const leastLength = 8
 
 export class Keyring {
   readonly #entries: readonly Entry[]
@@ -84,19 +79,4 @@ function digestOf (token: string): Buffer {
 
 function principalOf ({ id, scopes, agents, rateLimit }: KeyOptions): Principal {
   return Object.freeze({ id, named: true, scopes, agents: agents === undefined || agents.includes('*') ? '*' : agents, ...(rateLimit && { rateLimit }) })
-}
-
-/** The token in a file, which may end in a line break. The messages don't quote it. */
-function tokenIn (path: string, readFile: ReadFile): string {
-  let text: string
-  try {
-    text = readFile(path)
-  } catch (error) {
-    throw new Error(`can not be read: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'} (${path})`, { cause: error })
-  }
-  const token = text.replace(/[\r\n]+$/, '')
-  if (token === '') throw new Error(`names an empty file (${path})`)
-  if (!printable.test(token)) throw new Error(`must hold one line of printable characters without spaces (${path})`)
-  if (token.length < leastLength) throw new Error(`must hold at least ${leastLength} characters (${path})`)
-  return token
 }

@@ -8,7 +8,7 @@ import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import type { Attempt } from '../../src/fleet/attempt.ts'
-import type { Instance } from '../../src/fleet/instance.ts'
+import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { HealthOptions } from './options.ts'
@@ -25,7 +25,7 @@ export interface Health {
   reconfigure (options: object): void
   /** Resolves when each instance that is known was probed once. */
   firstRound (): Promise<void>
-  /** One HTTP request to the instance now, whatever its probes do; changes nothing of what is known of it. */
+  /** One HTTP request to the instance now, of 5 s at most, whatever its probes do; changes nothing of what is known of it. */
   check (instance: Instance): Promise<HealthCheck>
 }
 
@@ -61,6 +61,9 @@ const probeReasons: Readonly<Record<ProbeOutcome, string>> = {
   bad: 'probes get a bad answer'
 }
 
+/** Somebody waits for a check, so it takes no longer than this, whatever `health.timeout` says. */
+const longestCheckMs = 5_000
+
 /** What of a request decided. */
 function attemptReason ({ outcome, status }: Attempt): string {
   return outcome === 'answered' ? `a request was answered with ${status}` : `a request ended with "${outcome}"`
@@ -82,6 +85,20 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     random,
     onChange: (instance, change, outcome) => tell(instance, change, probeReasons[outcome])
   }, parseOptions(HealthOptions, data, 'health'))
+  /** Under way; who asks meanwhile gets the same answer, so that there is one connection for each instance at most. */
+  const checks = new Map<InstanceRuntime, Promise<HealthCheck>>()
+  const closing = new AbortController()
+
+  async function check (instance: Instance): Promise<HealthCheck> {
+    const { path, timeout } = prober.settingsOf(instance)
+    const asked = path ?? '/'
+    const startMark = performance.now()
+    const report = await askHttp(clock, instance, lookupOf(instance), { path: asked, timeoutMs: Math.min(timeout, longestCheckMs), signal: closing.signal, headOnly: true })
+    const latencyMs = Math.round((performance.now() - startMark) * 10) / 10
+    // Where nobody said which path tells its health, an answer of whatever status shows that the agent is there.
+    return { ...report, outcome: path === undefined && report.status !== null ? 'ok' : report.outcome, path: asked, latencyMs }
+  }
+
   const stopBegin = upstream.onBegin(attempt => beginTrial(attempt, clock.now()))
   const stopSettled = upstream.onSettled(attempt => {
     const { instance } = attempt
@@ -94,14 +111,11 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   fastify.decorate('health', {
     reconfigure: options => prober.reconfigure(parseOptions(HealthOptions, options, 'health')),
     firstRound: () => prober.firstRound(),
-    async check (instance) {
-      const { path, timeout } = prober.settingsOf(instance)
-      const asked = path ?? '/'
-      const startMark = performance.now()
-      const report = await askHttp(clock, instance, lookupOf(instance), asked, timeout)
-      const latencyMs = Math.round((performance.now() - startMark) * 10) / 10
-      // Where nobody said which path tells its health, an answer of whatever status shows that the agent is there.
-      return { ...report, outcome: path === undefined && report.status !== null ? 'ok' : report.outcome, path: asked, latencyMs }
+    check (instance) {
+      const { runtime } = instance
+      const checking = checks.get(runtime) ?? check(instance).finally(() => checks.delete(runtime))
+      checks.set(runtime, checking)
+      return checking
     }
   })
   fastify.addHook('onReady', async () => prober.start())
@@ -109,6 +123,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     stopBegin()
     stopSettled()
     prober.stop()
+    closing.abort()
   })
   await fastify.register(healthRoutes, { clock })
 }

@@ -20,7 +20,7 @@ const maxBodyBytes = 64 * 1024
 export function createProbe (clock: Clock, lookupOf: LookupOf): Probe {
   return (instance, { path, timeout }, signal) => path === undefined
     ? probeTcp(clock, instance, lookupOf(instance), timeout, signal)
-    : askHttp(clock, instance, lookupOf(instance), path, timeout, signal).then(({ outcome }) => outcome)
+    : askHttp(clock, instance, lookupOf(instance), { path, timeoutMs: timeout, signal }).then(({ outcome }) => outcome)
 }
 
 function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunction | undefined, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
@@ -58,8 +58,18 @@ export interface HttpReport {
   readonly cause: string | null
 }
 
-/** One HTTP GET on a connection of its own. Settles soon after `signal` aborts, with whatever. */
-export function askHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, path: string, timeoutMs: number, signal?: AbortSignal): Promise<HttpReport> {
+/** How to ask. */
+export interface Question {
+  readonly path: string
+  readonly timeoutMs: number
+  /** Ends it, with whatever outcome. */
+  readonly signal: AbortSignal
+  /** Leave when the head is there: an event stream has no end. */
+  readonly headOnly?: boolean
+}
+
+/** One HTTP GET on a connection of its own. */
+export function askHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, { path, timeoutMs, signal, headOnly = false }: Question): Promise<HttpReport> {
   return new Promise(resolve => {
     let outcome: ProbeOutcome | null = null
     let status: number | null = null
@@ -67,7 +77,7 @@ export function askHttp (clock: Clock, { protocol, host, port }: Instance, looku
     let connected = false
     const { request } = protocol === 'https' ? https : http
     const headers = { 'user-agent': 'fleet-gateway-health', accept: '*/*', connection: 'close' }
-    const probe = request({ host, port, path, headers, agent: false, ...(signal && { signal }), ...(lookup && { lookup }) })
+    const probe = request({ host, port, path, headers, agent: false, signal, ...(lookup && { lookup }) })
     const cancelTimeout = clock.after(timeoutMs, () => {
       outcome ??= 'timeout'
       probe.destroy()
@@ -76,6 +86,7 @@ export function askHttp (clock: Clock, { protocol, host, port }: Instance, looku
     probe.once('response', response => {
       status = response.statusCode ?? 0
       outcome = status >= 200 && status < 400 ? 'ok' : 'bad'
+      if (headOnly) return probe.destroy()
       let bytes = 0
       response.on('data', (chunk: Buffer) => {
         bytes += chunk.length

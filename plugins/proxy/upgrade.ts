@@ -98,8 +98,13 @@ function divert (server: Server, take: UpgradeListener<boolean>): () => void {
     if (event === 'upgrade' && take(...args as Parameters<UpgradeListener<boolean>>)) return true
     return Reflect.apply(emit, this, [event, ...args]) as boolean
   }
+  const hadOwn = Object.hasOwn(server, 'emit')
   server.emit = offerFirst
-  return () => { if (server.emit === offerFirst) server.emit = emit }
+  return () => {
+    if (server.emit !== offerFirst) return
+    if (hadOwn) server.emit = emit
+    else delete (server as { emit?: unknown }).emit
+  }
 }
 
 /** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */

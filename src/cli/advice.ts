@@ -35,6 +35,7 @@ export function adviceFor ({ outcome, status, cause, path }: ProbeAnswer, addres
       return { problem: `${address} closes the connection without an answer`, advice: protocol === 'http' ? 'is it the right port? If the agent speaks TLS, set protocol: https' : 'is it the right port, and does the agent speak TLS?' }
   }
   if (code.startsWith('HPE_')) return { problem: `what listens at ${address} does not speak HTTP`, advice: protocol === 'http' ? 'correct the port; if the agent speaks TLS, set protocol: https' : 'correct the port' }
-  if (/CERT|SIGNATURE|SSL|TLS|ALTNAME/.test(code)) return { problem: `the certificate of ${address} is not to be trusted (${code})`, advice: 'give the agent a certificate that the gateway\'s machine trusts, for the name it is registered under (NODE_EXTRA_CA_CERTS names more authorities)' }
+  if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return { problem: `${address} does not speak TLS, or no version of it that the gateway takes (${code})`, advice: 'if it speaks plain HTTP, set protocol: http' }
+  if (/CERT|SIGNATURE|ALTNAME/.test(code)) return { problem: `the certificate of ${address} is not to be trusted (${code})`, advice: 'give the agent a certificate that the gateway\'s machine trusts, for the name it is registered under (NODE_EXTRA_CA_CERTS names more authorities)' }
   return { problem: `${address} can't be asked${code === '' ? '' : ` (${code})`}`, advice: 'see the gateway\'s log' }
 }

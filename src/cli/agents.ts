@@ -2,17 +2,13 @@
  * `fleet-gateway agents [name]`: who is in the fleet, or one agent with its instances.
  */
 import type { Command } from 'commander'
-import type { agentView } from '../../plugins/admin/views.ts'
 import type { AgentStatus } from '../fleet/agent.ts'
 import { authorityOf, type InstanceState } from '../fleet/instance.ts'
-import { withClient } from './client.ts'
+import { withClient, type AgentView } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, plain, print, printJson, type Colors, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
-
-/** An agent as `GET /agents` tells of it. */
-export type AgentView = ReturnType<typeof agentView>
 
 export function agentsCommand (io: CommandIo): Command {
   const command = clientCommand('agents')
@@ -30,12 +26,12 @@ export function agentsCommand (io: CommandIo): Command {
 async function showAgents (name: string | undefined, flags: ClientFlags, io: CommandIo): Promise<void> {
   await withClient(flags, io, async client => {
     if (name !== undefined) {
-      const agent = await client.get<AgentView>(`/agents/${encodeURIComponent(name)}`)
+      const agent = await client.get<AgentView>(`/agents/${encodeURIComponent(name)}`, 'instances')
       if (flags.json) printJson(io, agent)
       else showOne(name, agent, io)
       return
     }
-    const agents = await client.get<Record<string, AgentView>>('/agents')
+    const agents = await client.agents()
     if (flags.json) printJson(io, agents)
     else if (Object.keys(agents).length === 0) print(io, `No agents yet: write them into fleet.yaml, or add one with "${io.self} register NAME PORT"`)
     else showAll(agents, io)
@@ -65,12 +61,11 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   ]))
 }
 
-/** The status in its colour. */
+/** Green, yellow or red. */
 export function statusText (status: AgentStatus, { green, yellow, red }: Colors): string {
   return { healthy: green, degraded: yellow, down: red }[status](status)
 }
 
-/** The state in its colour. */
 function stateText (state: InstanceState, { green, yellow, red }: Colors): string {
   return { up: green, draining: yellow, ejected: yellow, down: red }[state](state)
 }

@@ -7,6 +7,7 @@ import type { FleetConfig } from '../config.ts'
 import { authorityOf, type Instance } from '../fleet/instance.ts'
 import { loopbackHost } from '../loopback.ts'
 import { colorsFor, say, type CommandIo } from './io.ts'
+import { reachable } from './listener.ts'
 import type { FoundSecret } from './secret.ts'
 import { count, fleetInWords } from './wording.ts'
 
@@ -34,19 +35,26 @@ export function announce ({ gateway, config, secret, file, wanted, stateDir, can
   const agents = [...gateway.registry.agents()]
   const instances = agents.flatMap(agent => agent.instances)
   const silent = instances.filter(({ runtime }) => runtime.health.probeFailures > 0)
+  const unheard = instances.filter(({ runtime }) => runtime.health.probeFailures === 0 && runtime.health.probeSuccesses === 0).length
 
   line('agents', agents.length === 0
     ? file === null ? `none: there is no ${wanted} yet; "${io.self} onboard" writes one` : `none yet (${file})`
-    : `${fleetInWords(agents)} (${file ?? `registered earlier; there is no ${wanted}`})${instances.length > 0 && silent.length === 0 ? ', all answer' : ''}`)
+    : `${fleetInWords(agents)} (${file ?? `registered earlier; there is no ${wanted}`})${heard(instances.length, silent.length, unheard)}`)
   for (const instance of silent.slice(0, mostNamed)) line('', yellow(silence(instance)))
   if (silent.length > mostNamed) line('', yellow(`and ${count(silent.length - mostNamed, 'more instance')} without an answer`))
   sayAuth(secret, config, line, io)
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
-  const [first, ...others] = suggestions(gateway, secret, silent, io)
+  const [first, ...others] = suggestions(gateway, config, secret, silent, io)
   line('try', first!)
   for (const text of others) line('', text)
+}
+
+/** What is known of the fleet by now. */
+function heard (instances: number, silent: number, unheard: number): string {
+  if (unheard > 0) return `, ${unheard} not heard from yet`
+  return instances > 0 && silent === 0 ? ', all answer' : ''
 }
 
 function silence ({ agent, host, port }: Instance): string {
@@ -66,8 +74,10 @@ function sayAuth (secret: FoundSecret | null, { server }: FleetConfig, line: (la
 }
 
 /** What to do next, as it can be copied. */
-function suggestions (gateway: FastifyInstance, secret: FoundSecret | null, silent: readonly Instance[], { self }: CommandIo): string[] {
-  const url = gateway.listeningOrigin
+function suggestions (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, silent: readonly Instance[], { self }: CommandIo): string[] {
+  const { host, port } = config.server
+  // With port 0 only the listener knows which one it got; with a host that means all of them, a name is needed that answers.
+  const url = `http://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
   const name = [...gateway.registry.agents()].find(agent => agent.instances.some(instance => !silent.includes(instance)))?.name
   return [
     `curl ${url}/health`,

@@ -1,11 +1,11 @@
 /**
  * `fleet-gateway check [file]`: says whether `serve` would take the file, with every error and its place. Asks no gateway.
  */
-import { access, constants } from 'node:fs/promises'
 import { Command } from 'commander'
 import { locate, readText } from '../config-file.ts'
 import { ConfigError, parseConfig, readConfigFile, type ConfigProblem, type ConfigSource, type FleetConfig } from '../config.ts'
 import type { OptionError } from '../options.ts'
+import { tokenIn } from '../token-file.ts'
 import { fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, CommandError, exitCodes, print, printJson, say, type CommandIo } from './io.ts'
 import { defaultFile } from './target.ts'
@@ -52,22 +52,25 @@ async function examine (file: string, { env, self }: CommandIo): Promise<{ probl
     if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
-    return { config, problems: await missingFiles(config, source) }
+    return { config, problems: badTokenFiles(config, source) }
   } catch (error) {
     if (error instanceof ConfigError) return { problems: error.problems }
     throw error
   }
 }
 
-/** Files with tokens are read when the gateway starts, and one that is not there stops it. */
-async function missingFiles ({ auth }: FleetConfig, source: ConfigSource): Promise<ConfigProblem[]> {
+/** Files with tokens are read when the gateway starts, and one that is no good stops it. */
+function badTokenFiles ({ auth }: FleetConfig, source: ConfigSource): ConfigProblem[] {
+  if (!auth.enabled) return []
   const named = [['auth.secretFile', auth.secretFile], ...auth.keys.map(({ tokenFile }, index) => [`auth.keys[${index}].tokenFile`, tokenFile])] as const
   const errors: OptionError[] = []
   for (const [path, name] of named) {
     if (name === undefined) continue
-    await access(name, constants.R_OK).catch(({ code }: NodeJS.ErrnoException) => {
-      errors.push({ path: path!, at: 'value', message: `can not be read: ${code === 'ENOENT' ? 'there is no such file' : code} (${name})` })
-    })
+    try {
+      tokenIn(name)
+    } catch (error) {
+      errors.push({ path: path!, at: 'value', message: (error as Error).message })
+    }
   }
   return locate(errors, source)
 }

@@ -3,6 +3,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent, request, type Dispatcher } from 'undici'
+import type { agentView } from '../../plugins/admin/views.ts'
 import type { Problem } from '../problem.ts'
 import { CommandError, type CommandIo } from './io.ts'
 import { findTarget, type ClientFlags, type Target } from './target.ts'
@@ -10,8 +11,13 @@ import { findTarget, type ClientFlags, type Target } from './target.ts'
 /** How long the gateway may take to answer. */
 const timeoutMs = 10_000
 
-/** A limit that ends sooner than this is waited for. */
+/** A limit that ends sooner than this is waited for, */
 const mostPatienceMs = 15_000
+/** at least so long before each further try. */
+const leastWaitMs = 100
+
+/** An agent as `GET /agents` tells of it. */
+export type AgentView = ReturnType<typeof agentView>
 
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 
@@ -32,9 +38,22 @@ export class GatewayClient {
     this.#self = self
   }
 
-  /** The body of a 2xx answer. @throws CommandError for every other */
-  async get<Body> (path: string): Promise<Body> {
-    return this.send<Body>('GET', path)
+  /**
+   * The body of a 2xx answer.
+   * @param key what every body of this kind has, to tell a gateway's from somebody else's
+   * @throws CommandError for every other answer
+   */
+  async get<Body> (path: string, key?: keyof Body & string): Promise<Body> {
+    const body = await this.send<Body>('GET', path)
+    if (key !== undefined && !hasKey(body, key)) throw this.#stranger(200)
+    return body
+  }
+
+  /** All agents by name. @throws CommandError when it can't be had */
+  async agents (): Promise<Record<string, AgentView>> {
+    const agents = await this.get<Record<string, AgentView>>('/agents')
+    if (!areAgents(agents)) throw this.#stranger(200)
+    return agents
   }
 
   /** The body of a 2xx answer. @throws CommandError for every other */
@@ -56,12 +75,14 @@ export class GatewayClient {
       ...(body !== undefined && { 'content-type': 'application/json' }),
       ...(token !== undefined && !anonymous && { authorization: `Bearer ${token.token}` })
     }
+    let patienceMs = mostPatienceMs
     for (;;) {
       const startMark = performance.now()
       const { statusCode, headers: { 'retry-after': retryAfter }, text } = await this.#exchange(path, { method, headers, ...(body !== undefined && { body: JSON.stringify(body) }) })
       const latencyMs = Math.round((performance.now() - startMark) * 10) / 10
-      const waitMs = statusCode === 429 ? Number(retryAfter) * 1_000 : NaN
-      if (waitMs <= mostPatienceMs) {
+      const waitMs = statusCode === 429 && retryAfter !== undefined ? Math.max(Number(retryAfter) * 1_000, leastWaitMs) : NaN
+      patienceMs -= waitMs
+      if (patienceMs >= 0) {
         await sleep(waitMs)
         continue
       }
@@ -92,17 +113,23 @@ export class GatewayClient {
 
   #parse<Body> (text: string, status: number): Body {
     try {
-      return JSON.parse(text) as Body
+      const body: unknown = JSON.parse(text)
+      if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as Body
     } catch {
-      throw new CommandError(`What answers at ${this.target.url} is no Fleet Gateway (status ${status}, and no JSON): correct --url or FLEET_URL`)
+      // What is no JSON is no gateway's.
     }
+    throw this.#stranger(status)
+  }
+
+  #stranger (status: number): CommandError {
+    return new CommandError(`What answers at ${this.target.url} is no Fleet Gateway, to go by its answer of status ${status}: correct --url or FLEET_URL`)
   }
 
   /** What to tell of an answer that is no success. */
   refusal ({ status, body }: GatewayAnswer<Problem>): CommandError {
     const { url, token } = this.target
     const { code, detail, title, errors = [], nearest = [] } = body
-    if (typeof code !== 'string' || !code.startsWith('FLEET_')) return new CommandError(`What answers at ${url} is no Fleet Gateway (status ${status}): correct --url or FLEET_URL`)
+    if (typeof code !== 'string' || !code.startsWith('FLEET_') || typeof detail !== 'string') return this.#stranger(status)
     if (code === 'FLEET_UNAUTHENTICATED') {
       return new CommandError(token === undefined
         ? `The gateway at ${url} asks for a token, and none was found: give it with --secret, FLEET_SECRET or FLEET_SECRET_FILE, or run this beside the gateway's fleet.yaml`
@@ -117,6 +144,14 @@ export class GatewayClient {
   async close (): Promise<void> {
     await this.#agent.destroy()
   }
+}
+
+function hasKey (value: unknown, key: string): boolean {
+  return typeof value === 'object' && value !== null && key in value
+}
+
+function areAgents (value: Record<string, unknown>): boolean {
+  return Object.values(value).every(agent => hasKey(agent, 'instances') && hasKey(agent, 'friendly_names') && Array.isArray((agent as AgentView).instances))
 }
 
 /** Runs `use` with a client for the gateway that the flags mean. */

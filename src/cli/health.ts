@@ -20,7 +20,7 @@ export function healthCommand (io: CommandIo): Command {
 }
 
 async function showHealth (flags: ClientFlags, io: CommandIo): Promise<void> {
-  const report = await withClient(flags, io, client => client.get<HealthReport>('/health'))
+  const report = await withClient(flags, io, client => client.get<HealthReport>('/health', 'services'))
   if (flags.json) printJson(io, report)
   else showReport(report, io)
   if (report.status !== 'healthy') throw new CommandError()

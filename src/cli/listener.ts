@@ -27,3 +27,10 @@ function portOf (text: string | undefined): number | undefined {
   if (!/^\d+$/.test(text) || port > 65_535) throw new CommandError(`FLEET_PORT must be a port from 0 to 65535 (got "${text}")`)
   return port
 }
+
+/** A host for URLs: who listens everywhere is reached on this machine, and IPv6 needs its brackets. */
+export function reachable (host: string): string {
+  if (host === '0.0.0.0') return '127.0.0.1'
+  if (host === '::') return '[::1]'
+  return host.includes(':') ? `[${host}]` : host
+}

@@ -2,8 +2,9 @@
  * `fleet-gateway onboard`: writes a fleet.yaml with comments, from a few questions or from flags.
  */
 import { existsSync } from 'node:fs'
-import { dirname, relative, resolve } from 'node:path'
+import { dirname, isAbsolute, relative, resolve, sep } from 'node:path'
 import { createInterface } from 'node:readline/promises'
+import { pathToFileURL } from 'node:url'
 import { cancel, confirm, intro, note, outro, text } from '@clack/prompts'
 import { Command, InvalidArgumentError } from 'commander'
 import writeFileAtomic from 'write-file-atomic'
@@ -70,17 +71,23 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
   }
 }
 
-/** For an editor, relative to the file where both are below one folder, so that it holds on another machine, too. A container's image has none. */
+/** For an editor: relative where the package is below the file's folder, so that it holds on another machine, too. A container's image has none. */
 function schemaPath (file: string): string | undefined {
   const schemaFile = packageFile('schema/fleet.schema.json')
   if (!existsSync(schemaFile)) return undefined
   const path = relative(dirname(resolve(file)), schemaFile)
-  return path.startsWith('..') ? schemaFile : `./${path}`
+  // On Windows another drive makes it absolute.
+  if (path.startsWith('..') || isAbsolute(path)) return pathToFileURL(schemaFile).href
+  return `./${path.split(sep).map(encodeURIComponent).join('/')}`
 }
 
 /** A few questions on a terminal. @throws CommandError when somebody leaves */
 async function interview (file: string, given: readonly OnboardedAgent[] = [], io: CommandIo): Promise<OnboardedAgent[]> {
-  const streams = { input: io.stdin, output: io.stderr }
+  const left = new AbortController()
+  // Ctrl-D, or a terminal that goes away, ends the input; the library would wait for ever.
+  io.stdin.on('keypress', (_text, key?: { ctrl?: boolean, name?: string }) => { if (key?.ctrl === true && key.name === 'd') left.abort() })
+  for (const event of ['end', 'close']) io.stdin.once(event, () => left.abort())
+  const streams = { input: io.stdin, output: io.stderr, signal: left.signal }
   const agents = [...given]
   intro(`This writes ${file}, the list of your agents for the gateway.`, streams)
   if (existsSync(file) && !answered(await confirm({ message: `${file} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {

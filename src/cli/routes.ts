@@ -4,7 +4,7 @@
 import type { Command } from 'commander'
 import type { AgentStatus } from '../fleet/agent.ts'
 import { authorityOf } from '../fleet/instance.ts'
-import { statusText, type AgentView } from './agents.ts'
+import { statusText } from './agents.ts'
 import { withClient, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, printJson, type CommandIo } from './io.ts'
@@ -43,8 +43,8 @@ const agentsPath = '/api/{agent}/{path}'
 
 /** Those of the agents first, each under its name and then under its aliases. */
 async function routesOf (client: GatewayClient): Promise<Route[]> {
-  const { routes } = await client.get<{ routes: Route[] }>('/')
-  const agents = await client.get<Record<string, AgentView>>('/agents')
+  const { routes } = await client.get<{ routes: Route[] }>('/', 'routes')
+  const agents = await client.agents()
   const prefix = routes.find(({ path }) => path.endsWith(agentsPath))?.path.slice(0, -agentsPath.length) ?? ''
   const ofAgents = Object.entries(agents).flatMap(([agent, { friendly_names: aliases, instances, status }]) => [agent, ...aliases].map(name => ({
     path: `${prefix}/api/${name}/{path}`,

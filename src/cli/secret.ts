@@ -3,7 +3,7 @@
  * `serve` makes one where there is none; the client commands only look.
  */
 import { randomBytes } from 'node:crypto'
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import writeFileAtomic from 'write-file-atomic'
 import type { FleetConfigInput } from '../config.ts'
@@ -16,7 +16,11 @@ export interface FoundSecret {
   readonly from: string
   /** It was made just now, so that it has to be named once. */
   readonly isNew: boolean
+  /** Keeps a new one for the next start: to be called when nothing can fail any more before it is named. @throws CommandError */
+  keep (): Promise<void>
 }
+
+const nothingToKeep = async () => {}
 
 /** A token to open a gateway with. */
 export interface ClientToken {
@@ -35,10 +39,10 @@ const fewestCharacters = 8
  */
 export async function findSecret (flag: string | undefined, env: CommandIo['env'], auth: Auth, stateDir: string): Promise<FoundSecret> {
   const given = await givenToken(flag, env)
-  if (given !== undefined) return { secret: given.token, from: given.from, isNew: false }
-  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isNew: false }
+  if (given !== undefined) return { secret: given.token, from: given.from, isNew: false, keep: nothingToKeep }
+  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isNew: false, keep: nothingToKeep }
   const kept = await keptToken(stateDir)
-  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, isNew: false }
+  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, isNew: false, keep: nothingToKeep }
 }
 
 /** What flag or environment give. @throws CommandError when it is no good */
@@ -79,22 +83,34 @@ async function keptToken (stateDir: string): Promise<ClientToken | undefined> {
     if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return undefined
     throw new CommandError(`The kept secret can't be read: ${error.message}. Give one with FLEET_SECRET, or run this as the user who owns it`)
   })
-  return kept === undefined || kept.trim().length < fewestCharacters ? undefined : checked(kept.trim(), path)
+  return kept !== undefined && isSound(kept.trim()) ? { token: kept.trim(), from: path } : undefined
 }
 
-async function newSecret (stateDir: string): Promise<FoundSecret> {
+function newSecret (stateDir: string): FoundSecret {
   const path = join(stateDir, 'secret')
   const secret = randomBytes(24).toString('base64url')
-  try {
-    await mkdir(stateDir, { recursive: true, mode: 0o700 })
-    await writeFileAtomic(path, `${secret}\n`, { mode: 0o600 })
-  } catch (error) {
-    throw new CommandError(`A new secret can't be kept: ${(error as Error).message}. Give one with FLEET_SECRET`)
+  return {
+    secret,
+    from: path,
+    isNew: true,
+    async keep () {
+      try {
+        await mkdir(stateDir, { recursive: true, mode: 0o700 })
+        // What is there is no secret: damaged, and kept for who may want to look at it.
+        await rename(path, `${path}.damaged-${Date.now()}`).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'ENOENT') throw error })
+        await writeFileAtomic(path, `${secret}\n`, { mode: 0o600 })
+      } catch (error) {
+        throw new CommandError(`A new secret can't be kept: ${(error as Error).message}. Give one with FLEET_SECRET`)
+      }
+    }
   }
-  return { secret, from: path, isNew: true }
+}
+
+function isSound (token: string): boolean {
+  return token.length >= fewestCharacters && /^[!-~]+$/.test(token)
 }
 
 function checked (token: string, from: string): ClientToken {
-  if (token.length < fewestCharacters || !/^[!-~]+$/.test(token)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces`)
+  if (!isSound(token)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces`)
   return { token, from }
 }

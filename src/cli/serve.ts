@@ -79,6 +79,12 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     const log = pino({ level: 'warn' }, logDestination(io))
     const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
     await listen(gateway, config)
+    try {
+      await secret?.keep()
+    } catch (error) {
+      await gateway.close()
+      throw error
+    }
     log.level = 'info' // from now on also that an instance is back; where it listens is said below
     const ended = untilSignal(gateway, config, io)
     say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)

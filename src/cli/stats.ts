@@ -19,7 +19,7 @@ export function statsCommand (io: CommandIo): Command {
 }
 
 async function showStats (flags: ClientFlags, io: CommandIo): Promise<void> {
-  const stats = await withClient(flags, io, client => client.get<StatsSnapshot>('/stats'))
+  const stats = await withClient(flags, io, client => client.get<StatsSnapshot>('/stats', 'total_requests'))
   if (flags.json) printJson(io, stats)
   else showSnapshot(stats, io)
 }

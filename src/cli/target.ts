@@ -1,9 +1,10 @@
 /**
  * Which gateway a client command talks to, and with which token: what flags and environment say, else what `serve` would do here.
  */
-import { ConfigError, parseConfig, readConfigFile, stateDirOf, type FleetConfigInput } from '../config.ts'
+import { locate, readYamlFile } from '../config-file.ts'
+import { ConfigError, parseConfig, stateDirOf, type FleetConfigInput } from '../config.ts'
 import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
-import { listenerOf } from './listener.ts'
+import { listenerOf, reachable } from './listener.ts'
 import { foundToken, givenToken, type ClientToken } from './secret.ts'
 
 /** Flags of every command that talks to a gateway. */
@@ -32,7 +33,8 @@ export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFl
   const address = givenUrl(url, env)
   const given = await givenToken(secret, env)
   // Who says both has no need of a file, and no word about it either.
-  const file = address !== undefined && given !== undefined ? {} : await readForClient(fleet, io)
+  const keys: (keyof FleetConfigInput)[] = [...address === undefined ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
+  const file = keys.length === 0 ? {} : await readForClient(fleet, keys, io)
   const token = given ?? await foundToken(file.auth, stateDirOf(file, fleet))
   if (address !== undefined) return { ...address, token }
   const { host = '127.0.0.1', port = 9001, from } = listenerOf({}, env, file)
@@ -40,11 +42,14 @@ export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFl
 }
 
 /** What `serve` would refuse is not used; nor does it keep a client from asking a gateway that runs. */
-async function readForClient (file: string, io: CommandIo): Promise<FleetConfigInput> {
+async function readForClient (file: string, keys: readonly (keyof FleetConfigInput)[], io: CommandIo): Promise<FleetConfigInput> {
   try {
-    const { value, ...source } = await readConfigFile(file, io.env)
-    parseConfig(value, source)
-    return value
+    // Variables that are in other parts of the file may be set for the gateway alone.
+    const { value, ...source } = await readYamlFile(file, io.env, keys)
+    if (source.problems.length > 0) throw new ConfigError(locate([], source, source.problems))
+    const wanted = typeof value === 'object' && value !== null ? Object.fromEntries(Object.entries(value).filter(([key]) => (keys as readonly string[]).includes(key))) : value
+    parseConfig(wanted, source)
+    return (wanted ?? {}) as FleetConfigInput
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     say(io, `${file} is not valid and is not used here; "${io.self} check" tells why`)
@@ -60,15 +65,8 @@ function givenUrl (flag: string | undefined, { FLEET_URL }: CommandIo['env']): P
 function checkedUrl (text: string, from: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:') || url.hostname === '') {
-    throw new CommandError(`${from} must be an address such as http://127.0.0.1:9001 (got "${text}")`, exitCodes.wrongUsage)
+    throw new CommandError(`${from} must be an address such as http://127.0.0.1:9001${text.includes('@') ? '' : ` (got "${text}")`}`, exitCodes.wrongUsage)
   }
   if (url.username !== '' || url.password !== '') throw new CommandError(`${from} must not hold a password: give the token with FLEET_SECRET`, exitCodes.wrongUsage)
   return url.origin + url.pathname.replace(/\/+$/, '')
-}
-
-/** Who listens everywhere is reached on this machine. */
-function reachable (host: string): string {
-  if (host === '0.0.0.0') return '127.0.0.1'
-  if (host === '::') return '[::1]'
-  return host.includes(':') ? `[${host}]` : host
 }

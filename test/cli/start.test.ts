@@ -1,5 +1,5 @@
 /** What `serve` says when it starts: the few lines that matter, to a person and to a log. */
-import { writeFile } from 'node:fs/promises'
+import { readFile, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { serve, type ServeFlags } from '../../src/cli/serve.ts'
@@ -44,6 +44,42 @@ t.test('instances that do not answer are named, a few of them, and what tells wh
   t.notMatch(said, '/api/', 'nobody to call')
 })
 
+t.test('the first probes are waited for, but not for ever; who has not been heard from does not answer yet', async t => {
+  const held: (() => void)[] = []
+  const slow = await fakeAgent(t, (_request, response) => { held.push(() => response.end()) })
+  const mute = await fakeAgent(t, () => {})
+  const file = join(t.testdir({ 'fleet.yaml': `health: {path: /}\nagents: [{name: slow, host: 127.0.0.1, port: ${slow.port}}]\n` }), 'fleet.yaml')
+  const io = fakeIo({ env: { FLEET_SECRET: 'fleet-secret-token' } })
+  let before = ''
+  slow.server.on('request', () => setImmediate(() => setImmediate(() => {
+    before = io.stderr()
+    for (const answer of held.splice(0)) answer()
+  })))
+  io.onLine(/^ {2}try .*\n.*\n/m, () => io.signal('SIGTERM'))
+
+  t.equal(await serve({ port: 0, fleet: file }, io.io), 0)
+
+  t.notMatch(before, 'agents', 'nothing is said before its answer')
+  t.match(io.stderr(), / {2}agents {2}slow, 1 instance \(\S+\), all answer\n/)
+  t.match(await start(t, `health: {path: /}\nagents: [{name: mute, host: 127.0.0.1, port: ${mute.port}}]\n`), / {2}agents {2}mute, 1 instance \(\.\/fleet\.yaml\), 1 not heard from yet\n/)
+})
+
+t.test('a secret is made when nothing can fail any more before it is named', async t => {
+  const taken = await fakeAgent(t)
+  const dir = t.testdir({ '.fleet': { secret: 'abc def ghi\n' } })
+  const io = fakeIo({ isTTY: true, env: { NO_COLOR: '1' } })
+  io.onLine(/^ {2}try .*\n.*\n/m, () => io.signal('SIGTERM'))
+
+  await t.rejects(serve({ port: taken.port, fleet: join(dir, 'fleet.yaml') }, fakeIo({ isTTY: true }).io), /is in use/)
+  t.same(await readdir(join(dir, '.fleet')), ['secret'], 'not yet')
+  t.equal(await serve({ port: 0, fleet: join(dir, 'fleet.yaml') }, io.io), 0)
+
+  const secret = (await readFile(join(dir, '.fleet/secret'), 'utf8')).trim()
+  t.match(io.stderr(), `it was made now; use it as  Authorization: Bearer ${secret}`)
+  const [aside] = (await readdir(join(dir, '.fleet'))).filter(name => name.startsWith('secret.damaged-'))
+  t.equal(await readFile(join(dir, '.fleet', aside!), 'utf8'), 'abc def ghi\n', 'what was no secret is set aside')
+})
+
 t.test('an empty fleet: how to get one', async t => {
   t.match(await start(t, 'agents: []\n'), / {2}agents {2}none yet \(\.\/fleet\.yaml\)\n[^]*fleet-gateway register my-agent PORT\n/)
   t.match(await start(t, null), / {2}agents {2}none: there is no \.\/fleet\.yaml yet; "fleet-gateway onboard" writes one\n/)
@@ -51,6 +87,7 @@ t.test('an empty fleet: how to get one', async t => {
 
 t.test('auth off is loud, and louder where others can reach it', async t => {
   t.match(await start(t, null, { auth: false, isTTY: true, env: { TERM: 'xterm' } }), /auth {4}.*OFF: anybody/)
+  t.match(await start(t, null, { auth: false, host: '0.0.0.0' }), /try {5}curl http:\/\/127\.0\.0\.1:\d+\/health\n/, 'an address that answers')
   t.match(await start(t, null, { auth: false, host: '0.0.0.0' }), /auth {4}OFF: anybody who reaches this port can use and change the fleet\n {10}and 0\.0\.0\.0 is reached from other machines\n/)
   t.notMatch(await start(t, null, { auth: false }), 'other machines')
 })

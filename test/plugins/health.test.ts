@@ -633,6 +633,31 @@ t.test('POST …/probe asks one instance now, and says what came of it', async t
   t.ok([...s.registry.agents()].every(({ instances }) => instances.every(isHealthy)), 'nothing is concluded from it')
 })
 
+t.test('probes on demand share a connection, leave when the head is there, and end with the application', async t => {
+  let asked = 0
+  const answers: (() => void)[] = []
+  const agent = await fakeAgent(t, (_request, response) => {
+    asked++
+    answers.push(() => { response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n') })
+  })
+  const mute = await rawAgent(t, () => {})
+  const s = await build(t)
+  const [one, silent] = [s.add(agent.port), s.add(mute.port, { name: 'silent' })]
+  await s.app.ready()
+
+  const both = [s.health().check(one), s.health().check(one)]
+  await once(agent.server, 'request')
+  answers[0]!()
+  for (const { outcome, status } of await Promise.all(both)) t.same([outcome, status], ['ok', 200])
+  t.equal(asked, 1)
+
+  const pending = s.health().check(silent)
+  await once(mute.server, 'connection')
+  await s.app.close()
+  t.match(await pending, { status: null })
+  for (const socket of mute.connections) if (!socket.closed) await once(socket, 'close')
+})
+
 t.test('GET /health/live: the process serves', async t => {
   const s = await build(t)
 
