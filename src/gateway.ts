@@ -37,6 +37,8 @@ export interface FleetGatewayOptions extends FleetConfigInput {
   env?: Readonly<Record<string, string | undefined>>
   /** Answer unknown paths under the prefix. @default true when there is a prefix */
   notFound?: boolean
+  /** The shared secret while neither the file nor what is given here names a secret or keys. */
+  fallbackSecret?: string
   clock?: Clock
   /** Chooses instances. @default round robin */
   balancer?: Balancer
@@ -54,12 +56,12 @@ interface Loaded {
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
-  const { file, env = {}, clock = systemClock, balancer, auditDestination, onStreamed, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
+  const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
   const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...overrides } = rest as FleetConfigInput & Record<string, unknown>
 
   async function load (): Promise<Loaded> {
     const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
-    const input = mergeConfig(fromFile?.value ?? {}, overrides)
+    const input = withFallbackSecret(mergeConfig(fromFile?.value ?? {}, overrides), fallbackSecret)
     return { input, config: parseConfig(input, fromFile && { file: fromFile.file, positions: fromFile.positions }) }
   }
 
@@ -109,6 +111,12 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     const waiting = (['server', 'cors', 'registry', 'auditLog'] as const).filter(key => JSON.stringify(next[key]) !== JSON.stringify(config[key]))
     if (waiting.length > 0) gateway.log.warn(`Changes of ${waiting.join(', ')} take effect when the gateway restarts`)
   })
+}
+
+function withFallbackSecret (input: FleetConfigInput, secret: string | undefined): FleetConfigInput {
+  const { auth } = input
+  const isNamed = auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0
+  return secret === undefined || isNamed ? input : { ...input, auth: { ...auth, secret } }
 }
 
 /** With auth off a page from anywhere must not drive the gateway, so CORS answers loopback origins only, unless others are configured. */

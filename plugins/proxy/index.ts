@@ -148,6 +148,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
         done(error as Error)
       }
     })
+    scope.removeAllContentTypeParsers() // those of the application: http-proxy brings its own, and one of the same type would stop the start
     await scope.register(httpProxy, {
       upstream: '',
       prefix: path,

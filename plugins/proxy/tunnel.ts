@@ -76,7 +76,10 @@ export class Tunnel implements EndableStream {
     if (agent === null) return
     if (socket.writable) socket.end(goingAway)
     if (agent.writable) agent.end(goingAwayMasked)
-    setTimeout(() => { socket.destroy(); agent.destroy() }, closeMs).unref()
+    // Not unref'd: a socket that is not read keeps no process alive, and whoever closes the application waits for both.
+    const last = setTimeout(() => { socket.destroy(); agent.destroy() }, closeMs)
+    let open = 2
+    for (const side of [socket, agent]) side.once('close', () => { if (--open === 0) clearTimeout(last) })
   }
 
   readonly #keepEarly = (chunk: Buffer): void => {

@@ -9,6 +9,7 @@ import { loopbackHost } from '../loopback.ts'
 import { colorsFor, say, type CommandIo } from './io.ts'
 import { reachable } from './listener.ts'
 import type { FoundSecret } from './secret.ts'
+import { defaultFile, defaultUrl } from './target.ts'
 import { count, fleetInWords } from './wording.ts'
 
 export interface Started {
@@ -29,7 +30,8 @@ export interface Started {
 /** So many instances that don't answer are named. */
 const mostNamed = 5
 
-export function announce ({ gateway, config, secret, file, wanted, stateDir, canKeep }: Started, io: CommandIo): void {
+export function announce (started: Started, io: CommandIo): void {
+  const { gateway, config, secret, file, wanted, stateDir, canKeep } = started
   const { yellow } = colorsFor(io.stderr, io.env)
   const line = (label: string, text: string) => say(io, `  ${label.padEnd(8)}${text}`)
   const agents = [...gateway.registry.agents()]
@@ -46,7 +48,7 @@ export function announce ({ gateway, config, secret, file, wanted, stateDir, can
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
-  const [first, ...others] = suggestions(gateway, config, secret, silent, io)
+  const [first, ...others] = suggestions(started, silent, io)
   line('try', first!)
   for (const text of others) line('', text)
 }
@@ -74,15 +76,17 @@ function sayAuth (secret: FoundSecret | null, { server }: FleetConfig, line: (la
 }
 
 /** What to do next, as it can be copied. */
-function suggestions (gateway: FastifyInstance, config: FleetConfig, secret: FoundSecret | null, silent: readonly Instance[], { self }: CommandIo): string[] {
+function suggestions ({ gateway, config, secret, wanted }: Started, silent: readonly Instance[], { self }: CommandIo): string[] {
   const { host, port } = config.server
   // With port 0 only the listener knows which one it got; with a host that means all of them, a name is needed that answers.
   const url = `http://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
+  // As a client command finds this gateway, and none that happens to be where it would look otherwise.
+  const target = `${url === defaultUrl ? '' : ` --url ${url}`}${wanted === defaultFile ? '' : ` --fleet ${wanted}`}`
   const name = [...gateway.registry.agents()].find(agent => agent.instances.some(instance => !silent.includes(instance)))?.name
   return [
     `curl ${url}/health`,
     ...name === undefined ? [] : [`curl ${tokenHeader(secret)}${url}/api/${name}/`],
-    silent.length > 0 ? `${self} test     # what is wrong with whom, and what to do` : name === undefined ? `${self} register my-agent PORT` : `${self} agents`
+    silent.length > 0 ? `${self} test${target}     # what is wrong with whom, and what to do` : `${self} ${name === undefined ? 'register my-agent PORT' : 'agents'}${target}`
   ]
 }
 

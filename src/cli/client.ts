@@ -44,9 +44,7 @@ export class GatewayClient {
    * @throws CommandError for every other answer
    */
   async get<Body> (path: string, key?: keyof Body & string): Promise<Body> {
-    const body = await this.send<Body>('GET', path)
-    if (key !== undefined && !hasKey(body, key)) throw this.#stranger(200)
-    return body
+    return this.send<Body>('GET', path, undefined, key)
   }
 
   /** All agents by name. @throws CommandError when it can't be had */
@@ -56,10 +54,11 @@ export class GatewayClient {
     return agents
   }
 
-  /** The body of a 2xx answer. @throws CommandError for every other */
-  async send<Body> (method: Method, path: string, body?: unknown): Promise<Body> {
+  /** As get(), with another method and a body. */
+  async send<Body> (method: Method, path: string, body?: unknown, key?: keyof Body & string): Promise<Body> {
     const answer = await this.ask<Body>(method, path, body === undefined ? {} : { body })
     if (answer.status >= 300) throw this.refusal(answer as GatewayAnswer<Problem>)
+    if (key !== undefined && !hasKey(answer.body, key)) throw this.#stranger(answer.status)
     return answer.body
   }
 
@@ -108,6 +107,7 @@ export class GatewayClient {
     if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return new CommandError(`The host of ${where} has no address: correct --url or FLEET_URL`)
     if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new CommandError(`The gateway at ${where} does not answer within ${timeoutMs / 1_000} s: see whether it runs, and what is between you and it`)
     if (error.name === 'HTTPParserError') return new CommandError(`What listens at ${where} does not speak HTTP: correct the port, or begin the address with https://`)
+    if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return new CommandError(`What listens at ${where} does not speak TLS: begin the address with http://`)
     return new CommandError(`The gateway at ${where} can't be asked: ${error.message}`)
   }
 

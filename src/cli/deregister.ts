@@ -44,9 +44,10 @@ async function deregister (name: string, at: Address | undefined, flags: Deregis
   if (host !== undefined && port === undefined) throw new CommandError('--host needs --port', exitCodes.wrongUsage)
   if (drain && instance === undefined) throw new CommandError(`--drain needs --instance; "${io.self} agents ${name}" lists the ids`, exitCodes.wrongUsage)
   const one = at ?? (port === undefined ? undefined : { port, ...(host !== undefined && { host }) })
-  const answer = await withClient(flags, io, client => client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain)))
+  const { answer, url } = await withClient(flags, io, async client => ({ answer: await client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain), undefined, 'message'), url: client.target.url }))
   if (flags.json) return printJson(io, answer)
-  print(io, answer.message)
+  const which = one === undefined ? instance : `${one.host ?? 'localhost'}:${one.port}`
+  print(io, `${answer.message}${which === undefined || answer.message.includes(which) ? '' : `: ${which}`} (gateway ${url})`)
   if (answer.note !== undefined) print(io, answer.note)
 }
 

@@ -22,7 +22,8 @@ export function listenerOf (flags: { host?: string, port?: number }, { FLEET_HOS
 }
 
 function portOf (text: string | undefined): number | undefined {
-  if (text === undefined || text === '') return undefined
+  // Kubernetes gives every pod such variables of its services: FLEET_PORT=tcp://10.0.0.1:9001 for one that is called "fleet".
+  if (text === undefined || text === '' || text.startsWith('tcp://')) return undefined
   const port = Number(text)
   if (!/^\d+$/.test(text) || port > 65_535) throw new CommandError(`FLEET_PORT must be a port from 0 to 65535 (got "${text}")`)
   return port

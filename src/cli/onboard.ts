@@ -81,18 +81,19 @@ function schemaPath (file: string): string | undefined {
   return `./${path.split(sep).map(encodeURIComponent).join('/')}`
 }
 
-/** A few questions on a terminal. @throws CommandError when somebody leaves */
-async function interview (file: string, given: readonly OnboardedAgent[] = [], io: CommandIo): Promise<OnboardedAgent[]> {
+/** A few questions on a terminal; about agents only when none is given. @throws CommandError when somebody leaves */
+async function interview (file: string, given: readonly OnboardedAgent[] | undefined, io: CommandIo): Promise<OnboardedAgent[]> {
   const left = new AbortController()
   // Ctrl-D, or a terminal that goes away, ends the input; the library would wait for ever.
   io.stdin.on('keypress', (_text, key?: { ctrl?: boolean, name?: string }) => { if (key?.ctrl === true && key.name === 'd') left.abort() })
   for (const event of ['end', 'close']) io.stdin.once(event, () => left.abort())
   const streams = { input: io.stdin, output: io.stderr, signal: left.signal }
-  const agents = [...given]
+  const agents: OnboardedAgent[] = []
   intro(`This writes ${file}, the list of your agents for the gateway.`, streams)
   if (existsSync(file) && !answered(await confirm({ message: `${file} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {
     throw new CommandError(`${file} is left as it is; --fleet names another file`)
   }
+  if (given !== undefined) return [...given]
   for (;;) {
     const name = answered(await text({
       message: agents.length === 0 ? 'What is your agent called? Clients will use /api/NAME. Enter alone: write agents into the file later.' : 'One more agent? Its name, or Enter to finish. The same name again is a second instance.',
@@ -104,11 +105,15 @@ async function interview (file: string, given: readonly OnboardedAgent[] = [], i
     const where = answered(await text({
       message: `Where does ${name} listen? A port of this machine, or HOST:PORT.`,
       placeholder: 'localhost:8501',
-      validate: (value = '') => problemOf(() => address(value)),
+      validate: (value = '') => problemOf(() => address(value)) ?? (isListed(agents, { name, ...address(value) }) ? `${name} is there already` : undefined),
       ...streams
     }), file, io)
     agents.push({ name, ...address(where) })
   }
+}
+
+function isListed (agents: readonly OnboardedAgent[], { name, host = 'localhost', port }: OnboardedAgent): boolean {
+  return agents.some(agent => agent.name === name && (agent.host ?? 'localhost') === host && agent.port === port)
 }
 
 /** @throws CommandError when it was no answer but Ctrl-C */

@@ -61,10 +61,10 @@ async function register (name: string, at: Address | undefined, flags: RegisterF
   }
   const { protocol, alias: aliases, ttl, weight, timeout, healthPath, metadata } = flags
   const body = { name, host, port, protocol, aliases, ttl, weight, timeout, metadata, ...(healthPath !== undefined && { health: { path: healthPath } }) }
-  const registered = await withClient(flags, io, client => client.send<Registered>('POST', '/registry/register', body))
+  const { registered, url } = await withClient(flags, io, async client => ({ registered: await client.send<Registered>('POST', '/registry/register', body, 'message'), url: client.target.url }))
   if (flags.json) return printJson(io, registered)
   const { instance, lease } = registered
-  print(io, `${registered.message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)}`)
+  print(io, `${registered.message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${url})`)
   if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${registered.name}/instances/${instance.id}`)
 }
 

@@ -14,6 +14,8 @@ export interface FoundSecret {
   readonly secret: string | undefined
   /** For people: `--secret`, `FLEET_SECRET`, a file, …; never the secret. */
   readonly from: string
+  /** It is the one that was made here, now or earlier; what fleet.yaml says from now on counts more. */
+  readonly isOwn: boolean
   /** It was made just now, so that it has to be named once. */
   readonly isNew: boolean
   /** Keeps a new one for the next start: to be called when nothing can fail any more before it is named. @throws CommandError */
@@ -39,10 +41,10 @@ const fewestCharacters = 8
  */
 export async function findSecret (flag: string | undefined, env: CommandIo['env'], auth: Auth, stateDir: string): Promise<FoundSecret> {
   const given = await givenToken(flag, env)
-  if (given !== undefined) return { secret: given.token, from: given.from, isNew: false, keep: nothingToKeep }
-  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isNew: false, keep: nothingToKeep }
+  if (given !== undefined) return { secret: given.token, from: given.from, isOwn: false, isNew: false, keep: nothingToKeep }
+  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isOwn: false, isNew: false, keep: nothingToKeep }
   const kept = await keptToken(stateDir)
-  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, isNew: false, keep: nothingToKeep }
+  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, isOwn: true, isNew: false, keep: nothingToKeep }
 }
 
 /** What flag or environment give. @throws CommandError when it is no good */
@@ -92,6 +94,7 @@ function newSecret (stateDir: string): FoundSecret {
   return {
     secret,
     from: path,
+    isOwn: true,
     isNew: true,
     async keep () {
       try {

@@ -73,11 +73,11 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     parseConfig(merged, source) // what is wrong with the file comes before what is wrong with the secret
     if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
     const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
-    if (secret?.secret !== undefined) overrides.auth = { ...overrides.auth, secret: secret.secret }
+    if (secret?.secret !== undefined && !secret.isOwn) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
     const config = parseConfig(mergeConfig(value, overrides), source)
     const log = pino({ level: 'warn' }, logDestination(io))
-    const gateway = await createGateway({ ...overrides, file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
+    const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
     await listen(gateway, config)
     try {
       await secret?.keep()

@@ -27,6 +27,9 @@ export interface Target {
 /** The file that is looked for in the current folder. */
 export const defaultFile = 'fleet.yaml'
 
+/** Where a gateway is when nobody says otherwise. */
+export const defaultUrl = 'http://127.0.0.1:9001'
+
 /** @throws CommandError when the address is no URL, or a source of the token is no good */
 export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFlags, io: CommandIo): Promise<Target> {
   const { env } = io

@@ -52,8 +52,8 @@ async function test (flags: ClientFlags, io: CommandIo): Promise<void> {
     if (flags.json) printJson(io, report)
     if (report.ok) return
     const results = Object.values(report.agents).flatMap(({ instances, ...agent }) => instances.length === 0 ? [agent] : instances)
-    const failed = [report.gateway, report.auth, ...results].filter(({ ok }) => !ok).length
-    throw new CommandError(flags.json ? '' : `\n${failed} of ${count(results.length + 2, 'test')} failed`)
+    const steps = report.gateway.ok ? [report.gateway, report.auth, ...results] : [report.gateway]
+    throw new CommandError(flags.json ? '' : `\n${steps.filter(({ ok }) => !ok).length} of ${count(steps.length, 'test')} failed`)
   })
 }
 
@@ -69,7 +69,7 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
   if (!gateway.ok) return { ok: false, url, gateway, auth: notTested, agents: {} }
 
   const { step: auth, agents } = await testAuth(client)
-  show('auth', auth, auth.token_from === null ? 'off: the gateway asks for no token' : `token from ${auth.token_from}`)
+  show('auth', auth, !auth.ok ? undefined : auth.token_from === null ? 'off: the gateway asks for no token' : `token from ${auth.token_from}`)
   const results: TestReport['agents'] = {}
   for (const [name, { instances }] of Object.entries(agents)) {
     results[name] = instances.length > 0 ? { ok: true, instances: [] } : { ok: false, problem: 'has no instance', advice: `start it and register it: ${self} register ${name} PORT`, instances: [] }

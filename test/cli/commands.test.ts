@@ -104,18 +104,18 @@ t.test('register and deregister', async t => {
   const { port } = agent
 
   t.match(await ask('register', 'planner', `127.0.0.1:${port}`, '--alias', 'plan', '--alias', 'p', '--ttl', '60', '--weight', '2', '--timeout', '5s', '--health-path', '/health', '--metadata', '{"about":"plans"}'), {
-    code: 0, stdout: new RegExp(`^registered planner: instance [0-9a-f]{12} at http://127\\.0\\.0\\.1:${port}\nIt stays until 20\\S+Z unless it is renewed: PUT /registry/planner/instances/[0-9a-f]{12}\n$`)
+    code: 0, stdout: new RegExp(`^registered planner: instance [0-9a-f]{12} at http://127\\.0\\.0\\.1:${port} \\(gateway ${gateway.origin}\\)\nIt stays until 20\\S+Z unless it is renewed: PUT /registry/planner/instances/[0-9a-f]{12}\n$`)
   })
   t.match(gateway.registry.get('planner'), { aliases: ['plan', 'p'], metadata: { about: 'plans' }, policy: { timeouts: { response: 5_000 }, health: { path: '/health' } }, instances: [{ weight: 2, lease: { ttlMs: 60_000 } }] })
   t.match(await json('register', 'planner', '--host', 'localhost', '--port', '9000'), { message: 'registered planner', instance: { host: 'localhost', port: 9000 } })
-  t.match(await ask('register', 'coder', '9001'), { code: 0, stdout: /at http:\/\/localhost:9001\n$/ })
+  t.match(await ask('register', 'coder', '9001'), { code: 0, stdout: /at http:\/\/localhost:9001 \(gateway http:\/\/127\.0\.0\.1:\d+\)\n$/ })
 
-  t.match(await ask('deregister', 'planner', '9000'), { code: 0, stdout: 'deregistered planner\n' })
+  t.match(await ask('deregister', 'planner', '9000'), { code: 0, stdout: `deregistered planner: localhost:9000 (gateway ${gateway.origin})\n` })
   t.same(gateway.registry.get('planner').instances.map(instance => instance.port), [port])
   t.match(await ask('deregister', 'p', '--host', '127.0.0.1', '--port', String(port + 1)), { code: 1, stderr: /has no such instance/ })
   const [{ id }] = gateway.registry.get('planner').instances as unknown as [{ id: string }]
   t.match(await json('deregister', 'planner', '--instance', id, '--drain'), { message: `draining ${id} of planner` })
-  t.match(await ask('deregister', 'coder'), { code: 0, stdout: 'deregistered coder\n' })
+  t.match(await ask('deregister', 'coder'), { code: 0, stdout: `deregistered coder (gateway ${gateway.origin})\n` })
   t.match(await ask('deregister', 'coder'), { code: 1, stderr: /No agent is registered as "coder"/ })
 })
 
@@ -123,7 +123,7 @@ t.test('deregistering what fleet.yaml has says for how long', async t => {
   const agent = await fakeAgent(t)
   const { ask } = await fleet(t, { agents: [agentAt('planner', agent)] })
 
-  t.match(await ask('deregister', 'planner'), { code: 0, stdout: /^deregistered planner\nIt is in fleet\.yaml, so it stays out until/ })
+  t.match(await ask('deregister', 'planner'), { code: 0, stdout: /^deregistered planner \(gateway \S+\)\nIt is in fleet\.yaml, so it stays out until/ })
 })
 
 t.test('a refused registration names each field', async t => {
@@ -199,7 +199,7 @@ t.test('test: a gateway that does not answer, and a token that is not taken', as
   t.match(await command(['test', '--url', nowhere, '--secret', secret]), { code: 1, stdout: new RegExp(`^failed {2}gateway ${nowhere}\n {10}No gateway listens at`) })
   t.match(await command(['test', '--url', nowhere, '--secret', secret, '--json']), { code: 1, stdout: /"ok": false/, stderr: '' })
   const refused = await command(['test', '--url', gateway.origin, '--secret', 'not-the-secret'])
-  t.match(refused, { code: 1, stdout: /failed {2}auth[^]*does not take the token from --secret/ })
+  t.match(refused, { code: 1, stdout: /failed {2}auth\n[^]*does not take the token from --secret/ })
   t.notMatch(refused.stdout + refused.stderr, 'not-the-secret')
 })
 
@@ -238,7 +238,7 @@ t.test('JSON that is not a gateway\'s is no reason to break', async t => {
   for (const status of [200, 404]) {
     for (const body of bodies) {
       const other = await fakeAgent(t, (_request, response) => { response.writeHead(status, { 'content-type': 'application/json' }).end(body) })
-      for (const args of [['agents'], ['agents', 'a'], ['routes'], ['health'], ['stats'], ['test']]) {
+      for (const args of [['agents'], ['agents', 'a'], ['agents', '--json'], ['routes'], ['health'], ['stats'], ['test'], ['register', 'a', '80'], ['deregister', 'a']]) {
         const { code, stdout, stderr } = await command([...args, '--url', other.origin, '--secret', secret])
         t.equal(code, 1, `${args.join(' ')} ${body}`)
         t.match(stdout + stderr, 'is no Fleet Gateway')
@@ -275,6 +275,7 @@ t.test('address and token are found where serve would find them', async t => {
 
   for (const [name, args, env] of cases) t.match(await command(['agents', ...args], { env }), { code: 0, stderr: '' }, name)
   t.match(await command(['agents', '--fleet', join(dir, 'bad.yaml')], { env: { FLEET_URL: gateway.origin } }), { code: 0, stderr: /bad\.yaml is not valid and is not used here; "fleet-gateway check" tells why/ })
+  t.match(await command(['agents', '--fleet', join(dir, 'secret.yaml')], { env: { FLEET_PORT: 'tcp://10.0.0.1:9001' } }), { code: 0 }, 'Kubernetes means something else')
   t.match(await command(['agents'], { env: { FLEET_PORT: 'x' } }), { code: 1, stderr: /FLEET_PORT must be a port/ })
 })
 
@@ -438,6 +439,27 @@ t.test('onboard asks at a terminal for names and addresses, and explains what co
   t.equal(code, 0, stderr)
   t.match(stderr, /fleet-gateway serve +starts the gateway/)
   t.match(await command(['check', file]), { code: 0, stdout: /2 agents, 2 instances/ })
+})
+
+t.test('the same address twice is refused when it is typed', async t => {
+  const { code, stderr } = await typed(['onboard', '--fleet', join(t.testdir(), 'fleet.yaml')], [
+    [/What is your agent called\?/, 'planner\r'],
+    [/Where does planner listen\?/, '8501\r'],
+    [/One more agent\?/, 'planner\r'],
+    [/One more agent\?[^]*planner listen\?/, 'localhost:8501\r'],
+    [/planner is there already/, '\u0003']
+  ])
+
+  t.equal(code, 1)
+  t.match(stderr, /planner is there already[^]*Nothing was written/)
+})
+
+t.test('with --agent nothing is asked at a terminal, but whether to write over a file', async t => {
+  const file = join(t.testdir(), 'fleet.yaml')
+
+  t.match(await typed(['onboard', '--fleet', file, '--agent', 'planner=8501'], []), { code: 0 })
+  t.match(await typed(['onboard', '--fleet', file, '--agent', 'coder=8502'], [[/Write over it\?/, 'y']]), { code: 0 })
+  t.match(await readFile(file, 'utf8'), /name: coder/)
 })
 
 t.test('onboard leaves everything as it is when somebody says no, or leaves', async t => {

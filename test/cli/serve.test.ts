@@ -228,6 +228,19 @@ t.test('the file is watched: a good change applies without harm, a bad one is re
   t.equal((await ask(first.port)).status, 200)
 })
 
+t.test('a secret that was made counts until fleet.yaml names one', async t => {
+  const cwd = t.testdir({ 'fleet.yaml': 'agents: []\n' })
+  const { child, port, said } = await serve(t, [], { cwd })
+  const made = (await readFile(join(cwd, '.fleet/secret'), 'utf8')).trim()
+  const ask = async (token: string) => (await fetch(`http://127.0.0.1:${port}/agents`, { headers: { authorization: `Bearer ${token}` } })).status
+  t.equal(await ask(made), 200)
+
+  await writeFile(join(cwd, 'fleet.yaml'), 'auth: {secret: added-later-secret}\n')
+  while (!said().includes('Fleet reloaded')) await once(child.stderr!, 'data')
+
+  t.same([await ask('added-later-secret'), await ask(made)], [200, 401])
+})
+
 t.test('the audit log has a line per request and never a secret', async t => {
   const agent = await fakeAgent(t)
   const cwd = t.testdir({ 'fleet.yaml': `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n` })

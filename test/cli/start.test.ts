@@ -29,7 +29,7 @@ t.test('a fleet that answers', async t => {
   const said = await start(t, `agents:\n  - {name: planner, host: 127.0.0.1, port: ${agent.port}}\n  - {name: coder, host: 127.0.0.1, port: ${agent.port}}\n`)
 
   t.match(said, /^Fleet Gateway on http:\/\/127\.0\.0\.1:\d+\n {2}agents {2}planner, coder, 2 instances \(\.\/fleet\.yaml\), all answer\n {2}auth {4}secret from FLEET_SECRET\n {2}limits {2}600 requests a minute per client, 100 at once\n/)
-  t.match(said, /\n {2}try {5}curl http:\/\/127\.0\.0\.1:\d+\/health\n {10}curl -H "Authorization: Bearer \$FLEET_SECRET" http:\/\/127\.0\.0\.1:\d+\/api\/planner\/\n {10}fleet-gateway agents\n/)
+  t.match(said, /\n {2}try {5}curl http:\/\/127\.0\.0\.1:\d+\/health\n {10}curl -H "Authorization: Bearer \$FLEET_SECRET" http:\/\/127\.0\.0\.1:\d+\/api\/planner\/\n {10}fleet-gateway agents --url http:\/\/127\.0\.0\.1:\d+ --fleet \.\/fleet\.yaml\n/)
   t.notMatch(said, 'fleet-secret-token')
 })
 
@@ -40,7 +40,7 @@ t.test('instances that do not answer are named, a few of them, and what tells wh
   t.match(said, new RegExp(` {2}agents {2}a0, a1, a2, a3, a4, a5, a6, a7 and 1 more, 9 instances \\(\\./fleet\\.yaml\\)\n {10}a0 at 127\\.0\\.0\\.1:${dead} does not answer\n`))
   t.equal(said.match(/does not answer/g)?.length, 5)
   t.match(said, /\n {10}and 4 more instances without an answer\n/)
-  t.match(said, /\n {10}fleet-gateway test {5}# what is wrong with whom, and what to do\n/)
+  t.match(said, /\n {10}fleet-gateway test --url http:\S+ --fleet \S+ {5}# what is wrong with whom, and what to do\n/)
   t.notMatch(said, '/api/', 'nobody to call')
 })
 
@@ -81,7 +81,7 @@ t.test('a secret is made when nothing can fail any more before it is named', asy
 })
 
 t.test('an empty fleet: how to get one', async t => {
-  t.match(await start(t, 'agents: []\n'), / {2}agents {2}none yet \(\.\/fleet\.yaml\)\n[^]*fleet-gateway register my-agent PORT\n/)
+  t.match(await start(t, 'agents: []\n'), / {2}agents {2}none yet \(\.\/fleet\.yaml\)\n[^]*fleet-gateway register my-agent PORT --url http:\S+ --fleet \.\/fleet\.yaml\n/)
   t.match(await start(t, null), / {2}agents {2}none: there is no \.\/fleet\.yaml yet; "fleet-gateway onboard" writes one\n/)
 })
 

@@ -1,6 +1,8 @@
 /** The gateway inside somebody else's application: everything under its prefix, and the host left alone. */
 import t from 'tap'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
 import { readFile } from 'node:fs/promises'
 import { ServerResponse, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http'
 import { request as httpsRequest, type Server as HttpsServer } from 'node:https'
@@ -490,4 +492,42 @@ t.test('a host with serverOptions() answers framing errors as the gateway does',
 
   t.match(await rawRequest(t, port, 'GET / HTTP/1.1\r\n\r\n'), /^HTTP\/1\.1 400 [^]*FLEET_BAD_REQUEST/)
   t.match(await rawRequest(t, port, 'POST /own HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 7\r\nExpect: 100-continue\r\n\r\n{"a":1}'), /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 [^]*\{"a":1\}$/, 'Expect works for the host\'s own routes')
+})
+
+t.test('an application\'s own JSON parser, registered before, stays its own', async t => {
+  const agent = await fakeAgent(t)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, body, done) => done(null, { mine: String(body) }))
+  app.post('/own', async request => request.body)
+  await app.register(fleetGateway, { ...quiet, prefix: '/fleet', auth, agents: [agentAt('a', agent)] })
+
+  t.same((await app.inject({ method: 'POST', url: '/own', payload: { a: 1 } })).json(), { mine: '{"a":1}' })
+  t.match((await app.inject({ method: 'POST', url: '/fleet/api/a/x', headers: { ...token, 'content-type': 'application/json' }, payload: '{broken' })).json(), { body: '{broken' })
+})
+
+t.test('closing with a WebSocket open settles, also where nothing else keeps the process alive', async t => {
+  const agent = await fakeAgent(t)
+  const rooms = new WebSocketServer({ server: agent.server })
+  const program = `
+    import Fastify from 'fastify'
+    import { fleetGateway, serverOptions } from 'fleet-gateway'
+    const app = Fastify(serverOptions())
+    await app.register(fleetGateway, { prefix: '/fleet', auth: { secret: 'fleet-secret-token' }, auditLog: { enabled: false }, agents: [{ name: 'a', host: '127.0.0.1', port: ${agent.port} }] })
+    app.addHook('onClose', async () => console.log('own hook'))
+    console.log(await app.listen({ port: 0, host: '127.0.0.1' }))
+    process.once('SIGTERM', () => app.close().then(() => console.log('closed')))`
+  const child = spawn(process.execPath, ['--input-type=module', '--eval', program], { cwd: fileURLToPath(new URL('../..', import.meta.url)), stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  let output = ''
+  child.stdout.on('data', (chunk: Buffer) => { output += chunk.toString() })
+  await once(child.stdout, 'data')
+  const socket = new WebSocket(`${output.trim().replace('http', 'ws')}/fleet/api/a/ws`, { headers: token })
+  socket.on('error', () => {})
+  await Promise.all([once(rooms, 'connection'), once(socket, 'open')])
+
+  child.kill('SIGTERM')
+  await once(child, 'close')
+
+  t.match(output, /own hook\nclosed\n$/)
 })
