@@ -39,6 +39,26 @@ export const timeoutFields = (form: DurationForm) => ({
   total: Type.Optional(form(timeoutRules.total))
 })
 
+/** Timeouts for parts of an agent. */
+export const pathFields = (form: DurationForm) => Type.Array(Type.Object({
+  prefix: Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', examples: ['/v1/chat'], description: 'Of the path as the agent gets it, by whole segments: `/v1/chat` is good for `/v1/chat` and `/v1/chat/new`, not for `/v1/chats`.' }),
+  timeouts: Type.Object(timeoutFields(form), { ...strict, description: 'Override the agent\'s timeouts there.' })
+}, strict), { maxItems: 100, description: 'Timeouts of their own for some paths; where several prefixes match, the longest counts.' })
+
+/** Of `concurrency`, without defaults. */
+export const concurrencyRules = {
+  max: { minimum: 1, maximum: 1_000_000, description: 'The most requests that are under way on one instance at once, event streams and WebSockets among them; unlimited when left out.' },
+  queue: { minimum: 0, maximum: 100_000, description: 'How many more requests of the agent may wait for a place, in the order in which they came; what comes beyond is answered with 503.' },
+  queueTimeout: { minimumMs: 1, description: 'How long one may wait; then 503.' }
+}
+
+/** How much an agent takes at once. */
+export const concurrencyFields = (form: DurationForm) => ({
+  max: Type.Optional(Type.Integer(concurrencyRules.max)),
+  queue: Type.Optional(Type.Integer(concurrencyRules.queue)),
+  queueTimeout: Type.Optional(form(concurrencyRules.queueTimeout))
+})
+
 /** Of `retry`, without defaults. */
 export const retryRules = {
   attempts: { minimum: 0, maximum: 1, description: 'Retries after an answer that is worth one, or after a connection that broke. What was never sent goes to another instance in any case.' },
@@ -111,6 +131,8 @@ const settingFields = (form: DurationForm) => ({
   timeouts: Type.Optional(Type.Object(timeoutFields(form), { ...strict, description: 'Overrides the gateway\'s timeouts.' })),
   retry: Type.Optional(Type.Object(retryFields, { ...strict, description: 'Overrides the gateway\'s retry policy.' })),
   health: Type.Optional(Type.Object(healthFields(form), { ...strict, description: 'Overrides how the gateway probes.' })),
+  concurrency: Type.Optional(Type.Object(concurrencyFields(form), { ...strict, description: 'Overrides how many requests may be under way.' })),
+  paths: Type.Optional(pathFields(form)),
   preserveHost: Type.Optional(Type.Boolean({ description: 'The agent sees the client\'s `Host` instead of its own.', whenLeftOut: false })),
   rewriteLocation: Type.Optional(Type.Boolean({ description: 'Map the agent\'s `Location` under `/api/{agent}`.', whenLeftOut: true }))
 })
@@ -214,7 +236,7 @@ function settingsOf (entry: FileAgent | RegistrationBody): AgentSettings {
 }
 
 function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
-  const { timeout, retry, health, preserveHost, rewriteLocation } = entry
+  const { timeout, retry, health, concurrency, paths, preserveHost, rewriteLocation } = entry
   const timeouts = timeout === undefined ? entry.timeouts : { ...entry.timeouts, response: timeout }
   const rateLimit = 'rateLimit' in entry ? entry.rateLimit : undefined
   const forwardAuthorization = 'forwardAuthorization' in entry ? entry.forwardAuthorization : undefined
@@ -222,6 +244,8 @@ function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
     ...(timeouts && { timeouts }),
     ...(retry && { retry }),
     ...(health && { health }),
+    ...(concurrency && { concurrency }),
+    ...(paths && { paths }),
     ...(rateLimit && { rateLimit }),
     ...(forwardAuthorization !== undefined && { forwardAuthorization }),
     ...(preserveHost !== undefined && { preserveHost }),

@@ -7,7 +7,7 @@ import { AuditLogOptions } from '../plugins/audit-log/options.ts'
 import { AuthOptions } from '../plugins/auth/options.ts'
 import { CorsOptions } from '../plugins/cors/options.ts'
 import { HealthOptions } from '../plugins/health/options.ts'
-import { RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
+import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
@@ -28,6 +28,7 @@ export const FleetOptions = Options({
   rateLimit: RateLimitOptions,
   cors: CorsOptions,
   timeouts: TimeoutsOptions,
+  paths: Type.Array(PathsOptions.items, { ...PathsOptions, default: [] }),
   retry: RetryOptions,
   health: HealthOptions,
   registry: RegistryOptions,
@@ -45,6 +46,7 @@ export interface FleetConfigInput {
   rateLimit?: Partial<Static<typeof RateLimitOptions>>
   cors?: Partial<Static<typeof CorsOptions>>
   timeouts?: Partial<Static<typeof TimeoutsOptions>>
+  paths?: Static<typeof PathsOptions>
   retry?: Partial<Static<typeof RetryOptions>>
   health?: Partial<Static<typeof HealthOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>

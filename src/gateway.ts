@@ -97,6 +97,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     ...(onStreamed && { onStreamed }),
     ...(input.timeouts && { timeouts: input.timeouts }),
     ...(input.retry && { retry: input.retry }),
+    ...(input.paths && { paths: input.paths }),
     ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })
   })
   await gateway.register(admin, { clock, ...(config.registry.allowedHosts && { allowedHosts: config.registry.allowedHosts }) })
@@ -106,7 +107,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     useKeys()
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
     gateway.health.reconfigure({ ...changed.health })
-    gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {} })
+    gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {}, paths: changed.paths ?? [] })
     if (config.auth.enabled && !next.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')
     const waiting = (['server', 'cors', 'registry', 'auditLog'] as const).filter(key => JSON.stringify(next[key]) !== JSON.stringify(config[key]))
     if (waiting.length > 0) gateway.log.warn(`Changes of ${waiting.join(', ')} take effect when the gateway restarts`)

@@ -131,8 +131,8 @@ t.test('the defaults that the reference states are those of an empty configurati
 t.test('the defaults that the reference states of an agent are those of an entry with a name and a port', async t => {
   const { rows } = await readReference()
   const [definition] = toAgentDefinitions(parseConfig({ agents: [{ name: 'a', port: 1 }] }).agents)
-  const { timeouts, retry } = parseConfig({})
-  const policy = createPolicyTable(timeouts, retry).of({ policy: definition?.policy ?? {} } as Agent)
+  const { timeouts, retry, paths } = parseConfig({})
+  const policy = createPolicyTable({ timeouts, retry, paths }).of({ policy: definition?.policy ?? {} } as Agent, '/')
   const facts = { ...definition?.instances[0], ...policy }
 
   for (const name of ['host', 'protocol', 'weight', 'preserveHost', 'rewriteLocation', 'forwardAuthorization'] as const) {

@@ -1,7 +1,7 @@
 /**
  * How agents, instances and leases look in the HTTP API.
  */
-import { statusOf, type Agent, type AgentPolicy } from '../../src/fleet/agent.ts'
+import { statusOf, type Agent, type AgentPolicy, type Timeouts } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 
@@ -33,10 +33,21 @@ export function registryView (agent: Agent) {
 }
 
 /** Durations as fleet.yaml writes them. */
-function policyView ({ timeouts, health, ...rest }: AgentPolicy) {
+function policyView ({ timeouts, health, concurrency, paths, ...rest }: AgentPolicy) {
   return {
-    ...(timeouts && { timeouts: Object.fromEntries(Object.entries(timeouts).map(([name, ms]) => [name, formatMs(ms)])) }),
-    ...(health && { health: { ...health, ...(health.interval !== undefined && { interval: formatMs(health.interval) }), ...(health.timeout !== undefined && { timeout: formatMs(health.timeout) }) } }),
+    ...(timeouts && { timeouts: timeoutsView(timeouts) }),
+    ...(health && { health: withDurations(health, ['interval', 'timeout']) }),
+    ...(concurrency && { concurrency: withDurations(concurrency, ['queueTimeout']) }),
+    ...(paths && { paths: paths.map(({ prefix, timeouts }) => ({ prefix, timeouts: timeoutsView(timeouts) })) }),
     ...rest
   }
+}
+
+function timeoutsView (timeouts: Timeouts) {
+  return withDurations(timeouts, ['connect', 'response', 'idle', 'total'])
+}
+
+/** The settings with those of these names written as durations. */
+function withDurations<S extends object> (settings: S, names: readonly (keyof S & string)[]) {
+  return Object.fromEntries(Object.entries(settings).map(([name, value]) => [name, (names as readonly string[]).includes(name) ? formatMs(value as number) : value]))
 }

@@ -24,7 +24,7 @@ import { Exchange, type ForwardContext, type ForwardTarget } from './exchange.ts
 import { createReporter } from './failure-log.ts'
 import { FieldNames } from './field-names.ts'
 import { acceptAllMethods, forwardedMethods } from './methods.ts'
-import { RetryOptions, TimeoutsOptions } from './options.ts'
+import { PathsOptions, RetryOptions, TimeoutsOptions } from './options.ts'
 import { createPolicyTable } from './policy.ts'
 import { TraceStarter } from './trace-context.ts'
 import { Tunnel } from './tunnel.ts'
@@ -33,13 +33,15 @@ import { acceptUpgrades, upgradeOffer } from './upgrade.ts'
 const ProxyOptions = Type.Object({
   timeouts: TimeoutsOptions,
   retry: RetryOptions,
+  paths: PathsOptions,
   bodyLimit: Type.Optional(Type.Integer({ minimum: 1, description: 'Bytes; unlimited when left out.' }))
 }, { additionalProperties: false })
 
-/** Data as in fleet.yaml (`timeouts`, `retry`, `server.bodyLimit` in bytes), and seams. */
+/** Data as in fleet.yaml (`timeouts`, `retry`, `paths`, `server.bodyLimit` in bytes), and seams. */
 export interface ProxyPluginOptions {
   timeouts?: Partial<Static<typeof TimeoutsOptions>>
   retry?: Partial<Static<typeof RetryOptions>>
+  paths?: Static<typeof PathsOptions>
   bodyLimit?: number
   /** This process's own name in `Via`. @default random */
   viaPseudonym?: string
@@ -53,7 +55,7 @@ export interface ProxyPluginOptions {
 
 export interface Proxy {
   /** Takes new defaults; exchanges under way keep theirs. @throws OptionsError */
-  reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry'>): void
+  reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry' | 'paths'>): void
   /** Ends open event streams and tunnels properly towards both sides. */
   endStreams (): void
   readonly openStreams: number
@@ -68,7 +70,7 @@ declare module 'fastify' {
 
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
   const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, ...data } = opts
-  const { bodyLimit = Infinity, timeouts, retry } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, ...data }, '')
+  const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '')
   if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
   const { registry, upstream } = fastify
   const prefix = `${mountPath(fastify.prefix)}${path}`
@@ -76,7 +78,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
   const connections = new Connections(lookupOf)
   const budgets = new WeakMap<Rotation, RetryBudget>()
-  let policies = createPolicyTable(timeouts, retry)
+  let policies = createPolicyTable(defaults)
 
   const context: ForwardContext = {
     upstream,
@@ -103,7 +105,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     if (asked === undefined) throw new NotFoundError(`Name an agent: ${prefix}/{agent}/…`)
     const agent = registry.get(asked.name)
     request.facts.agent = agent.name
-    const policy = policies.of(agent)
+    const policy = policies.of(agent, asked.rest)
     return {
       agent,
       policy,
@@ -130,8 +132,12 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   }
 
   fastify.decorate('proxy', {
-    reconfigure ({ timeouts = {}, retry = {} }) {
-      policies = createPolicyTable(parseOptions(TimeoutsOptions, timeouts, 'timeouts'), parseOptions(RetryOptions, retry, 'retry'))
+    reconfigure ({ timeouts = {}, retry = {}, paths = [] }) {
+      policies = createPolicyTable({
+        timeouts: parseOptions(TimeoutsOptions, timeouts, 'timeouts'),
+        retry: parseOptions(RetryOptions, retry, 'retry'),
+        paths: parseOptions(PathsOptions, paths, 'paths')
+      })
     },
     endStreams () {
       for (const stream of context.streams) stream.endStream()
@@ -172,5 +178,5 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   })
 }
 
-export { RetryOptions, TimeoutsOptions }
+export { PathsOptions, RetryOptions, TimeoutsOptions }
 export default fp(proxyPlugin, { name: 'fleet-proxy', fastify: '5.x', decorators: { fastify: ['registry', 'upstream', 'facts'] } })

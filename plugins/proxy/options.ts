@@ -1,5 +1,5 @@
 /** What may be configured of forwarding. Agents override these one by one; bounds and words are in src/agent-options.ts, for both. */
-import { retryFields, retryRules, timeoutFields, timeoutRules } from '../../src/agent-options.ts'
+import { pathFields, retryFields, retryRules, timeoutFields, timeoutRules } from '../../src/agent-options.ts'
 import { Duration, Options, Size, Type, type StaticDecode } from '../../src/options.ts'
 
 export const TimeoutsOptions = Options({
@@ -15,5 +15,8 @@ export const RetryOptions = Options({
   maxBodyBytes: Size({ default: '64KiB', ...retryRules.maxBodyBytes })
 }, 'What is sent again after a failure: requests that are idempotent or have an `Idempotency-Key`, to another instance where there is one.')
 
+export const PathsOptions = pathFields(Duration)
+
+export type PathsOptions = StaticDecode<typeof PathsOptions>
 export type TimeoutsOptions = StaticDecode<typeof TimeoutsOptions>
 export type RetryOptions = StaticDecode<typeof RetryOptions>

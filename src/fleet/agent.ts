@@ -5,11 +5,22 @@ import { isServing, type Instance } from './instance.ts'
 
 export type AgentStatus = 'healthy' | 'degraded' | 'down'
 
+/** Milliseconds; what is left out is as it is anyway. */
+export interface Timeouts {
+  readonly connect?: number
+  readonly response?: number
+  readonly idle?: number
+  readonly total?: number
+}
+
 /** What an agent sets differently from the gateway's defaults. Durations are milliseconds, sizes bytes. */
 export interface AgentPolicy {
-  readonly timeouts?: { readonly connect?: number, readonly response?: number, readonly idle?: number, readonly total?: number }
+  readonly timeouts?: Timeouts
   readonly retry?: { readonly attempts?: number, readonly statuses?: readonly number[], readonly maxBodyBytes?: number }
   readonly health?: { readonly path?: string, readonly interval?: number, readonly timeout?: number, readonly unhealthyAfter?: number, readonly healthyAfter?: number }
+  readonly concurrency?: { readonly max?: number, readonly queue?: number, readonly queueTimeout?: number }
+  /** Timeouts for parts of the agent, by prefix of the path. */
+  readonly paths?: readonly { readonly prefix: string, readonly timeouts: Timeouts }[]
   readonly rateLimit?: { readonly enabled?: boolean, readonly perMinute?: number, readonly burst?: number }
   /** The token that opened the gateway is passed on to the agent. */
   readonly forwardAuthorization?: boolean
