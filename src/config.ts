@@ -10,6 +10,7 @@ import { HealthOptions } from '../plugins/health/options.ts'
 import { RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
+import { BalancerOptions } from '../plugins/upstream/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
 import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource } from './config-file.ts'
@@ -30,6 +31,7 @@ export const FleetOptions = Options({
   timeouts: TimeoutsOptions,
   retry: RetryOptions,
   health: HealthOptions,
+  balancer: BalancerOptions,
   registry: RegistryOptions,
   auditLog: AuditLogOptions
 }, 'fleet.yaml')
@@ -47,6 +49,7 @@ export interface FleetConfigInput {
   timeouts?: Partial<Static<typeof TimeoutsOptions>>
   retry?: Partial<Static<typeof RetryOptions>>
   health?: Partial<Static<typeof HealthOptions>>
+  balancer?: Partial<Static<typeof BalancerOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
 }

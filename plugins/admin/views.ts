@@ -33,10 +33,11 @@ export function registryView (agent: Agent) {
 }
 
 /** Durations as fleet.yaml writes them. */
-function policyView ({ timeouts, health, ...rest }: AgentPolicy) {
+function policyView ({ timeouts, health, balancer, ...rest }: AgentPolicy) {
   return {
     ...(timeouts && { timeouts: Object.fromEntries(Object.entries(timeouts).map(([name, ms]) => [name, formatMs(ms)])) }),
     ...(health && { health: { ...health, ...(health.interval !== undefined && { interval: formatMs(health.interval) }), ...(health.timeout !== undefined && { timeout: formatMs(health.timeout) }) } }),
+    ...(balancer && { balancer: { ...balancer, ...(balancer.slowStart !== undefined && { slowStart: formatMs(balancer.slowStart) }) } }),
     ...rest
   }
 }

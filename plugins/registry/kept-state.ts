@@ -3,7 +3,7 @@
  * hand, or from a time when other hosts were allowed. What clashes with whom is the registry's question.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { healthFields, namePattern, rateLimitFields, retryFields, timeoutFields } from '../../src/agent-options.ts'
+import { balancerFields, healthFields, namePattern, rateLimitFields, retryFields, timeoutFields } from '../../src/agent-options.ts'
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { RegistryState, SavedInstance } from '../../src/fleet/registry.ts'
 import { Duration, Type, checkOptions, parseOptions, type OptionError, type StaticDecode, type TSchema } from '../../src/options.ts'
@@ -17,6 +17,7 @@ const KeptPolicy = Type.Object({
   timeouts: Type.Optional(Type.Object(timeoutFields(Duration), strict)),
   retry: Type.Optional(Type.Object(retryFields, strict)),
   health: Type.Optional(Type.Object(healthFields(Duration), strict)),
+  balancer: Type.Optional(Type.Object(balancerFields(Duration), strict)),
   rateLimit: Type.Optional(Type.Object(rateLimitFields, strict)),
   preserveHost: Type.Optional(Type.Boolean()),
   rewriteLocation: Type.Optional(Type.Boolean())

@@ -1,6 +1,7 @@
 /**
  * A named service clients ask for: its instances, other names and policy, as one immutable value that is swapped on a change.
  */
+import type { BalancerSettings } from './balancers.ts'
 import { isServing, type Instance } from './instance.ts'
 
 export type AgentStatus = 'healthy' | 'degraded' | 'down'
@@ -10,6 +11,7 @@ export interface AgentPolicy {
   readonly timeouts?: { readonly connect?: number, readonly response?: number, readonly idle?: number, readonly total?: number }
   readonly retry?: { readonly attempts?: number, readonly statuses?: readonly number[], readonly maxBodyBytes?: number }
   readonly health?: { readonly path?: string, readonly interval?: number, readonly timeout?: number, readonly unhealthyAfter?: number, readonly healthyAfter?: number }
+  readonly balancer?: Partial<BalancerSettings>
   readonly rateLimit?: { readonly enabled?: boolean, readonly perMinute?: number, readonly burst?: number }
   /** The token that opened the gateway is passed on to the agent. */
   readonly forwardAuthorization?: boolean
