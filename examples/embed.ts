@@ -9,7 +9,7 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
-import { fleetGateway, isAvailable, serverOptions, type AuditDestination, type Balancer, type FleetGatewayOptions } from 'fleet-gateway'
+import { fleetGateway, mayTake, serverOptions, type AuditDestination, type Balancer, type FleetGatewayOptions } from 'fleet-gateway'
 
 const { PORT = '3000', FLEET_SECRET: secret = randomBytes(12).toString('base64url') } = process.env
 
@@ -18,11 +18,11 @@ const agent = createServer((request, response) => response.end(`the agent got ${
 await once(agent.listen(0, '127.0.0.1'), 'listening')
 const { port } = agent.address() as AddressInfo
 
-/** The instance with the least in flight; `panic` asks for one even if none is well. */
+/** The instance that is least busy for its weight, by rules of our own: an agent's `balancer.policy` is not asked then. */
 const leastBusy: Balancer = {
-  pick ({ instances }, tried, now, panic = false) {
-    const able = instances.filter(instance => !tried.includes(instance) && (panic ? !instance.runtime.draining : isAvailable(instance, now)))
-    return able.sort((a, b) => a.runtime.inFlight - b.runtime.inFlight)[0]
+  pick ({ instances }, choice) {
+    const able = instances.filter(instance => mayTake(instance, choice))
+    return able.sort((a, b) => a.runtime.inFlight / a.weight - b.runtime.inFlight / b.weight)[0]
   }
 }
 

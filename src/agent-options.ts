@@ -6,6 +6,8 @@ import { settingProblems } from './agent-rules.ts'
 import { InvalidRegistrationError } from './errors.ts'
 import { canonicalHost } from './fleet/address.ts'
 import type { AgentPolicy } from './fleet/agent.ts'
+import { balancerPolicies, type BalancerPolicy } from './fleet/balancers.ts'
+import { hashOnPattern } from './fleet/rendezvous.ts'
 import type { AgentDefinition, InstanceDefinition, Registration } from './fleet/registry.ts'
 import { Duration, DurationOrSeconds, Size, Type, type Static, type StaticDecode } from './options.ts'
 
@@ -89,6 +91,30 @@ export const healthFields = (form: DurationForm) => ({
   healthyAfter: Type.Optional(Type.Integer(healthRules.healthyAfter))
 })
 
+/** Of `balancer`, without defaults: what two schemas share, so that one may give a default. */
+export const balancerRules = {
+  policy: (given: { default?: BalancerPolicy } = {}) => Type.Union(balancerPolicies.map(policy => Type.Literal(policy)), {
+    ...given,
+    errorMessage: `must be one of ${balancerPolicies.map(policy => `"${policy}"`).join(', ')}`,
+    description: 'In turn; in turn by weights; the one with the fewest requests under way; the better one of two at random, by how fast it answers; always the same one for the same client.'
+  }),
+  hashOn: (given: { default?: string } = {}) => Type.String({
+    ...given,
+    pattern: hashOnPattern.source,
+    errorMessage: 'must be "address", "header:NAME" or "cookie:NAME"',
+    examples: ['header:X-User', 'cookie:sid'],
+    description: 'For `policy: hash`: what tells clients apart. Whoever has no such header or cookie is told apart by address.'
+  }),
+  slowStart: { description: 'For all policies but `hash`: the time over which an instance that is new or came back grows from a tenth of its share to all of it.' }
+}
+
+/** How an agent's instances are chosen. */
+export const balancerFields = (form: DurationForm) => ({
+  policy: Type.Optional(balancerRules.policy()),
+  hashOn: Type.Optional(balancerRules.hashOn()),
+  slowStart: Type.Optional(form(balancerRules.slowStart))
+})
+
 /** Of `rateLimit`, without defaults. */
 export const rateLimitRules = {
   enabled: { description: 'Whether requests are limited at all.' },
@@ -117,7 +143,7 @@ const Weight = (words: Words) => Type.Integer({ ...words, minimum: 1, maximum: 1
 
 const instanceFields = {
   protocol: Type.Optional(Protocol({ description: 'How the gateway talks to it. Certificates are verified.', whenLeftOut: leftOut.protocol })),
-  weight: Type.Optional(Weight({ description: 'Its share of the requests, for a balancer that weighs; round robin does not.', whenLeftOut: leftOut.weight }))
+  weight: Type.Optional(Weight({ description: 'Its share of the requests, under every balancer but round robin.', whenLeftOut: leftOut.weight }))
 }
 
 const Host = Type.String({ minLength: 1, maxLength: 253, description: 'A host name or an IP address.', whenLeftOut: leftOut.host })
@@ -131,6 +157,7 @@ const settingFields = (form: DurationForm) => ({
   timeouts: Type.Optional(Type.Object(timeoutFields(form), { ...strict, description: 'Overrides the gateway\'s timeouts.' })),
   retry: Type.Optional(Type.Object(retryFields, { ...strict, description: 'Overrides the gateway\'s retry policy.' })),
   health: Type.Optional(Type.Object(healthFields(form), { ...strict, description: 'Overrides how the gateway probes.' })),
+  balancer: Type.Optional(Type.Object(balancerFields(form), { ...strict, description: 'Overrides how the gateway chooses among the instances.' })),
   concurrency: Type.Optional(Type.Object(concurrencyFields(form), { ...strict, description: 'Overrides how many requests may be under way.' })),
   paths: Type.Optional(pathFields(form)),
   preserveHost: Type.Optional(Type.Boolean({ description: 'The agent sees the client\'s `Host` instead of its own.', whenLeftOut: false })),
@@ -236,7 +263,7 @@ function settingsOf (entry: FileAgent | RegistrationBody): AgentSettings {
 }
 
 function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
-  const { timeout, retry, health, concurrency, paths, preserveHost, rewriteLocation } = entry
+  const { timeout, retry, health, balancer, concurrency, paths, preserveHost, rewriteLocation } = entry
   const timeouts = timeout === undefined ? entry.timeouts : { ...entry.timeouts, response: timeout }
   const rateLimit = 'rateLimit' in entry ? entry.rateLimit : undefined
   const forwardAuthorization = 'forwardAuthorization' in entry ? entry.forwardAuthorization : undefined
@@ -244,6 +271,7 @@ function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
     ...(timeouts && { timeouts }),
     ...(retry && { retry }),
     ...(health && { health }),
+    ...(balancer && { balancer }),
     ...(concurrency && { concurrency }),
     ...(paths && { paths }),
     ...(rateLimit && { rateLimit }),

@@ -87,7 +87,7 @@ function differences (entries: readonly Entry[]): OptionError[] {
   return problems
 }
 
-const plainSettings = ['metadata', 'retry', 'health', 'concurrency', 'paths', 'rateLimit', 'forwardAuthorization', 'preserveHost', 'rewriteLocation'] as const
+const plainSettings = ['metadata', 'retry', 'health', 'balancer', 'concurrency', 'paths', 'rateLimit', 'forwardAuthorization', 'preserveHost', 'rewriteLocation'] as const
 
 /** The settings of an entry, those that can be said in two ways brought to one; `key` is the way that was used. */
 function settingsOf (agent: FileAgentInput): { setting: string, key: string, value: unknown }[] {

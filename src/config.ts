@@ -10,6 +10,7 @@ import { HealthOptions } from '../plugins/health/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
+import { BalancerOptions } from '../plugins/upstream/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
 import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource } from './config-file.ts'
@@ -31,6 +32,7 @@ export const FleetOptions = Options({
   paths: Type.Array(PathsOptions.items, { ...PathsOptions, default: [] }),
   retry: RetryOptions,
   health: HealthOptions,
+  balancer: BalancerOptions,
   registry: RegistryOptions,
   auditLog: AuditLogOptions
 }, 'fleet.yaml')
@@ -49,6 +51,7 @@ export interface FleetConfigInput {
   paths?: Static<typeof PathsOptions>
   retry?: Partial<Static<typeof RetryOptions>>
   health?: Partial<Static<typeof HealthOptions>>
+  balancer?: Partial<Static<typeof BalancerOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
 }

@@ -30,7 +30,7 @@ import { mountPath } from './mount-path.ts'
 import { serverOptions } from './server.ts'
 
 /** What fleet.yaml may say, in the same form; and what only code can give. */
-export interface FleetGatewayOptions extends FleetConfigInput {
+export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> {
   /** A fleet.yaml to load and to watch. What is given here beside it wins over what the file says. */
   file?: string
   /** For `${NAME}` in the file. @default none */
@@ -40,8 +40,8 @@ export interface FleetGatewayOptions extends FleetConfigInput {
   /** The shared secret while neither the file nor what is given here names a secret or keys. */
   fallbackSecret?: string
   clock?: Clock
-  /** Chooses instances. @default round robin */
-  balancer?: Balancer
+  /** As fleet.yaml has it; or what chooses instances for all agents, whatever they say. */
+  balancer?: NonNullable<FleetConfigInput['balancer']> | Balancer
   /** Told the length of each body chunk that passes, either way. */
   onStreamed?: (bytes: number) => void
   /** Takes the audit log's lines instead of a file. */
@@ -57,7 +57,9 @@ interface Loaded {
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
   const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
-  const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...overrides } = rest as FleetConfigInput & Record<string, unknown>
+  const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...others } = rest as FleetConfigInput & Record<string, unknown>
+  const ownBalancer = isBalancer(balancer) ? balancer : undefined
+  const overrides = { ...others, ...(balancer !== undefined && ownBalancer === undefined && { balancer: balancer as FleetConfigInput['balancer'] & {} }) }
 
   async function load (): Promise<Loaded> {
     const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
@@ -78,7 +80,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
   await gateway.register(auth, { ...input.auth, ...browserTrust(input, config), clock })  // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
-  await gateway.register(upstream, { clock, ...(balancer && { balancer }) })
+  await gateway.register(upstream, { ...input.balancer, clock, ...(ownBalancer && { balancer: ownBalancer }) })
   await gateway.register(discovery, {
     load: async () => {
       const loaded = await load()
@@ -106,12 +108,17 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     const { input: changed, config: next, useKeys } = loaded as Loaded & { useKeys: () => void }
     useKeys()
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
+    gateway.upstream.reconfigure({ ...changed.balancer })
     gateway.health.reconfigure({ ...changed.health })
     gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {}, paths: changed.paths ?? [] })
     if (config.auth.enabled && !next.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')
     const waiting = (['server', 'cors', 'registry', 'auditLog'] as const).filter(key => JSON.stringify(next[key]) !== JSON.stringify(config[key]))
     if (waiting.length > 0) gateway.log.warn(`Changes of ${waiting.join(', ')} take effect when the gateway restarts`)
   })
+}
+
+function isBalancer (given: FleetGatewayOptions['balancer']): given is Balancer {
+  return typeof (given as Partial<Balancer> | undefined)?.pick === 'function'
 }
 
 function withFallbackSecret (input: FleetConfigInput, secret: string | undefined): FleetConfigInput {

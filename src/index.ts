@@ -22,7 +22,8 @@ export {
 
 // Seams: a clock and a balancer of one's own, and the ones that are used otherwise.
 export { systemClock, type Clock } from './clock.ts'
-export { roundRobin, type Balancer } from './fleet/balancer.ts'
+export { mayTake, type Asker, type Balancer, type Choice } from './fleet/balancer.ts'
+export { roundRobin } from './fleet/round-robin.ts'
 
 // The fleet, as the decorators speak of it.
 export type { Agent, AgentPolicy, AgentStatus } from './fleet/agent.ts'

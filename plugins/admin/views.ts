@@ -33,10 +33,11 @@ export function registryView (agent: Agent) {
 }
 
 /** Durations as fleet.yaml writes them. */
-function policyView ({ timeouts, health, concurrency, paths, ...rest }: AgentPolicy) {
+function policyView ({ timeouts, health, balancer, concurrency, paths, ...rest }: AgentPolicy) {
   return {
     ...(timeouts && { timeouts: timeoutsView(timeouts) }),
     ...(health && { health: withDurations(health, ['interval', 'timeout']) }),
+    ...(balancer && { balancer: withDurations(balancer, ['slowStart']) }),
     ...(concurrency && { concurrency: withDurations(concurrency, ['queueTimeout']) }),
     ...(paths && { paths: paths.map(({ prefix, timeouts }) => ({ prefix, timeouts: timeoutsView(timeouts) })) }),
     ...rest

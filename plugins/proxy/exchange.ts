@@ -9,6 +9,7 @@ import type { Upstream } from '../upstream/index.ts'
 import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
+import type { Asker } from '../../src/fleet/balancer.ts'
 import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
@@ -77,6 +78,7 @@ export class Exchange implements AttemptOwner, EndableStream {
   readonly #request: IncomingMessage
   readonly #reply: FastifyReply
   readonly #response: ClientResponse
+  readonly #asker: Asker
   readonly #tried: Instance[] = []
   readonly #repeatable: boolean
   #fields: string[] | null = null
@@ -98,6 +100,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     this.#request = request.raw
     this.#reply = reply
     this.#response = new ClientResponse(reply, request.facts)
+    this.#asker = { headers: request.raw.headers, clientAddress: request.facts.clientAddress }
     this.#repeatable = idempotentMethods.has(request.method) || request.raw.headers['idempotency-key'] !== undefined
     this.#retriesLeft = target.policy.retryAttempts
   }
@@ -116,7 +119,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     if (length > this.#context.bodyLimit) return this.#fail(this.#tooLarge())
     let first: Instance
     try {
-      first = this.#context.upstream.resolve(agent, this.#tried)
+      first = this.#context.upstream.resolve(agent, this.#tried, this.#asker)
     } catch (error) {
       return this.#fail(toFleetError(error))
     }
@@ -188,7 +191,7 @@ export class Exchange implements AttemptOwner, EndableStream {
       return this.#begin(instance, true)
     }
     if (!handler.sent && outcome !== 'aborted') {
-      const next = this.#body.replayable ? this.#context.upstream.another(this.#target.agent, this.#tried, true) : undefined
+      const next = this.#body.replayable ? this.#context.upstream.another(this.#target.agent, this.#tried, this.#asker, true) : undefined
       if (next !== undefined) return this.#begin(next, false)
     } else if (outcome === 'reset' && this.#mayRetry()) {
       return this.#retry(instance)
@@ -243,14 +246,14 @@ export class Exchange implements AttemptOwner, EndableStream {
   /** The instance, or another one when it went down or away since it was chosen. */
   #stillWanted (instance: Instance): Instance {
     if (isAvailable(instance, Date.now())) return instance
-    return this.#context.upstream.another(this.#target.agent, [instance]) ?? instance
+    return this.#context.upstream.another(this.#target.agent, [instance], this.#asker) ?? instance
   }
 
   /** The one retry: on another available instance, else on the same one after a moment. */
   #retry (failed: Instance): void {
     this.#retriesLeft--
     this.#body.detach()
-    const other = this.#context.upstream.another(this.#target.agent, this.#tried)
+    const other = this.#context.upstream.another(this.#target.agent, this.#tried, this.#asker)
     if (other !== undefined) return this.#begin(other, false)
     const jitterMs = 25 + Math.random() * 75
     this.#pauseTimer = setTimeout(() => this.#begin(this.#stillWanted(failed), false), jitterMs)

@@ -8,6 +8,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import { UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
+import type { Asker } from '../../src/fleet/balancer.ts'
 import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { ClientResponse, sendableReason } from './client-response.ts'
@@ -37,6 +38,7 @@ export class Tunnel implements EndableStream {
   readonly #raw: ServerResponse
   readonly #offer: UpgradeOffer
   readonly #tried: Instance[] = []
+  readonly #asker: Asker
   #attempt: Attempt | null = null
   #giveUp: (() => void) | null = null
   #upstreamRequest: ClientRequest | null = null
@@ -56,6 +58,7 @@ export class Tunnel implements EndableStream {
     this.#reply = reply
     this.#raw = reply.raw
     this.#offer = offer
+    this.#asker = { headers: request.raw.headers, clientAddress: request.facts.clientAddress }
   }
 
   /** Takes the handshake through to a tunnel or a refusal. Never throws. */
@@ -64,7 +67,7 @@ export class Tunnel implements EndableStream {
     // A socket that nobody reads does not tell when the client goes away.
     this.#offer.socket.on('data', this.#keepEarly).once('end', this.#leave)
     try {
-      this.#begin(this.#context.upstream.resolve(this.#target.agent, this.#tried))
+      this.#begin(this.#context.upstream.resolve(this.#target.agent, this.#tried, this.#asker))
     } catch (error) {
       this.#fail(toFleetError(error))
     }
@@ -102,7 +105,7 @@ export class Tunnel implements EndableStream {
       if (socket !== null) return this.#tryHandshake(instance, socket)
       const timedOut = error instanceof ConnectTimeoutError
       this.#settle(timedOut ? 'connect-timeout' : 'refused')
-      const next = upstream.another(this.#target.agent, this.#tried, true)
+      const next = upstream.another(this.#target.agent, this.#tried, this.#asker, true)
       if (next !== undefined) return this.#begin(next)
       this.#fail(timedOut
         ? new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, { cause: error })

@@ -3,7 +3,7 @@
  * hand, or from a time when other hosts were allowed. What clashes with whom is the registry's question.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { concurrencyFields, healthFields, namePattern, pathFields, rateLimitFields, retryFields, timeoutFields } from '../../src/agent-options.ts'
+import { balancerFields, concurrencyFields, healthFields, namePattern, pathFields, rateLimitFields, retryFields, timeoutFields } from '../../src/agent-options.ts'
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { RegistryState, SavedInstance } from '../../src/fleet/registry.ts'
 import { Duration, Type, checkOptions, parseOptions, type OptionError, type StaticDecode, type TSchema } from '../../src/options.ts'
@@ -17,6 +17,7 @@ const KeptPolicy = Type.Object({
   timeouts: Type.Optional(Type.Object(timeoutFields(Duration), strict)),
   retry: Type.Optional(Type.Object(retryFields, strict)),
   health: Type.Optional(Type.Object(healthFields(Duration), strict)),
+  balancer: Type.Optional(Type.Object(balancerFields(Duration), strict)),
   concurrency: Type.Optional(Type.Object(concurrencyFields(Duration), strict)),
   paths: Type.Optional(pathFields(Duration)),
   rateLimit: Type.Optional(Type.Object(rateLimitFields, strict)),

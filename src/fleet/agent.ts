@@ -1,6 +1,7 @@
 /**
  * A named service clients ask for: its instances, other names and policy, as one immutable value that is swapped on a change.
  */
+import type { BalancerSettings } from './balancers.ts'
 import { isServing, type Instance } from './instance.ts'
 
 export type AgentStatus = 'healthy' | 'degraded' | 'down'
@@ -18,6 +19,7 @@ export interface AgentPolicy {
   readonly timeouts?: Timeouts
   readonly retry?: { readonly attempts?: number, readonly statuses?: readonly number[], readonly maxBodyBytes?: number }
   readonly health?: { readonly path?: string, readonly interval?: number, readonly timeout?: number, readonly unhealthyAfter?: number, readonly healthyAfter?: number }
+  readonly balancer?: Partial<BalancerSettings>
   readonly concurrency?: { readonly max?: number, readonly queue?: number, readonly queueTimeout?: number }
   /** Timeouts for parts of the agent, by prefix of the path. */
   readonly paths?: readonly { readonly prefix: string, readonly timeouts: Timeouts }[]

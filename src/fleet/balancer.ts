@@ -1,32 +1,35 @@
 /**
- * Picks the instance for an attempt. Round robin: exact alternation over what is available; nothing is allocated per request.
+ * What a balancer is, and who may be picked at all. Each policy is a file of its own beside this one; balancers.ts finds them by name.
  */
 import type { Agent } from './agent.ts'
 import { isAvailable, type Instance } from './instance.ts'
 
-/** Chooses one of an agent's instances; undefined when none may take the attempt. */
-export interface Balancer {
-  /**
-   * @param tried instances that this request already tried; they are not picked
-   * @param now milliseconds since the epoch
-   * @param panic also take instances that are down or ejected (never one that drains)
-   */
-  pick (agent: Agent, tried: readonly Instance[], now: number, panic?: boolean): Instance | undefined
+/** Who asks: what a balancer may look at of a request. */
+export interface Asker {
+  /** By lower-case name, as Node has them. */
+  readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>
+  /** As far as trusted proxies are believed. */
+  readonly clientAddress: string
 }
 
-/** Takes the instances in turn. */
-export const roundRobin: Balancer = {
-  pick (agent, tried, now, panic = false) {
-    const { instances, rotation } = agent
-    const count = instances.length
-    for (let step = 0; step < count; step++) {
-      const index = (rotation.next + step) % count
-      const instance = instances[index]!
-      if ((panic ? !instance.runtime.draining : isAvailable(instance, now)) && !tried.includes(instance)) {
-        rotation.next = (index + 1) % count
-        return instance
-      }
-    }
-    return undefined
-  }
+/** What an instance is wanted for. */
+export interface Choice {
+  /** Instances that this request already tried; they are not picked. */
+  readonly tried: readonly Instance[]
+  /** Milliseconds since the epoch. */
+  readonly now: number
+  /** Also take instances that are down or ejected (never one that drains). */
+  readonly panic: boolean
+  /** Null where nobody asks: for what is not done on behalf of a request. */
+  readonly asker: Asker | null
+}
+
+/** Chooses one of an agent's instances; undefined when none may take the attempt. Keeps what it remembers in `rotation` and `turns`, for reloads. */
+export interface Balancer {
+  pick (agent: Agent, choice: Choice): Instance | undefined
+}
+
+/** Whether the instance may be picked: every balancer asks this, and nothing else. */
+export function mayTake (instance: Instance, { tried, now, panic }: Choice): boolean {
+  return (panic ? !instance.runtime.draining : isAvailable(instance, now)) && !tried.includes(instance)
 }

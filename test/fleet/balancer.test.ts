@@ -2,10 +2,13 @@ import t from 'tap'
 import fc from 'fast-check'
 import { statusOf, type Agent } from '../../src/fleet/agent.ts'
 import type { Attempt } from '../../src/fleet/attempt.ts'
-import { roundRobin } from '../../src/fleet/balancer.ts'
+import type { Choice } from '../../src/fleet/balancer.ts'
+import { roundRobin } from '../../src/fleet/round-robin.ts'
 import { isAvailable, isServing, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 
 const now = 1_000_000
+
+const choice: Choice = { tried: [], now, panic: false, asker: null }
 
 function agentOf (count: number): Agent {
   const instances = Array.from({ length: count }, (_, index): Instance => ({
@@ -15,7 +18,7 @@ function agentOf (count: number): Agent {
 }
 
 function picks (agent: Agent, count: number): string[] {
-  return Array.from({ length: count }, () => roundRobin.pick(agent, [], now)?.id ?? 'none')
+  return Array.from({ length: count }, () => roundRobin.pick(agent, choice)?.id ?? 'none')
 }
 
 t.test('instances alternate exactly', async t => {
@@ -54,14 +57,14 @@ t.test('panic mode takes what is down or ejected, but never what drains', async 
   agent.instances[1]!.runtime.health.ejectedUntil = now + 1
   agent.instances[2]!.runtime.draining = true
 
-  t.equal(roundRobin.pick(agent, [], now), undefined)
-  t.equal(roundRobin.pick(agent, [], now, true)?.id, 'i0')
-  t.equal(roundRobin.pick(agent, [agent.instances[0]!, agent.instances[1]!], now, true), undefined)
+  t.equal(roundRobin.pick(agent, choice), undefined)
+  t.equal(roundRobin.pick(agent, { ...choice, panic: true })?.id, 'i0')
+  t.equal(roundRobin.pick(agent, { ...choice, panic: true, tried: agent.instances.slice(0, 2) }), undefined)
   t.equal(statusOf(agent), 'down')
 })
 
 t.test('an agent without instances has nobody to pick and is down', async t => {
-  t.equal(roundRobin.pick(agentOf(0), [], now), undefined)
+  t.equal(roundRobin.pick(agentOf(0), choice), undefined)
   t.equal(statusOf(agentOf(0)), 'down')
 })
 
@@ -71,7 +74,7 @@ t.test('whatever is available, the pick is available and untried, and shares dif
     up.forEach((value, index) => { agent.instances[index]!.runtime.health.up = value })
     const counts = new Map<Instance, number>()
     for (let round = 0; round < rounds; round++) {
-      const picked = roundRobin.pick(agent, [], now)
+      const picked = roundRobin.pick(agent, choice)
       if (picked === undefined) return !agent.instances.some(instance => isAvailable(instance, now))
       if (!isAvailable(picked, now)) return false
       counts.set(picked, (counts.get(picked) ?? 0) + 1)
