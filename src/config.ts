@@ -10,7 +10,7 @@ import { HealthOptions } from '../plugins/health/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
-import { BalancerOptions } from '../plugins/upstream/options.ts'
+import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
 import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource } from './config-file.ts'
@@ -33,6 +33,7 @@ export const FleetOptions = Options({
   retry: RetryOptions,
   health: HealthOptions,
   balancer: BalancerOptions,
+  concurrency: ConcurrencyOptions,
   registry: RegistryOptions,
   auditLog: AuditLogOptions
 }, 'fleet.yaml')
@@ -52,6 +53,7 @@ export interface FleetConfigInput {
   retry?: Partial<Static<typeof RetryOptions>>
   health?: Partial<Static<typeof HealthOptions>>
   balancer?: Partial<Static<typeof BalancerOptions>>
+  concurrency?: Partial<Static<typeof ConcurrencyOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
 }

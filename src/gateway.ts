@@ -80,7 +80,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
   await gateway.register(auth, { ...input.auth, ...browserTrust(input, config), clock })  // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
-  await gateway.register(upstream, { ...input.balancer, clock, ...(ownBalancer && { balancer: ownBalancer }) })
+  await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })
   await gateway.register(discovery, {
     load: async () => {
       const loaded = await load()
@@ -108,7 +108,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     const { input: changed, config: next, useKeys } = loaded as Loaded & { useKeys: () => void }
     useKeys()
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
-    gateway.upstream.reconfigure({ ...changed.balancer })
+    gateway.upstream.reconfigure({ ...changed.balancer, concurrency: { ...changed.concurrency } })
     gateway.health.reconfigure({ ...changed.health })
     gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {}, paths: changed.paths ?? [] })
     if (config.auth.enabled && !next.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')

@@ -43,6 +43,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
   #headSeen = false
   #over = false
   #discarding = false
+  #released = false
   #drained = 0
 
   constructor (owner: AttemptOwner, upstream: Upstream, attempt: Attempt, connection: Connection, responseTimeoutMs: number) {
@@ -58,9 +59,10 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     this.#resume?.()
   }
 
-  /** The answer is not wanted: what is left of it is read and dropped, or the connection ended. The outcome was settled. */
+  /** The answer is not wanted: what is left of it is read and dropped, or the connection ended. The outcome was settled, and the place is free. */
   discard (): void {
     this.#discarding = true
+    this.#release()
     this.#timer = setTimeout(() => this.cancel('answered'), maxDrainMs)
   }
 
@@ -69,7 +71,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     if (this.#over) return
     this.#finish()
     if (this.attempt.outcome === 'pending') this.#upstream.settle(this.attempt, outcome)
-    this.#upstream.release(this.attempt)
+    this.#release()
     this.#connection.discard()
   }
 
@@ -119,7 +121,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
   onComplete (rawTrailers: unknown): void {
     if (this.#over) return
     this.#finish()
-    this.#upstream.release(this.attempt)
+    this.#release()
     this.#connection.release()
     if (this.#discarding) return
     const trailers = rawTrailers as Buffer[] | null
@@ -133,11 +135,11 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     if (!this.#headSeen) {
       const outcome = this.#outcomeOf(error)
       this.#upstream.settle(this.attempt, outcome)
-      this.#upstream.release(this.attempt)
+      this.#release()
       this.#owner.onFailure(this, outcome, error)
       return
     }
-    this.#upstream.release(this.attempt)
+    this.#release()
     if (!this.#discarding) this.#owner.onBreak(this)
   }
 
@@ -155,6 +157,12 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
       error instanceof errors.ResponseContentLengthMismatchError || (error instanceof errors.SocketError && error.message.startsWith('bad '))
     if (foreign) return 'invalid'
     return this.#reused && !this.#responseBegan && this.#owner.mayReplay() ? 'stale' : 'reset'
+  }
+
+  #release (): void {
+    if (this.#released) return
+    this.#released = true
+    this.#upstream.release(this.attempt)
   }
 
   #finish (): void {

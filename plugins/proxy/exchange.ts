@@ -5,12 +5,12 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
-import type { Upstream } from '../upstream/index.ts'
+import type { Upstream, Waiter } from '../upstream/index.ts'
 import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Asker } from '../../src/fleet/balancer.ts'
-import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { toFleetError } from '../../src/problem.ts'
@@ -71,16 +71,18 @@ const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS'
 /** Of the attempts that carry request bytes: the first and one retry. A stale replay comes on top. */
 const mostCarried = 2
 
-export class Exchange implements AttemptOwner, EndableStream {
+export class Exchange implements AttemptOwner, EndableStream, Waiter {
   readonly #context: ForwardContext
   readonly #target: ForwardTarget
   readonly #facts: RequestFacts
   readonly #request: IncomingMessage
   readonly #reply: FastifyReply
   readonly #response: ClientResponse
-  readonly #asker: Asker
-  readonly #tried: Instance[] = []
   readonly #repeatable: boolean
+  readonly asker: Asker
+  tried: Instance[] = []
+  /** What the last attempt ended with, while a further one is wanted. */
+  #lastError: FleetError | null = null
   #fields: string[] | null = null
   #fieldsWithout = false
   #body: RequestBody = noBody
@@ -100,7 +102,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     this.#request = request.raw
     this.#reply = reply
     this.#response = new ClientResponse(reply, request.facts)
-    this.#asker = { headers: request.raw.headers, clientAddress: request.facts.clientAddress }
+    this.asker = { headers: request.raw.headers, clientAddress: request.facts.clientAddress }
     this.#repeatable = idempotentMethods.has(request.method) || request.raw.headers['idempotency-key'] !== undefined
     this.#retriesLeft = target.policy.retryAttempts
   }
@@ -117,21 +119,18 @@ export class Exchange implements AttemptOwner, EndableStream {
     const length = Number(headers['content-length'] ?? 0)
     const chunked = headers['transfer-encoding'] !== undefined
     if (length > this.#context.bodyLimit) return this.#fail(this.#tooLarge())
-    let first: Instance
-    try {
-      first = this.#context.upstream.resolve(agent, this.#tried, this.#asker)
-    } catch (error) {
-      return this.#fail(toFleetError(error))
-    }
-    if (!chunked && length === 0) return this.#begin(first, false)
+    if (!chunked && length === 0) return this.#place()
 
+    const refusal = this.#context.upstream.refusal(agent)
+    if (refusal !== undefined) return this.#fail(refusal)
     this.#armIdleTimer()
     if (!chunked && length <= policy.maxRetryBodyBytes) {
       return collectBody(this.#request, length, () => this.#touch(), bytes => {
         if (this.#over) return
         this.#facts.bytesReceived = bytes.length
         this.#body = bufferedBody(bytes)
-        this.#begin(this.#stillWanted(first), false) // that may have taken the client a while
+        this.#disarmIdleTimer()
+        this.#place() // only now: that may have taken the client a while
       })
     }
     this.#body = new StreamedBody(this.#request, {
@@ -145,7 +144,30 @@ export class Exchange implements AttemptOwner, EndableStream {
       },
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
-    this.#begin(first, false)
+    this.#disarmIdleTimer() // nothing is read before there is a place
+    this.#place()
+  }
+
+  onPlace (instance: Instance): void {
+    this.#lastError = null
+    if (!this.#body.complete) this.#armIdleTimer()
+    this.#begin(instance, false)
+  }
+
+  onRefused (error: FleetError): void {
+    this.#fail(this.#lastError ?? error)
+  }
+
+  get hasTried (): boolean {
+    return this.#facts.attempts.length > 0
+  }
+
+  #place (): void {
+    try { // called from timers and body listeners, where nobody would catch it
+      this.#context.upstream.place(this.#target.agent, this)
+    } catch (error) {
+      this.#fail(toFleetError(error))
+    }
   }
 
   onInterim (_handler: AttemptHandler, status: number, fields: string[], reason: string): void {
@@ -156,7 +178,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     this.#context.upstream.settle(handler.attempt, 'answered', status)
     if (this.#target.policy.isRetryStatus(status) && this.#mayRetry() && this.#context.budgetOf(this.#target.agent).take(Date.now())) {
       handler.discard()
-      this.#retry(handler.attempt.instance)
+      this.#retry()
       return true
     }
     this.#startResponse(handler, status, fields, reason)
@@ -190,12 +212,11 @@ export class Exchange implements AttemptOwner, EndableStream {
       this.#replayed = true
       return this.#begin(instance, true)
     }
-    if (!handler.sent && outcome !== 'aborted') {
-      const next = this.#body.replayable ? this.#context.upstream.another(this.#target.agent, this.#tried, this.#asker, true) : undefined
-      if (next !== undefined) return this.#begin(next, false)
-    } else if (outcome === 'reset' && this.#mayRetry()) {
-      return this.#retry(instance)
+    if (!handler.sent && outcome !== 'aborted' && this.#body.replayable && this.#mayGoOn(outcome)) {
+      this.#lastError = failureOf(outcome, error)
+      return this.#place()
     }
+    if (outcome === 'reset' && this.#mayRetry()) return this.#retry()
     this.#fail(failureOf(outcome, error))
   }
 
@@ -220,7 +241,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     const { upstream, connections } = this.#context
     const { policy, path } = this.#target
     try {
-      if (!this.#tried.includes(instance)) this.#tried.push(instance)
+      if (!this.tried.includes(instance)) this.tried.push(instance)
       const headers = this.#headersFor(instance)
       const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
       const attempt = upstream.begin(instance)
@@ -243,20 +264,26 @@ export class Exchange implements AttemptOwner, EndableStream {
     return this.#fields
   }
 
-  /** The instance, or another one when it went down or away since it was chosen. */
-  #stillWanted (instance: Instance): Instance {
-    if (isAvailable(instance, Date.now())) return instance
-    return this.#context.upstream.another(this.#target.agent, [instance], this.#asker) ?? instance
-  }
-
-  /** The one retry: on another available instance, else on the same one after a moment. */
-  #retry (failed: Instance): void {
+  /** The one retry: on another available instance, else on the same one, or whoever is available by then, after a moment. */
+  #retry (): void {
     this.#retriesLeft--
     this.#body.detach()
-    const other = this.#context.upstream.another(this.#target.agent, this.#tried, this.#asker)
-    if (other !== undefined) return this.#begin(other, false)
+    if (this.#hasOther()) return this.#place()
     const jitterMs = 25 + Math.random() * 75
-    this.#pauseTimer = setTimeout(() => this.#begin(this.#stillWanted(failed), false), jitterMs)
+    this.#pauseTimer = setTimeout(() => {
+      if (!this.#hasOther()) this.tried = []
+      this.#place()
+    }, jitterMs)
+  }
+
+  /** An instance that was not tried can take the request at once. */
+  #hasOther (): boolean {
+    return this.#context.upstream.hasRoom(this.#target.agent, this.tried)
+  }
+
+  /** Whether what was not sent may go to a further instance: those that refuse cost nothing, those that don't answer cost everybody time. */
+  #mayGoOn (outcome: AttemptOutcome): boolean {
+    return outcome !== 'connect-timeout' || this.#context.budgetOf(this.#target.agent).take(Date.now())
   }
 
   #mayRetry (): boolean {
@@ -328,6 +355,7 @@ export class Exchange implements AttemptOwner, EndableStream {
 
   #finish (): void {
     this.#over = true
+    this.#context.upstream.leave(this.#target.agent, this)
     if (this.#idleTimer !== null) clearTimeout(this.#idleTimer)
     if (this.#totalTimer !== null) clearTimeout(this.#totalTimer)
     if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer)
@@ -342,6 +370,11 @@ export class Exchange implements AttemptOwner, EndableStream {
 
   #armIdleTimer (): void {
     this.#idleTimer ??= setTimeout(() => this.#idledOut(), this.#target.policy.idleTimeoutMs)
+  }
+
+  #disarmIdleTimer (): void {
+    if (this.#idleTimer !== null) clearTimeout(this.#idleTimer)
+    this.#idleTimer = null
   }
 
   #touch (): void {

@@ -5,14 +5,15 @@ import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../registry/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { NoInstanceAvailableError } from '../../src/errors.ts'
+import type { FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
-import { createBalancer } from '../../src/fleet/balancers.ts'
-import type { Instance } from '../../src/fleet/instance.ts'
+import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
-import { BalancerOptions } from './options.ts'
+import { createChooser, type Chooser } from './chooser.ts'
+import { BalancerOptions, ConcurrencyOptions } from './options.ts'
+import { Places, busy, noInstance, type Waiter } from './places.ts'
 
 /** Called when an attempt begins or its outcome is known. Must not throw. */
 export type AttemptListener = (attempt: Attempt) => void
@@ -21,7 +22,7 @@ export interface Upstream {
   /**
    * The next available instance that is not in `tried`, by the agent's balancer; any wanted one when all are down or ejected (panic mode).
    * @param asker whose request it is, for balancers that look at that
-   * @throws NoInstanceAvailableError
+   * @throws NoInstanceAvailableError; AgentBusyError when it is only that they are full
    */
   resolve (agent: Agent, tried: readonly Instance[], asker?: Asker): Instance
   /**
@@ -29,6 +30,21 @@ export interface Upstream {
    * @param panic also one that is down or ejected, when nothing was sent yet and so nothing can be made worse
    */
   another (agent: Agent, tried: readonly Instance[], asker?: Asker, panic?: boolean): Instance | undefined
+  /**
+   * Gives a request its instance: at once where one has room, else in its turn. Exactly one of the waiter's callbacks is called, once, unless
+   * it leaves before.
+   */
+  place (agent: Agent, waiter: Waiter): void
+  /** Whether an available instance that was not tried could take an attempt at once. */
+  hasRoom (agent: Agent, tried: readonly Instance[]): boolean
+  /** The waiter wants no place any more; nothing when it has one or none. */
+  leave (agent: Agent, waiter: Waiter): void
+  /** The error of a request that would not get a place now, nor one in the queue: to say so before a body is read. */
+  refusal (agent: Agent): FleetError | undefined
+  /** How many requests wait for a place at the agent. */
+  waiting (agentName: string): number
+  /** An instance of the agent can take requests again: who waits is asked. */
+  reconsider (agentName: string): void
   /** Counts an attempt as begun. Its owner calls settle() once and release() once. */
   begin (instance: Instance): Attempt
   /** The outcome is known: the response head arrived, or it failed. */
@@ -40,10 +56,10 @@ export interface Upstream {
   onBegin (listener: AttemptListener): () => void
   onSettled (listener: AttemptListener): () => void
   /**
-   * Takes new defaults for all agents, as `balancer` in fleet.yaml has them; what is left out is back to its own default.
+   * Takes new defaults for all agents, as `balancer` in fleet.yaml has them, and `concurrency`; what is left out is back to its own default.
    * @throws OptionsError; nothing has changed then
    */
-  reconfigure (options: object): void
+  reconfigure (options: { concurrency?: object }): void
 }
 
 declare module 'fastify' {
@@ -53,52 +69,46 @@ declare module 'fastify' {
   }
 }
 
-/** Data of `balancer` in fleet.yaml, and seams. */
+/** Data of `balancer` in fleet.yaml, `concurrency`, and seams. */
 export interface UpstreamPluginOptions extends Partial<Static<typeof BalancerOptions>> {
   /** Chooses for all agents, whatever policy they name. @default the one that an agent names */
   balancer?: Balancer
+  /** As in fleet.yaml. */
+  concurrency?: Partial<Static<typeof ConcurrencyOptions>>
   clock?: Clock
 }
 
 const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify, opts) => {
   const { balancer: ownBalancer, clock = systemClock, ...data } = opts
+  const { registry } = fastify
   const beginListeners = new Set<AttemptListener>()
   const settledListeners = new Set<AttemptListener>()
-  let defaults: BalancerOptions
-  let standard: Balancer
-  let chosen: WeakMap<Agent, Balancer>
+  let chooser = chooserOf(data)
+  const places = new Places(clock, () => chooser, name => registry.find(name))
 
-  function reconfigure (options: object): void {
-    defaults = parseOptions(BalancerOptions, options, 'balancer')
-    standard = ownBalancer ?? createBalancer(defaults)
-    chosen = new WeakMap()
+  function chooserOf ({ concurrency = {}, ...balancer }: { concurrency?: object }): Chooser {
+    const defaults = { balancer: parseOptions(BalancerOptions, balancer, 'balancer'), concurrency: parseOptions(ConcurrencyOptions, concurrency, 'concurrency') }
+    return createChooser(defaults, ownBalancer)
   }
 
-  function balancerOf (agent: Agent): Balancer {
-    const settings = agent.policy.balancer
-    if (settings === undefined || ownBalancer !== undefined) return standard
-    // Agents are immutable values, so each is looked at once.
-    let balancer = chosen.get(agent)
-    if (balancer === undefined) chosen.set(agent, balancer = createBalancer({ ...defaults, ...settings }))
-    return balancer
-  }
-
-  function pick (agent: Agent, tried: readonly Instance[], asker: Asker | null, mayPanic: boolean): Instance | undefined {
-    const balancer = balancerOf(agent)
-    const now = clock.now()
-    return balancer.pick(agent, { tried, now, panic: false, asker }) ?? (mayPanic ? balancer.pick(agent, { tried, now, panic: true, asker }) : undefined)
-  }
-
-  reconfigure(data)
   fastify.decorate('upstream', {
     resolve (agent, tried, asker) {
-      const instance = pick(agent, tried, asker ?? null, true)
-      if (instance === undefined) {
-        throw new NoInstanceAvailableError(`The agent "${agent.name}" has no instance that can take the request`, { headers: { 'retry-after': '1' } })
-      }
+      const now = clock.now()
+      const instance = chooser.pick(agent, tried, asker ?? null, now, true)
+      if (instance === undefined) throw chooser.isBusy(agent, tried, now) ? busy(agent) : noInstance(agent)
       return instance
     },
-    another: (agent, tried, asker, panic = false) => pick(agent, tried, asker ?? null, panic),
+    another: (agent, tried, asker, panic = false) => chooser.pick(agent, tried, asker ?? null, clock.now(), panic),
+    place: (agent, waiter) => places.place(agent, waiter),
+    leave: (agent, waiter) => places.leave(agent, waiter),
+    hasRoom (agent, tried) {
+      const now = clock.now()
+      const { capacity } = chooser.settingsOf(agent)
+      return agent.instances.some(instance => isAvailable(instance, now, capacity) && !tried.includes(instance))
+    },
+    refusal: agent => places.refusal(agent),
+    waiting: name => places.waiting(name),
+    reconsider: name => places.freed(name),
     begin (instance) {
       instance.runtime.inFlight++
       const attempt: Attempt = { instance, instanceId: instance.id, startedMark: performance.now(), outcome: 'pending', status: 0, durationMs: 0 }
@@ -113,7 +123,9 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       for (const listener of settledListeners) listener(attempt)
     },
     release (attempt) {
-      attempt.instance.runtime.inFlight--
+      const { runtime, agent } = attempt.instance
+      runtime.inFlight--
+      places.freed(agent)
     },
     progress (attempt) {
       attempt.instance.runtime.lastProgressAt = clock.now()
@@ -126,9 +138,15 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       settledListeners.add(listener)
       return () => settledListeners.delete(listener)
     },
-    reconfigure
+    reconfigure (options) {
+      chooser = chooserOf(options)
+      places.changed()
+    }
   })
+  const stopWatching = registry.onChange(() => places.changed())
+  fastify.addHook('onClose', async () => stopWatching())
 }
 
-export { BalancerOptions }
+export { BalancerOptions, ConcurrencyOptions }
+export type { Waiter }
 export default fp(upstreamPlugin, { name: 'fleet-upstream', fastify: '5.x', decorators: { fastify: ['registry'] } })

@@ -2,7 +2,7 @@
  * What a balancer is, and who may be picked at all. Each policy is a file of its own beside this one; balancers.ts finds them by name.
  */
 import type { Agent } from './agent.ts'
-import { isAvailable, type Instance } from './instance.ts'
+import { isAvailable, isWanted, type Instance } from './instance.ts'
 
 /** Who asks: what a balancer may look at of a request. */
 export interface Asker {
@@ -20,6 +20,8 @@ export interface Choice {
   readonly now: number
   /** Also take instances that are down or ejected (never one that drains). */
   readonly panic: boolean
+  /** The most attempts an instance may have under way; Infinity when that is not bounded. */
+  readonly capacity: number
   /** Null where nobody asks: for what is not done on behalf of a request. */
   readonly asker: Asker | null
 }
@@ -30,6 +32,7 @@ export interface Balancer {
 }
 
 /** Whether the instance may be picked: every balancer asks this, and nothing else. */
-export function mayTake (instance: Instance, { tried, now, panic }: Choice): boolean {
-  return (panic ? !instance.runtime.draining : isAvailable(instance, now)) && !tried.includes(instance)
+export function mayTake (instance: Instance, { tried, now, panic, capacity }: Choice): boolean {
+  const isOpen = panic ? isWanted(instance, capacity) : isAvailable(instance, now, capacity)
+  return isOpen && !tried.includes(instance)
 }

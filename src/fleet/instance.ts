@@ -111,9 +111,17 @@ export function isServing (instance: Instance): boolean {
   return isHealthy(instance) && !instance.runtime.draining
 }
 
-/** May take a new request now: not draining, up, and not ejected (or due for its one trial request). */
-export function isAvailable (instance: Instance, now: number): boolean {
-  const { draining, health } = instance.runtime
-  if (draining || !health.up) return false
+/** Not draining and not full, whatever its health: the least that is asked of an instance. @param capacity the most attempts it may have under way */
+export function isWanted ({ runtime }: Instance, capacity: number): boolean {
+  return !runtime.draining && runtime.inFlight < capacity
+}
+
+/**
+ * May take a new request now: not draining, up, not ejected (or due for its one trial request), not full.
+ * @param capacity the most attempts it may have under way
+ */
+export function isAvailable (instance: Instance, now: number, capacity = Infinity): boolean {
+  const { health } = instance.runtime
+  if (!health.up || !isWanted(instance, capacity)) return false
   return health.ejectedUntil === 0 || (now >= health.ejectedUntil && health.trial === null)
 }

@@ -8,7 +8,7 @@ import { isAvailable, isServing, newRuntime, stateOf, type Instance } from '../.
 
 const now = 1_000_000
 
-const choice: Choice = { tried: [], now, panic: false, asker: null }
+const choice: Choice = { tried: [], now, panic: false, capacity: Infinity, asker: null }
 
 function agentOf (count: number): Agent {
   const instances = Array.from({ length: count }, (_, index): Instance => ({

@@ -1,0 +1,74 @@
+/**
+ * Which instance may serve an attempt: the balancer and the capacity that hold for an agent, asked first for those that are available, then,
+ * when all are down or ejected, for any (panic mode).
+ */
+import type { Agent } from '../../src/fleet/agent.ts'
+import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
+import { createBalancer } from '../../src/fleet/balancers.ts'
+import { isAvailable, isWanted, type Instance } from '../../src/fleet/instance.ts'
+import type { BalancerOptions, ConcurrencyOptions } from './options.ts'
+
+/** What agents can override, one by one. */
+export interface ChooserDefaults {
+  readonly balancer: BalancerOptions
+  readonly concurrency: ConcurrencyOptions
+}
+
+/** What holds for one agent. */
+interface AgentSettings {
+  readonly balancer: Balancer
+  readonly concurrency: ConcurrencyOptions
+  /** `concurrency.max`, as a number in any case. */
+  readonly capacity: number
+}
+
+export interface Chooser {
+  /** The settings that hold for the agent. */
+  settingsOf (agent: Agent): AgentSettings
+  /**
+   * The instance for an attempt; undefined when there is none that could take it now.
+   * @param mayPanic also take one that is down or ejected, when every one is
+   */
+  pick (agent: Agent, tried: readonly Instance[], asker: Asker | null, now: number, mayPanic: boolean): Instance | undefined
+  /** Whether it is only for being full that instances can't take an attempt: to wait is worth it. */
+  isBusy (agent: Agent, tried: readonly Instance[], now: number): boolean
+}
+
+/** @param ownBalancer chooses for all agents, whatever policy they name */
+export function createChooser (defaults: ChooserDefaults, ownBalancer: Balancer | undefined): Chooser {
+  /** Agents are immutable values, so each is looked at once. */
+  const known = new WeakMap<Agent, AgentSettings>()
+  const standardBalancer = ownBalancer ?? createBalancer(defaults.balancer)
+
+  function settingsOf (agent: Agent): AgentSettings {
+    let settings = known.get(agent)
+    if (settings === undefined) known.set(agent, settings = resolve(agent))
+    return settings
+  }
+
+  function resolve ({ policy: own }: Agent): AgentSettings {
+    const concurrency = { ...defaults.concurrency, ...own.concurrency }
+    const balancer = own.balancer === undefined || ownBalancer !== undefined ? standardBalancer : createBalancer({ ...defaults.balancer, ...own.balancer })
+    return { balancer, concurrency, capacity: concurrency.max ?? Infinity }
+  }
+
+  function isBusy (agent: Agent, tried: readonly Instance[], now: number): boolean {
+    const { capacity } = settingsOf(agent)
+    if (capacity === Infinity) return false
+    const untried = agent.instances.filter(instance => !tried.includes(instance))
+    const healthy = untried.filter(instance => isAvailable(instance, now))
+    const wanted = healthy.length > 0 ? healthy : untried.filter(({ runtime }) => !runtime.draining)
+    return wanted.length > 0 && !wanted.some(instance => isWanted(instance, capacity))
+  }
+
+  return {
+    settingsOf,
+    isBusy,
+    pick (agent, tried, asker, now, mayPanic) {
+      const { balancer, capacity } = settingsOf(agent)
+      const instance = balancer.pick(agent, { tried, now, panic: false, capacity, asker })
+      if (instance !== undefined || !mayPanic || isBusy(agent, tried, now)) return instance
+      return balancer.pick(agent, { tried, now, panic: true, capacity, asker })
+    }
+  }
+}

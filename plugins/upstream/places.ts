@@ -1,0 +1,144 @@
+/**
+ * Gives requests their places at instances: at once where one is free, else in the order in which they came, for as long as
+ * `concurrency.queueTimeout` allows.
+ */
+import type { Clock } from '../../src/clock.ts'
+import { AgentBusyError, NoInstanceAvailableError, type FleetError } from '../../src/errors.ts'
+import type { Agent } from '../../src/fleet/agent.ts'
+import type { Asker } from '../../src/fleet/balancer.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
+import { createWaitingLine, type WaitingLine } from '../../src/fleet/waiting-line.ts'
+import { toFleetError } from '../../src/problem.ts'
+import type { Chooser } from './chooser.ts'
+
+/** A request that wants an instance. None of these may throw. */
+export interface Waiter {
+  /** Instances that it tried before. */
+  readonly tried: readonly Instance[]
+  readonly asker: Asker
+  /** It was sent away from an instance: it has waited already, and goes before those who wait. */
+  readonly hasTried: boolean
+  /** The place is its own if it begins an attempt there before it returns. */
+  onPlace (instance: Instance): void
+  /** There is none, and none to wait for; NoInstanceAvailableError or AgentBusyError. */
+  onRefused (error: FleetError): void
+}
+
+/** What a client waits before it asks again. */
+const retryAfter = { headers: { 'retry-after': '1' } }
+
+/** No instance at all, or none that is wanted. */
+export function noInstance ({ name }: Agent): FleetError {
+  return new NoInstanceAvailableError(`The agent "${name}" has no instance that can take the request`, retryAfter)
+}
+
+/** All instances are full, and so is the queue. */
+export function busy ({ name }: Agent): FleetError {
+  return new AgentBusyError(`All instances of the agent "${name}" have as many requests as they may`, retryAfter)
+}
+
+export class Places {
+  readonly #clock: Clock
+  /** Those in force, which a reload changes. */
+  readonly #chooser: () => Chooser
+  readonly #agentOf: (name: string) => Agent | undefined
+  /** By name of the agent; only of those where somebody waits. */
+  readonly #lines = new Map<string, WaitingLine<Waiter>>()
+  readonly #due = new Set<string>()
+
+  constructor (clock: Clock, chooser: () => Chooser, agentOf: (name: string) => Agent | undefined) {
+    this.#clock = clock
+    this.#chooser = chooser
+    this.#agentOf = agentOf
+  }
+
+  /** Gives a place, at once or later, or refuses: calls back exactly once, unless the waiter leaves before. */
+  place (agent: Agent, waiter: Waiter): void {
+    const line = this.#lines.get(agent.name)
+    if (line === undefined || waiter.hasTried) {
+      const instance = this.#pick(agent, waiter)
+      if (instance !== undefined) return waiter.onPlace(instance)
+    }
+    const refusal = this.refusal(agent, waiter.tried)
+    if (refusal !== undefined) return waiter.onRefused(refusal)
+    this.#wait(agent, waiter)
+  }
+
+  /** Why a request has no chance now: nobody there, or a full queue before full instances. */
+  refusal (agent: Agent, tried: readonly Instance[] = []): FleetError | undefined {
+    const { settingsOf, isBusy } = this.#chooser()
+    const { concurrency, capacity } = settingsOf(agent)
+    if (!agent.instances.some(instance => !instance.runtime.draining && !tried.includes(instance))) return noInstance(agent)
+    const line = this.#lines.get(agent.name)
+    if (line === undefined && (capacity === Infinity || !isBusy(agent, tried, this.#clock.now()))) return undefined
+    return (line?.size ?? 0) >= concurrency.queue ? busy(agent) : undefined
+  }
+
+  /** The waiter wants no place any more. */
+  leave (agent: Agent, waiter: Waiter): void {
+    if (this.#lines.size === 0) return
+    this.#lines.get(agent.name)?.remove(waiter)
+    this.#endIfEmpty(agent.name)
+  }
+
+  /** How many requests wait for a place at the agent. */
+  waiting (agentName: string): number {
+    return this.#lines.get(agentName)?.size ?? 0
+  }
+
+  /** A place may have become free. Looked at when what is running now is done, so that a connection is given back before it is taken. */
+  freed (agentName: string): void {
+    if (this.#lines.size === 0 || !this.#lines.has(agentName) || this.#due.has(agentName)) return
+    this.#due.add(agentName)
+    queueMicrotask(() => {
+      this.#due.delete(agentName)
+      this.#serve(agentName)
+    })
+  }
+
+  /** Instances or settings of whatever agents changed. */
+  changed (): void {
+    for (const name of this.#lines.keys()) this.freed(name)
+  }
+
+  #pick (agent: Agent, { tried, asker }: Waiter): Instance | undefined {
+    return this.#chooser().pick(agent, tried, asker, this.#clock.now(), true)
+  }
+
+  #wait (agent: Agent, waiter: Waiter): void {
+    const { name } = agent
+    let line = this.#lines.get(name)
+    if (line === undefined) this.#lines.set(name, line = createWaitingLine(this.#clock))
+    line.add(waiter, this.#chooser().settingsOf(agent).concurrency.queueTimeout, () => {
+      this.#endIfEmpty(name)
+      waiter.onRefused(busy(agent))
+    })
+  }
+
+  #serve (name: string): void {
+    const agent = this.#agentOf(name)
+    this.#lines.get(name)?.serve(waiter => {
+      if (agent === undefined) waiter.onRefused(new NoInstanceAvailableError(`The agent "${name}" was removed`, retryAfter))
+      else if (!this.#offer(agent, waiter)) return false
+      return true
+    })
+    this.#endIfEmpty(name)
+  }
+
+  /** Whether the waiter waits no longer. */
+  #offer (agent: Agent, waiter: Waiter): boolean {
+    try {
+      const instance = this.#pick(agent, waiter)
+      if (instance !== undefined) waiter.onPlace(instance)
+      else if (agent.instances.some(({ runtime }) => !runtime.draining)) return false
+      else waiter.onRefused(noInstance(agent))
+    } catch (error) { // of a balancer that the application brought
+      waiter.onRefused(toFleetError(error))
+    }
+    return true
+  }
+
+  #endIfEmpty (name: string): void {
+    if (this.#lines.get(name)?.size === 0) this.#lines.delete(name)
+  }
+}
