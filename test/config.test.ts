@@ -178,7 +178,7 @@ t.test('what is wrong is named with its place', async t => {
 })
 
 t.test('a key whose feature is not built yet is refused as unknown', async t => {
-  for (const key of ['concurrency', 'paths', 'redis', 'metrics', 'tracing', 'docs', 'console']) {
+  for (const key of ['redis', 'metrics', 'tracing', 'docs', 'console']) {
     t.match(await problemsOf(t, `${key}: {}`), [new RegExp(`^1:1 ${key}: unknown key`)], key)
   }
   t.match(await problemsOf(t, 'server: {tls: {}}'), [/^1:10 server\.tls: unknown key/])

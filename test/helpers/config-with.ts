@@ -5,6 +5,8 @@ export function configWith (path: string, value: unknown): object {
   const needed: Record<string, object> = {
     'agents[]': /^agents\[\]\.(?:instances|port)/.test(path) ? { name: 'a' } : { name: 'a', port: 1 },
     'agents[].instances[]': { port: 1 },
+    'paths[]': { prefix: '/', timeouts: {} },
+    'agents[].paths[]': { prefix: '/', timeouts: {} },
     'auth.keys[]': { id: 'k', scopes: ['read'], ...(!path.startsWith('auth.keys[].token') && { tokenFile: 'f' }) }
   }
   const parts = path.split('.')
