@@ -411,6 +411,22 @@ t.test('flapping costs more each time; five good minutes make up for one ejectio
   t.equal(flap(), 30)
 })
 
+t.test('to have been down makes no ejection younger, and what failed while it was ejected is forgiven', async t => {
+  const s = scene()
+  s.fail(5)
+  s.fail(4)
+  s.probe(true, true)
+  s.fail(1)
+  t.equal(s.state, 'up')
+  s.now += 299_999
+  s.probe(false, false, false, true, true)
+  s.now += 1
+
+  s.fail(5)
+
+  t.equal(s.leftMs, 30_000)
+})
+
 t.test('a probe that times out while requests make progress says nothing', async t => {
   const cases: [outcome: ProbeOutcome, progressMs: number, conclusive: boolean][] = [
     ['timeout', -1, true],

@@ -459,11 +459,12 @@ t.test('a new path is asked at once; the verdict stays until that has answered o
   await s.app.ready()
   await s.answer('refused', 'ok')
   s.clock.advance(1_000)
-  await s.answer('refused')
+  const { calls } = s
+  t.same(calls.map(({ instance }) => instance), [down, up])
+  await calls.pop()!.answer('refused')
 
   s.reconfigure({ interval: '1h', path: '/up' })
   t.same([stateOf(up), stateOf(down)], ['up', 'down'])
-  const { calls } = s
   t.equal(calls[0]!.settings.path, undefined)
   t.equal(calls[0]!.signal.aborted, true, 'what is under way asks what nobody wants to know any more')
   await s.answer('ok')
