@@ -15,6 +15,8 @@ export type Probe = (instance: Instance, settings: HealthOptions, signal: AbortS
 
 /** A health page is short; what is longer is not read to its end. */
 const maxBodyBytes = 64 * 1024
+/** Nor is what takes longer, such as an event stream: the head has decided, and the verdict must not wait for the timeout. */
+const maxBodyMs = 500
 
 /** The probe that opens real connections. TLS certificates are verified. */
 export function createProbe (clock: Clock, lookupOf: LookupOf): Probe {
@@ -78,6 +80,7 @@ export function askHttp (clock: Clock, { protocol, host, port }: Instance, looku
     const { request } = protocol === 'https' ? https : http
     const headers = { 'user-agent': 'fleet-gateway-health', accept: '*/*', connection: 'close' }
     const probe = request({ host, port, path, headers, agent: false, signal, ...(lookup && { lookup }) })
+    let cancelBody = () => {}
     const cancelTimeout = clock.after(timeoutMs, () => {
       outcome ??= 'timeout'
       probe.destroy()
@@ -87,6 +90,7 @@ export function askHttp (clock: Clock, { protocol, host, port }: Instance, looku
       status = response.statusCode ?? 0
       outcome = status >= 200 && status < 400 ? 'ok' : 'bad'
       if (headOnly) return probe.destroy()
+      cancelBody = clock.after(maxBodyMs, () => probe.destroy())
       let bytes = 0
       response.on('data', (chunk: Buffer) => {
         bytes += chunk.length
@@ -97,6 +101,7 @@ export function askHttp (clock: Clock, { protocol, host, port }: Instance, looku
     probe.once('error', (error: NodeJS.ErrnoException) => { cause = codeOf(error) }) // 'close' follows
     probe.once('close', () => {
       cancelTimeout()
+      cancelBody()
       resolve({ outcome: outcome ?? (connected ? 'bad' : 'refused'), status, cause: outcome === null ? cause : null })
     })
     probe.end()

@@ -4,7 +4,7 @@
  */
 import type { Clock } from '../../src/clock.ts'
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
-import { isConclusive, needsFastProbe, recordProbe, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
+import { awaitsProbes, forgetProbes, isConclusive, needsFastProbe, recordProbe, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import type { HealthOptions } from './options.ts'
 import type { Probe } from './probe.ts'
@@ -24,44 +24,61 @@ export interface ProberSeams {
 const tickMs = 100
 /** In each so many ticks what decides a period is looked up anew: settings, and whether the instance needs to be asked often. */
 const ticksPerReview = 10
-/** The period of an instance that probes can restore. */
+/** The period of an instance that probes can restore, or of which one has failed: its state is to be known within seconds. */
 const fastPeriodMs = 1_000
 /** A period is shortened by at most this share, so that instances that came together drift apart. */
 const jitterRatio = 0.1
-/** The first one by more, so that they do so soon. */
+/** The first one by more, so that they do so soon; also the first after fast ones, which brought together what failed together. */
 const firstJitterRatio = 0.5
 /** The most probes that are under way at once. */
 const maxConcurrentProbes = 64
+/** Of these, for instances that probes can restore: a rack that answers nobody must not hold up all others by its timeouts. */
+const maxRestoringProbes = 48
 
 interface Watch {
   readonly instance: Instance
   settings: HealthOptions
+  /** 0 when nobody was asked what is asked now. */
   beganAt: number
   dueAt: number
-  /** The share by which the present period is shortened. */
+  /** From 0 to below 1: how much of the most that it may be shortened the present period is. */
   jitter: number
-  isRunning: boolean
-  readonly abort: AbortController
+  /** The present period may be shortened by more. */
+  isSpread: boolean
+  /** Ends the probe that is under way; null when there is none. */
+  running: AbortController | null
+}
+
+/** Somebody who waits until each of these was probed, or is gone. */
+interface Round {
+  readonly unprobed: Set<Watch>
+  readonly resolve: () => void
 }
 
 export class Prober {
   readonly #seams: ProberSeams
   readonly #watches = new Map<InstanceRuntime, Watch>()
-  /** Due, and waiting for their turn, in order. */
+  /** Due, and waiting for their turn, in order: */
   readonly #queue = new Set<Watch>()
+  /** those that probes can restore in a queue of their own. */
+  readonly #restoring = new Set<Watch>()
   #defaults: HealthOptions
   #concurrent = 0
+  #concurrentRestoring = 0
   #ticks = 0
   #stops: (() => void)[] = []
-  /** Those of which no probe has ended yet, */
+  /** Those of which no probe has ended yet. */
   readonly #unprobed = new Set<Watch>()
-  /** and who waits until there are none. */
-  #waiting: (() => void)[] = []
+  readonly #rounds = new Set<Round>()
+  /** Resolves when it is known whom there is to probe: at start() or stop(). */
+  readonly #begun: Promise<void>
+  #begin: () => void = () => {}
 
   /** @param defaults what agents can override one by one */
   constructor (seams: ProberSeams, defaults: HealthOptions) {
     this.#seams = seams
     this.#defaults = defaults
+    this.#begun = new Promise(resolve => { this.#begin = resolve })
   }
 
   /** Probes every instance at once, each new one as it comes, and all of them time and again until stop(). */
@@ -76,11 +93,13 @@ export class Prober {
       }),
       clock.every(tickMs, () => this.#tick())
     ]
+    this.#begin()
     this.#fill()
   }
 
   /** Ends all probes, and what they have open. */
   stop (): void {
+    this.#begin()
     for (const stop of this.#stops) stop()
     for (const runtime of [...this.#watches.keys()]) this.#forget(runtime)
   }
@@ -91,17 +110,22 @@ export class Prober {
     for (const watch of this.#watches.values()) this.#review(watch)
   }
 
-  /** Resolves when no instance is left that was never probed. */
-  firstRound (): Promise<void> {
-    return new Promise(resolve => {
-      this.#waiting.push(resolve)
-      this.#tellWaiting()
-    })
+  /** Resolves when each instance that is known now, or at the start, was probed once or is gone. */
+  async firstRound (): Promise<void> {
+    await this.#begun
+    if (this.#unprobed.size === 0) return
+    await new Promise<void>(resolve => this.#rounds.add({ unprobed: new Set(this.#unprobed), resolve }))
   }
 
-  #tellWaiting (): void {
-    if (this.#unprobed.size > 0) return
-    for (const resolve of this.#waiting.splice(0)) resolve()
+  /** One probe of it has ended, or it is gone. */
+  #setProbed (watch: Watch): void {
+    this.#unprobed.delete(watch)
+    for (const round of this.#rounds) {
+      round.unprobed.delete(watch)
+      if (round.unprobed.size > 0) continue
+      this.#rounds.delete(round)
+      round.resolve()
+    }
   }
 
   /** What counts for the instance: its agent's settings over the defaults. */
@@ -116,15 +140,7 @@ export class Prober {
   }
 
   #watch (instance: Instance): void {
-    const watch: Watch = {
-      instance,
-      settings: this.settingsOf(instance),
-      beganAt: 0,
-      dueAt: 0,
-      jitter: 0,
-      isRunning: false,
-      abort: new AbortController()
-    }
+    const watch: Watch = { instance, settings: this.settingsOf(instance), beganAt: 0, dueAt: 0, jitter: 0, isSpread: true, running: null }
     this.#watches.set(instance.runtime, watch)
     this.#unprobed.add(watch)
     this.#queue.add(watch)
@@ -135,9 +151,9 @@ export class Prober {
     if (watch === undefined) return
     this.#watches.delete(runtime)
     this.#queue.delete(watch)
-    this.#unprobed.delete(watch)
-    watch.abort.abort()
-    this.#tellWaiting()
+    this.#restoring.delete(watch)
+    watch.running?.abort()
+    this.#setProbed(watch)
   }
 
   #tick (): void {
@@ -145,53 +161,82 @@ export class Prober {
     const due = this.#seams.clock.now() + tickMs / 2 // to the nearest tick
     for (const watch of this.#watches.values()) {
       if (isReview) this.#review(watch)
-      if (watch.dueAt <= due && !watch.isRunning) this.#queue.add(watch)
+      // A probe that begins in the future began before the clock was set back.
+      if ((watch.dueAt <= due || watch.beganAt > due) && watch.running === null) this.#enqueue(watch)
     }
     this.#fill()
   }
 
+  #enqueue (watch: Watch): void {
+    const [queue, other] = awaitsProbes(watch.instance) ? [this.#restoring, this.#queue] : [this.#queue, this.#restoring]
+    other.delete(watch)
+    queue.add(watch)
+  }
+
+  /** Takes the settings as they are now. What asks something else is asked at once, and what came of the old question says nothing of it. */
   #review (watch: Watch): void {
+    const { path, timeout } = watch.settings
     watch.settings = this.settingsOf(watch.instance)
+    const isOtherQuestion = watch.settings.path !== path
+    if (isOtherQuestion || watch.settings.timeout !== timeout) watch.running?.abort()
+    if (isOtherQuestion) {
+      forgetProbes(watch.instance)
+      watch.beganAt = 0
+    }
     this.#schedule(watch)
   }
 
   #schedule (watch: Watch): void {
     const { interval } = watch.settings
-    const periodMs = needsFastProbe(watch.instance) ? Math.min(fastPeriodMs, interval) : interval
-    watch.dueAt = watch.beganAt + periodMs * (1 - watch.jitter)
+    const isFast = needsFastProbe(watch.instance)
+    const periodMs = isFast ? Math.min(fastPeriodMs, interval) : interval
+    const ratio = watch.isSpread && !isFast ? firstJitterRatio : jitterRatio
+    watch.dueAt = watch.beganAt + periodMs * (1 - watch.jitter * ratio)
   }
 
   #fill (): void {
-    for (const watch of this.#queue) {
-      if (this.#concurrent >= maxConcurrentProbes) return
+    while (this.#concurrent < maxConcurrentProbes) {
+      const watch = (this.#concurrentRestoring < maxRestoringProbes ? firstOf(this.#restoring) : undefined) ?? firstOf(this.#queue)
+      if (watch === undefined) return
+      const isRestoring = this.#restoring.delete(watch)
       this.#queue.delete(watch)
-      void this.#probe(watch)
+      this.#concurrent++
+      if (isRestoring) this.#concurrentRestoring++
+      void this.#probe(watch).finally(() => {
+        this.#concurrent--
+        if (isRestoring) this.#concurrentRestoring--
+        this.#fill()
+      })
     }
   }
 
   async #probe (watch: Watch): Promise<void> {
     const { probe, clock, random, onChange } = this.#seams
-    const { instance, settings, abort: { signal } } = watch
+    const { instance, settings } = watch
     const beganAt = clock.now()
+    const running = new AbortController()
+    watch.isSpread = watch.beganAt === 0 || needsFastProbe(instance)
     watch.beganAt = beganAt
-    watch.jitter = random() * (this.#unprobed.has(watch) ? firstJitterRatio : jitterRatio)
-    watch.isRunning = true
-    this.#concurrent++
+    watch.jitter = random()
+    watch.running = running
     let outcome: ProbeOutcome
     try {
-      outcome = await probe(instance, settings, signal)
+      outcome = await probe(instance, settings, running.signal)
     } catch {
       outcome = 'bad'
     }
-    this.#concurrent--
-    watch.isRunning = false
-    this.#unprobed.delete(watch)
-    if (!signal.aborted) {
-      const change = isConclusive(instance, outcome, beganAt) ? recordProbe(instance, outcome === 'ok', settings, clock.now()) : null
-      this.#schedule(watch)
-      if (change !== null) onChange(instance, change, outcome)
+    watch.running = null
+    if (running.signal.aborted) { // it is gone, or to be asked anew
+      watch.beganAt = watch.dueAt = 0
+      return
     }
-    this.#tellWaiting()
-    this.#fill()
+    const change = isConclusive(instance, outcome, beganAt) ? recordProbe(instance, outcome === 'ok', watch.settings, clock.now()) : null
+    this.#schedule(watch)
+    if (change !== null) onChange(instance, change, outcome)
+    this.#setProbed(watch)
   }
+}
+
+function firstOf (queue: ReadonlySet<Watch>): Watch | undefined {
+  return queue.values().next().value
 }

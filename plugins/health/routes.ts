@@ -57,6 +57,13 @@ export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fasti
     return { status: 'ready' }
   })
 
+  // Nothing here has a body; HTTP libraries name the type of one that is not there, and whoever sends one need not be asked again.
+  fastify.removeAllContentTypeParsers()
+  fastify.addContentTypeParser('*', (_request, payload, done) => {
+    payload.resume()
+    done(null)
+  })
+
   // A POST, since it makes the gateway do something; who may read may ask.
   fastify.post<{ Params: { name: string, id: string } }>('/registry/:name/instances/:id/probe', { config: { fleet: { scope: 'read' } } }, async request => {
     const { name, id } = request.params

@@ -170,7 +170,8 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     }
   }
 
-  onInterim (_handler: AttemptHandler, status: number, fields: string[], reason: string): void {
+  onInterim (handler: AttemptHandler, status: number, fields: string[], reason: string): void {
+    this.#context.upstream.progress(handler.attempt)
     if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
   }
 
@@ -339,9 +340,10 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     this.#totalTimer = null
   }
 
-  #fail (error: FleetError): void {
+  /** @param outcome of the attempt that is under way; `aborted` unless it is the agent's fault */
+  #fail (error: FleetError, outcome: AttemptOutcome = 'aborted'): void {
     if (this.#over) return
-    this.#current?.cancel('aborted')
+    this.#current?.cancel(outcome)
     this.#finish()
     this.#context.report(error, this.#facts)
     this.#response.problem(error)
@@ -390,11 +392,13 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     }
     if (this.#body.complete && this.#current !== null) return // the response timeout watches from here on
     const clientIsSlow = this.#current === null || this.#body.waitsForClient
-    this.#fail(clientIsSlow ? new RequestTimeoutError('The body stopped coming') : new UpstreamTimeoutError('The agent stopped taking the body', { proxyStatus: 'http_response_timeout' }))
+    if (clientIsSlow) this.#fail(new RequestTimeoutError('The body stopped coming'))
+    else this.#fail(new UpstreamTimeoutError('The agent stopped taking the body', { proxyStatus: 'http_response_timeout' }), 'timeout')
   }
 
   #totalTimedOut (): void {
-    if (!this.#response.raw.headersSent) return this.#fail(new UpstreamTimeoutError('The exchange took longer than it may'))
+    // With the whole request there it is the agent that took too long; else nobody knows.
+    if (!this.#response.raw.headersSent) return this.#fail(new UpstreamTimeoutError('The exchange took longer than it may'), this.#body.complete ? 'timeout' : 'aborted')
     this.#current?.cancel('aborted')
     this.#finish()
     this.#response.cut()

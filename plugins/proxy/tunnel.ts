@@ -171,8 +171,10 @@ export class Tunnel implements EndableStream {
       this.#raw.destroy()
       this.#offer.socket.destroy()
     }, this.#target.policy.idleTimeoutMs)
+    const attempt = this.#attempt!
     response.on('data', (chunk: Buffer) => {
       idle.refresh()
+      this.#context.upstream.progress(attempt)
       this.#facts.bytesSent += chunk.length
       if (!this.#raw.write(chunk)) response.pause()
     })
@@ -223,7 +225,8 @@ export class Tunnel implements EndableStream {
     client.on('close', () => this.#closeTunnel('complete'))
     const { upstream } = this.#context
     const attempt = this.#attempt!
-    agent.on('data', () => upstream.progress(attempt))
+    // What the client sends is read only as far as the agent takes it.
+    for (const side of [client, agent]) side.on('data', () => upstream.progress(attempt))
     client.pipe(agent)
     agent.pipe(client)
   }

@@ -39,6 +39,8 @@ export interface HealthRecord {
   restoredAt: number
   /** The one trial request that is under way. */
   trial: Attempt | null
+  /** When a trial that has decided nothing yet is given up for the next one, milliseconds since the epoch. Means nothing without a trial. */
+  trialUntil: number
 }
 
 /** The mutable record of one (agent, protocol, host, port); it outlives snapshots and reloads. One writer per field. */
@@ -88,7 +90,7 @@ export function newRuntime (): InstanceRuntime {
     inFlight: 0,
     lastProgressAt: 0,
     draining: false,
-    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, restoredAt: 0, trial: null }
+    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, restoredAt: 0, trial: null, trialUntil: 0 }
   }
 }
 
@@ -123,5 +125,11 @@ export function isWanted ({ runtime }: Instance, capacity: number): boolean {
 export function isAvailable (instance: Instance, now: number, capacity = Infinity): boolean {
   const { health } = instance.runtime
   if (!health.up || !isWanted(instance, capacity)) return false
-  return health.ejectedUntil === 0 || (now >= health.ejectedUntil && health.trial === null)
+  return health.ejectedUntil === 0 || isDueForTrial(instance, now)
+}
+
+/** Its ejection is over, and no trial request is under way that may still decide: the next attempt is one. */
+export function isDueForTrial ({ runtime: { health } }: Instance, now: number): boolean {
+  if (!health.up || health.ejectedUntil === 0 || now < health.ejectedUntil) return false
+  return health.trial === null || now >= health.trialUntil
 }

@@ -4,7 +4,7 @@
  */
 import type { Agent } from './agent.ts'
 import { isConnectionFailure, isFailure, type Attempt } from './attempt.ts'
-import { isHealthy, type HealthRecord, type Instance } from './instance.ts'
+import { isDueForTrial, isHealthy, type HealthRecord, type Instance } from './instance.ts'
 
 /** How many probes in a row change the verdict. */
 export interface ProbeThresholds {
@@ -21,6 +21,8 @@ const failuresToEject = 5
 const ejectionMs = 30_000
 /** No ejection takes longer. */
 export const longestEjectionMs = 300_000
+/** A trial that has decided nothing for so long (an upload that goes on, an agent that hangs) no longer keeps the next one away. */
+export const longestTrialMs = 30_000
 /** For each such time without an ejection one of those before is forgotten: who flaps stays out longer each time. */
 const forgetEjectionMs = 300_000
 
@@ -51,17 +53,28 @@ export function recordProbe (instance: Instance, ok: boolean, { unhealthyAfter, 
   }
   health.probeFailures = 0
   health.probeSuccesses++
-  if (!needsFastProbe(instance) || health.probeSuccesses < healthyAfter) return null
+  if (!awaitsProbes(instance) || health.probeSuccesses < healthyAfter) return null
   const change = health.up ? 'restored' : 'up'
   health.up = true
   endEjection(health, now)
   return change
 }
 
-/** Down, or ejected because it could not be connected to: worth asking often, since probes can restore it. */
-export function needsFastProbe (instance: Instance): boolean {
+/** The next probe asks something else, so that those before are none of the same row. The verdict stays until there is another. */
+export function forgetProbes ({ runtime: { health } }: Instance): void {
+  health.probeFailures = 0
+  health.probeSuccesses = 0
+}
+
+/** Down, or ejected because it could not be connected to: probes can restore it. */
+export function awaitsProbes (instance: Instance): boolean {
   const { up, ejectedFor } = instance.runtime.health
   return !up || ejectedFor === 'connection'
+}
+
+/** Worth asking often: probes can restore it, or its last one failed and there is no verdict yet. */
+export function needsFastProbe (instance: Instance): boolean {
+  return awaitsProbes(instance) || instance.runtime.health.probeFailures > 0
 }
 
 /**
@@ -69,13 +82,16 @@ export function needsFastProbe (instance: Instance): boolean {
  * mode before that time.
  */
 export function beginTrial (attempt: Attempt, now: number): void {
+  if (!isDueForTrial(attempt.instance, now)) return
   const { health } = attempt.instance.runtime
-  if (health.up && health.trial === null && health.ejectedUntil > 0 && now >= health.ejectedUntil) health.trial = attempt
+  health.trial = attempt
+  health.trialUntil = now + longestTrialMs
 }
 
 /**
  * Counts an attempt whose outcome is known.
  * A 500 says nothing of the instance either way, and neither does a client that went away: such a trial makes room for the next.
+ * Where nobody else serves, each attempt on an ejected instance is as good as a trial: who answers in panic mode is back.
  * @param agent the instance's agent as it is now, since its last healthy instance is never ejected
  * @returns what that changed, null when nothing; `ejected` again when a trial failed
  */
@@ -86,7 +102,7 @@ export function recordAttempt (agent: Agent, attempt: Attempt, now: number): Hea
   if (isTrial) health.trial = null
   if (isSuccess(attempt)) {
     health.consecutiveFailures = 0
-    return isTrial ? endEjection(health, now) : null
+    return health.ejectedUntil > 0 && (isTrial || !hasAnother(agent, instance)) ? endEjection(health, now) : null
   }
   if (!isFailure(attempt)) return null
   health.consecutiveFailures++
@@ -118,11 +134,11 @@ function eject (health: HealthRecord, noConnection: boolean, now: number): Healt
 }
 
 /** Puts it back into the rotation. How often it was ejected is not forgotten at once. */
-function endEjection (health: HealthRecord, now: number): HealthChange {
+function endEjection (health: HealthRecord, now: number): HealthChange | null {
   if (health.ejectedUntil > 0) health.restoredAt = now
   health.ejectedUntil = 0
   health.ejectedFor = null
   health.consecutiveFailures = 0
   health.trial = null
-  return 'restored'
+  return health.up ? 'restored' : null // of one that is down as well, probes have the last word
 }

@@ -3,7 +3,7 @@ import t from 'tap'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import { isAvailable, isHealthy, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
-import { beginTrial, isConclusive, longestEjectionMs, needsFastProbe, recordAttempt, recordProbe, type ProbeOutcome } from '../../src/fleet/outlier.ts'
+import { beginTrial, forgetProbes, isConclusive, longestEjectionMs, needsFastProbe, recordAttempt, recordProbe, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 
 const start = 1_700_000_000_000
 const thresholds = { unhealthyAfter: 3, healthyAfter: 2 }
@@ -162,6 +162,118 @@ t.test('after its time one trial request decides', async t => {
   t.equal(s.leftMs, 60_000, 'the first time is not forgotten yet')
 })
 
+t.test('a trial that decides nothing for 30 s makes room for the next, and is an attempt like any other then', async t => {
+  const s = scene()
+  s.fail(5, 'timeout')
+  s.now += 30_000
+  const hanging = s.begin()
+
+  t.equal(isAvailable(s.first, s.now + 29_999), false)
+  s.now += 30_000
+  t.equal(isAvailable(s.first, s.now), true)
+  const next = s.begin()
+  t.equal(isAvailable(s.first, s.now), false, 'again one only')
+  s.settle(hanging, 'answered', 200)
+  t.equal(s.state, 'ejected')
+  t.equal(isAvailable(s.first, s.now), false, 'and the next is still the trial')
+  s.settle(next, 'answered', 200)
+
+  t.equal(s.state, 'up')
+})
+
+t.test('with nobody else to serve, who answers in panic mode is back before its time', async t => {
+  const leave: [name: string, act: (second: Instance) => void][] = [
+    ['down', ({ runtime }) => { runtime.health.up = false }],
+    ['draining', ({ runtime }) => { runtime.draining = true }]
+  ]
+  for (const [name, act] of leave) {
+    const s = scene()
+    s.fail(5, 'answered', 503)
+    t.equal(s.attempt('answered', 200), null, 'while there is another one its time counts')
+    act(s.second)
+
+    t.equal(s.attempt('answered', 503), null, name)
+    t.equal(s.attempt('answered', 500), null, name)
+    t.equal(s.state, 'ejected', name)
+    t.equal(s.attempt('answered', 200), 'restored', name)
+
+    t.equal(s.state, 'up', name)
+  }
+})
+
+t.test('of an instance that is down as well the probes have the last word', async t => {
+  const s = scene()
+  s.fail(5, 'answered', 503)
+  s.now += 30_000
+  const trial = s.begin()
+  s.probe(false, false, false)
+
+  t.equal(s.settle(trial, 'answered', 200), null)
+  t.equal(s.state, 'down')
+  t.same(s.probe(true, true), [null, 'up'])
+})
+
+t.test('one that is down gets no trial, and one that drains decides its own', async t => {
+  const s = scene()
+  s.fail(5, 'answered', 503)
+  s.now += 30_000
+  s.probe(false, false, false)
+  s.begin()
+  t.equal(s.first.runtime.health.trial, null)
+
+  const other = scene()
+  other.fail(5, 'answered', 503)
+  other.now += 30_000
+  const trial = other.begin()
+  other.first.runtime.draining = true
+  t.equal(isAvailable(other.first, other.now), false)
+  other.settle(trial, 'answered', 200)
+  t.equal(other.state, 'draining')
+  other.first.runtime.draining = false
+  t.equal(other.state, 'up', 'so it is when it registers again')
+})
+
+t.test('of two that fail at the same time one stays', async t => {
+  const s = scene()
+  const attempts = Array.from({ length: 10 }, (_, index) => s.begin(s.agent.instances[index % 2]))
+
+  for (const attempt of attempts) s.settle(attempt, 'refused')
+
+  t.same([s.state, stateOf(s.second)], ['ejected', 'up'])
+})
+
+t.test('one that is due for its trial does not count as one that can take over', async t => {
+  const s = scene()
+  s.fail(5, 'timeout')
+  s.now += 30_000
+
+  s.fail(20, 'timeout', 0, s.second)
+
+  t.equal(stateOf(s.second), 'up')
+})
+
+t.test('an instance is worth asking often from its first failed probe until a good one, or until it is restored', async t => {
+  const s = scene()
+  const fast = () => needsFastProbe(s.first)
+
+  t.equal(fast(), false)
+  s.probe(false)
+  t.equal(fast(), true)
+  s.probe(true)
+  t.equal(fast(), false)
+  s.probe(false, false, false, true)
+  t.equal(fast(), true, 'down')
+  s.probe(true)
+  t.equal(fast(), false)
+  s.probe(false)
+  s.fail(5, 'answered', 503)
+  s.probe(true)
+  t.equal(fast(), false, 'ejected for answers')
+  s.probe(false)
+  forgetProbes(s.first)
+  t.equal(fast(), false, 'asked something else')
+})
+
 t.test('a failed trial does not take out the last one there is', async t => {
   const s = scene()
   s.fail(5, 'timeout')
@@ -297,6 +409,22 @@ t.test('flapping costs more each time; five good minutes make up for one ejectio
   t.equal(flap(), 90)
   s.now += 60 * 60_000
   t.equal(flap(), 30)
+})
+
+t.test('to have been down makes no ejection younger, and what failed while it was ejected is forgiven', async t => {
+  const s = scene()
+  s.fail(5)
+  s.fail(4)
+  s.probe(true, true)
+  s.fail(1)
+  t.equal(s.state, 'up')
+  s.now += 299_999
+  s.probe(false, false, false, true, true)
+  s.now += 1
+
+  s.fail(5)
+
+  t.equal(s.leftMs, 30_000)
 })
 
 t.test('a probe that times out while requests make progress says nothing', async t => {

@@ -126,9 +126,9 @@ t.test('three failures in a row are down, two successes in a row up; the log has
   await s.app.ready()
 
   await s.answer('refused')
-  s.clock.advance(10_000)
+  s.clock.advance(1_000)
   await s.answer('timeout')
-  s.clock.advance(10_000)
+  s.clock.advance(1_000)
   t.equal(stateOf(instance), 'up')
   await s.answer('bad')
   t.equal(stateOf(instance), 'down')
@@ -143,6 +143,109 @@ t.test('three failures in a row are down, two successes in a row up; the log has
   t.match(s.logs.find(({ change }) => change === 'down'), { instance: instance.id })
   s.clock.advance(9_900)
   t.equal(s.calls.length, 0, 'and then each interval again')
+})
+
+t.test('of one that failed a probe the verdict takes two seconds more, not two intervals; a good probe ends the hurry', async t => {
+  const s = await build(t)
+  const instance = s.add(8_501)
+  await s.app.ready()
+  await s.answer('ok')
+  s.clock.advance(10_000)
+
+  await s.answer('refused')
+  s.clock.advance(900)
+  t.equal(s.calls.length, 0)
+  s.clock.advance(100)
+  await s.answer('ok')
+  s.clock.advance(9_900)
+  t.equal(s.calls.length, 0, 'a good one: there is time again')
+  s.clock.advance(100)
+  await s.answer('refused')
+  for (let probes = 0; probes < 2; probes++) {
+    s.clock.advance(1_000)
+    await s.answer('refused')
+  }
+
+  t.equal(stateOf(instance), 'down')
+})
+
+t.test('a new instance that does not answer is down two seconds after it came', async t => {
+  const s = await build(t, { random: () => 0.999_9 })
+  await s.app.ready()
+  const instance = s.add(8_501)
+
+  await s.answer('refused')
+  s.clock.advance(800)
+  t.equal(s.calls.length, 0, 'hurry is not shortened by half, as first intervals are')
+  s.clock.advance(200)
+  await s.answer('refused')
+  s.clock.advance(1_000)
+  await s.answer('refused')
+
+  t.equal(stateOf(instance), 'down')
+})
+
+t.test('who is probed more often than every second keeps to that', async t => {
+  const s = await build(t, { interval: '200ms' })
+  s.add(8_501)
+  await s.app.ready()
+
+  await s.answer('refused')
+  s.clock.advance(200)
+
+  t.equal(s.calls.length, 1)
+})
+
+t.test('instances that failed and came back together drift apart again', async t => {
+  const shares = [0.999_9, 0]
+  let turn = 0
+  const s = await build(t, { random: () => shares[turn++ % 2]! })
+  s.add(8_501)
+  s.add(8_502)
+  await s.app.ready()
+  for (let probes = 0; probes < 2; probes++) {
+    await s.answer('refused', 'refused')
+    s.clock.advance(1_000)
+  }
+  await s.answer('ok', 'ok')
+
+  s.clock.advance(5_000)
+
+  t.same(s.calls.map(({ instance }) => instance.port), [8_501], 'the other one is due five seconds later')
+})
+
+t.test('instances that never answer hold up nobody else', async t => {
+  const s = await build(t)
+  const dead = Array.from({ length: 100 }, (_, index) => s.add(index + 1))
+  for (const { runtime: { health } } of dead) health.up = false
+  await s.app.ready()
+  while (s.calls.length > 0) await s.answer('timeout')
+  s.clock.advance(1_000)
+  t.equal(s.calls.length, 48, 'dead ones wait for their turn')
+
+  s.add(8_501, { name: 'writer' })
+
+  t.equal(s.calls.at(-1)!.instance.port, 8_501)
+  const probed = []
+  while (s.calls.length > 0) {
+    probed.push(s.calls[0]!.instance.port)
+    await s.answer('timeout')
+  }
+  t.equal(new Set(probed).size, 101, 'and all of them get it')
+})
+
+t.test('a clock that is set back stops no probe', async t => {
+  const clock = fakeClock()
+  let now = 0
+  const s = await build(t, { clock: { ...clock, now: () => clock.now() + now } })
+  s.add(8_501)
+  await s.app.ready()
+  await s.answer('ok')
+
+  now = -3_600_000
+  clock.advance(100)
+
+  t.equal(s.calls.length, 1)
 })
 
 t.test('an agent overrides settings one by one', async t => {
@@ -328,12 +431,12 @@ t.test('new settings take effect at once, or not at all', async t => {
   t.throws(() => s.reconfigure({ interval: '2s', intervall: 2 }), { message: /intervall/ })
   s.clock.advance(5_000)
   t.equal(s.calls.length, 0)
-  s.reconfigure({ interval: '12s', path: '/up' })
+  s.reconfigure({ interval: '12s', timeout: '1s' })
   s.clock.advance(1_900)
   t.equal(s.calls.length, 0)
   s.clock.advance(100)
 
-  t.match(s.calls, [{ settings: { path: '/up', interval: 12_000 } }])
+  t.match(s.calls, [{ settings: { timeout: 1_000, interval: 12_000 } }])
   t.throws(() => s.reconfigure({ timeout: 'soon' }), { message: /^health\.timeout must be a duration/ })
 })
 
@@ -347,6 +450,66 @@ t.test('an agent\'s new policy takes effect before its old interval is over', as
   s.clock.advance(3_000)
 
   t.equal(s.calls.length, 1)
+})
+
+t.test('a new path is asked at once; the verdict stays until that has answered often enough', async t => {
+  const s = await build(t, { interval: '1h' })
+  const [up, down] = [s.add(8_501), s.add(8_502)]
+  down.runtime.health.up = false
+  await s.app.ready()
+  await s.answer('refused', 'ok')
+  s.clock.advance(1_000)
+  const { calls } = s
+  t.same(calls.map(({ instance }) => instance), [down, up])
+  await calls.pop()!.answer('refused')
+
+  s.reconfigure({ interval: '1h', path: '/up' })
+  t.same([stateOf(up), stateOf(down)], ['up', 'down'])
+  t.equal(calls[0]!.settings.path, undefined)
+  t.equal(calls[0]!.signal.aborted, true, 'what is under way asks what nobody wants to know any more')
+  await s.answer('ok')
+  s.clock.advance(100)
+  t.same(calls.map(({ settings }) => settings.path), ['/up', '/up'])
+  const answerFor = (instance: Instance, outcome: ProbeOutcome) => calls.splice(calls.findIndex(call => call.instance === instance), 1)[0]!.answer(outcome)
+  await answerFor(down, 'ok')
+  await answerFor(up, 'bad')
+  t.same([stateOf(up), stateOf(down)], ['up', 'down'], 'what was found by the old question does not count')
+  s.clock.advance(1_000)
+  await answerFor(down, 'ok')
+  await answerFor(up, 'bad')
+  s.clock.advance(1_000)
+  await answerFor(up, 'bad')
+
+  t.same([stateOf(up), stateOf(down)], ['down', 'up'])
+})
+
+t.test('a new path in an agent\'s policy is asked within a second', async t => {
+  const s = await build(t, { interval: '1h' })
+  s.add(8_501)
+  await s.app.ready()
+  await s.answer('ok')
+
+  s.add(8_501, { policy: { health: { path: '/up' } } })
+  s.clock.advance(1_000)
+
+  t.match(s.calls, [{ settings: { path: '/up' } }])
+})
+
+t.test('a new timeout ends the probe that waits by the old one; new thresholds count for what is under way', async t => {
+  const s = await build(t, { timeout: '1h' })
+  const instance = s.add(8_501)
+  await s.app.ready()
+
+  s.reconfigure({ timeout: '1s' })
+  t.equal(s.calls[0]!.signal.aborted, true)
+  await s.answer('timeout')
+  s.clock.advance(100)
+  t.match(s.calls, [{ settings: { timeout: 1_000 } }])
+  t.equal(instance.runtime.health.probeFailures, 0, 'that says nothing')
+  s.reconfigure({ timeout: '1s', unhealthyAfter: 1 })
+  await s.answer('timeout')
+
+  t.equal(stateOf(instance), 'down')
 })
 
 t.test('options are checked', async t => {
@@ -605,6 +768,37 @@ t.test('the first round is over when every instance was probed once, or is gone'
 
   t.equal(over, true)
   await s.health().firstRound() // nobody is left who was never asked
+})
+
+t.test('the first round is that of the instances that were there, even before the start', async t => {
+  const s = await build(t)
+  s.add(8_501)
+  let over = false
+  const round = s.health().firstRound().then(() => { over = true })
+  await nextTurn()
+  t.equal(over, false, 'nobody was asked yet')
+  await s.app.ready()
+  await nextTurn()
+  t.equal(over, false)
+  s.add(8_502)
+
+  await s.answer('ok')
+  await round
+
+  t.equal(s.calls.length, 1, 'who came later is still being asked')
+})
+
+t.test('closing ends the wait for the first round, before the start as well', async t => {
+  for (const isReady of [true, false]) {
+    const s = await build(t)
+    s.add(8_501)
+    if (isReady) await s.app.ready()
+    const round = s.health().firstRound()
+
+    await s.app.close()
+
+    await t.resolves(round, String(isReady))
+  }
 })
 
 t.test('POST …/probe asks one instance now, and says what came of it', async t => {
