@@ -11,6 +11,7 @@ import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
 import { createBalancer } from '../../src/fleet/balancers.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
+import { recordLatency } from '../../src/fleet/latency.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { BalancerOptions } from './options.ts'
 
@@ -58,10 +59,12 @@ export interface UpstreamPluginOptions extends Partial<Static<typeof BalancerOpt
   /** Chooses for all agents, whatever policy they name. @default the one that an agent names */
   balancer?: Balancer
   clock?: Clock
+  /** From 0 to below 1, for what is drawn by lot. @default Math.random */
+  random?: () => number
 }
 
 const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify, opts) => {
-  const { balancer: ownBalancer, clock = systemClock, ...data } = opts
+  const { balancer: ownBalancer, clock = systemClock, random = Math.random, ...data } = opts
   const beginListeners = new Set<AttemptListener>()
   const settledListeners = new Set<AttemptListener>()
   let defaults: BalancerOptions
@@ -70,7 +73,7 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
 
   function reconfigure (options: object): void {
     defaults = parseOptions(BalancerOptions, options, 'balancer')
-    standard = ownBalancer ?? createBalancer(defaults)
+    standard = ownBalancer ?? createBalancer(defaults, random)
     chosen = new WeakMap()
   }
 
@@ -79,7 +82,7 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
     if (settings === undefined || ownBalancer !== undefined) return standard
     // Agents are immutable values, so each is looked at once.
     let balancer = chosen.get(agent)
-    if (balancer === undefined) chosen.set(agent, balancer = createBalancer({ ...defaults, ...settings }))
+    if (balancer === undefined) chosen.set(agent, balancer = createBalancer({ ...defaults, ...settings }, random))
     return balancer
   }
 
@@ -108,8 +111,12 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
     settle (attempt, outcome, status = 0) {
       attempt.outcome = outcome
       attempt.status = status
-      attempt.durationMs = performance.now() - attempt.startedMark
-      if (outcome === 'answered') attempt.instance.runtime.lastProgressAt = clock.now()
+      const mark = performance.now()
+      const now = clock.now()
+      const { runtime } = attempt.instance
+      attempt.durationMs = mark - attempt.startedMark
+      if (outcome === 'answered') runtime.lastProgressAt = now
+      recordLatency(runtime.latency, attempt, mark - (attempt.sentMark ?? attempt.startedMark), now) // a client that sends slowly makes no instance slow
       for (const listener of settledListeners) listener(attempt)
     },
     release (attempt) {
@@ -117,6 +124,7 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
     },
     progress (attempt) {
       attempt.instance.runtime.lastProgressAt = clock.now()
+      if (attempt.outcome === 'pending') attempt.sentMark = performance.now()
     },
     onBegin (listener) {
       beginListeners.add(listener)
