@@ -32,15 +32,18 @@ function draw ({ instances }: Agent, choice: Choice, random: () => number, excep
 }
 
 /**
- * The one with the lower score; the first when they are equal.
- * What is not known of one, since it was never measured or that is long ago, is taken to be as with the other: so nobody is flooded for
- * looking fast, and nobody is left out for having been slow once.
+ * The one with the lower score; the first when they are equal. Nobody is left out for having been slow once, or for a small weight: who has
+ * nothing to do and was not measured of late is asked, to be measured. Nor is anybody flooded for looking fast: what is not known of one is
+ * taken to be as with the other, the more so the longer ago it was measured.
  */
 function better (one: Instance, other: Instance, now: number): Instance {
   const first = one.runtime.latency
   const second = other.runtime.latency
   const firstTrust = trustIn(first, now)
   const secondTrust = trustIn(second, now)
+  const asksOne = firstTrust === 0 && one.runtime.inFlight === 0
+  const asksOther = secondTrust === 0 && other.runtime.inFlight === 0
+  if (asksOne !== asksOther) return asksOne ? one : other
   const trust = firstTrust + secondTrust
   const usual = trust === 0 ? 1 : (firstTrust * first.ms + secondTrust * second.ms) / trust
   const firstMs = firstTrust * first.ms + (1 - firstTrust) * usual
