@@ -16,8 +16,14 @@ interface TwoWayFields {
   timeouts?: { response?: unknown }
 }
 
+/** What goes together in a `balancer`, as written or resolved. */
+interface BalancerFields {
+  policy?: string
+  hashOn?: string
+}
+
 /** Fields of one entry, or of a registration, that contradict each other; paths are relative to it. */
-export function settingProblems ({ aliases, friendly_names: friendlyNames, timeout, timeouts }: TwoWayFields): OptionError[] {
+export function settingProblems ({ aliases, friendly_names: friendlyNames, timeout, timeouts, balancer }: TwoWayFields & { balancer?: BalancerFields }): OptionError[] {
   const problems: OptionError[] = []
   if (aliases && friendlyNames && !isDeepStrictEqual(new Set(aliases), new Set(friendlyNames))) {
     problems.push({ path: 'friendly_names', at: 'key', message: 'is another word for aliases, and they differ' })
@@ -25,7 +31,16 @@ export function settingProblems ({ aliases, friendly_names: friendlyNames, timeo
   if (timeout !== undefined && timeouts?.response !== undefined) {
     problems.push({ path: 'timeout', at: 'key', message: 'is short for timeouts.response, which is given too' })
   }
+  if (balancer?.policy !== undefined) problems.push(...balancerProblems(balancer, balancer.policy, 'balancer'))
   return problems
+}
+
+/**
+ * What a `balancer` says that has no effect under the policy that counts.
+ * @param path where it stands
+ */
+export function balancerProblems ({ hashOn }: BalancerFields, policy: string, path: string): OptionError[] {
+  return hashOn === undefined || policy === 'hash' ? [] : [{ path: `${path}.hashOn`, at: 'key', message: `is for the policy "hash", and the policy is "${policy}"` }]
 }
 
 /** An entry and its path, such as `agents[1]`. */

@@ -1,6 +1,7 @@
 /**
  * What the plugins' schemas can't say of fleet.yaml's other keys: which values go together, and the forms of hosts and address ranges.
  */
+import { balancerProblems } from './agent-rules.ts'
 import type { FleetConfigInput } from './config.ts'
 import { allowedHostProblem, hostProblem, isAddressRange } from './fleet/address.ts'
 import type { OptionError } from './options.ts'
@@ -8,17 +9,30 @@ import type { OptionError } from './options.ts'
 type Section<Key extends keyof FleetConfigInput> = NonNullable<FleetConfigInput[Key]>
 
 /**
- * The errors of everything but `agents`.
+ * The errors of everything but `agents`, and of agents what only shows beside the rest.
  * @param isSound whether the schema has nothing against what is at this path; only such sections are judged
  */
 export function sectionProblems (config: FleetConfigInput, isSound: (path: string) => boolean): OptionError[] {
   const problems: OptionError[] = []
-  const { server, auth, cors, registry } = config
+  const { server, auth, cors, registry, balancer = {} } = config
   if (server !== undefined && isSound('server')) problems.push(...serverProblems(server))
   if (auth !== undefined && isSound('auth')) problems.push(...keyProblems(auth.keys ?? []))
   if (cors !== undefined && isSound('cors')) problems.push(...corsProblems(cors))
   if (registry !== undefined && isSound('registry')) problems.push(...allowedHostProblems(registry.allowedHosts ?? []))
+  if (isSound('balancer')) {
+    const { policy = 'round-robin' } = balancer
+    problems.push(...balancerProblems(balancer, policy, 'balancer'), ...agentBalancerProblems(config.agents, policy, isSound))
+  }
   return problems
+}
+
+/** Of agents that name no policy, so that the gateway's counts; others are judged by themselves. */
+function agentBalancerProblems (agents: unknown, policy: string, isSound: (path: string) => boolean): OptionError[] {
+  if (!Array.isArray(agents)) return []
+  return (agents as Section<'agents'>).flatMap((agent, index) => {
+    const path = `agents[${index}]`
+    return !isSound(path) || agent.balancer === undefined || agent.balancer.policy !== undefined ? [] : balancerProblems(agent.balancer, policy, `${path}.balancer`)
+  })
 }
 
 function serverProblems ({ host, trustedProxies = [] }: Section<'server'>): OptionError[] {

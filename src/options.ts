@@ -167,7 +167,17 @@ export function checkOptions (schema: TSchema, value: unknown, { file = false }:
 /** What is wrong with a value: what its schema says of its form, or else the rule that it breaks; and the value, unless it may be a secret. */
 function valueError (rule: Record<string, unknown> | undefined, message: string, got: unknown): string {
   const shown = typeof got === 'object' || (rule !== undefined && hidesValues(rule)) ? '' : ` (got ${shorten(JSON.stringify(got) ?? typeof got)})`
-  return (typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown
+  return (typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown + nearestChoice(rule, got)
+}
+
+/** A short list of choices is its own suggestion. */
+const mostWithoutSuggestion = 4
+
+function nearestChoice (rule: Record<string, unknown> | undefined, got: unknown): string {
+  const choices = ((rule?.['anyOf'] ?? []) as { const?: unknown }[]).map(member => member.const).filter(choice => typeof choice === 'string')
+  if (typeof got !== 'string' || choices.length <= mostWithoutSuggestion) return ''
+  const [nearest] = nearestNames(got, choices, 1)
+  return nearest === undefined ? '' : `, did you mean "${nearest}"?`
 }
 
 /** What was meant for a secret field may stand in the place of its parent, as in `auth: SECRET`. */

@@ -34,11 +34,14 @@ export interface Chooser {
   isBusy (agent: Agent, tried: readonly Instance[], now: number): boolean
 }
 
-/** @param ownBalancer chooses for all agents, whatever policy they name */
-export function createChooser (defaults: ChooserDefaults, ownBalancer: Balancer | undefined): Chooser {
+/**
+ * @param random from 0 to below 1, for what is drawn by lot
+ * @param ownBalancer chooses for all agents, whatever policy they name
+ */
+export function createChooser (defaults: ChooserDefaults, random: () => number, ownBalancer: Balancer | undefined): Chooser {
   /** Agents are immutable values, so each is looked at once. */
   const known = new WeakMap<Agent, AgentSettings>()
-  const standardBalancer = ownBalancer ?? createBalancer(defaults.balancer)
+  const standardBalancer = ownBalancer ?? createBalancer(defaults.balancer, random)
 
   function settingsOf (agent: Agent): AgentSettings {
     let settings = known.get(agent)
@@ -48,7 +51,7 @@ export function createChooser (defaults: ChooserDefaults, ownBalancer: Balancer 
 
   function resolve ({ policy: own }: Agent): AgentSettings {
     const concurrency = { ...defaults.concurrency, ...own.concurrency }
-    const balancer = own.balancer === undefined || ownBalancer !== undefined ? standardBalancer : createBalancer({ ...defaults.balancer, ...own.balancer })
+    const balancer = own.balancer === undefined || ownBalancer !== undefined ? standardBalancer : createBalancer({ ...defaults.balancer, ...own.balancer }, random)
     return { balancer, concurrency, capacity: concurrency.max ?? Infinity }
   }
 

@@ -10,6 +10,7 @@ import type { Agent } from '../../src/fleet/agent.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
 import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
+import { recordLatency } from '../../src/fleet/latency.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { createChooser, type Chooser } from './chooser.ts'
 import { BalancerOptions, ConcurrencyOptions } from './options.ts'
@@ -76,10 +77,12 @@ export interface UpstreamPluginOptions extends Partial<Static<typeof BalancerOpt
   /** As in fleet.yaml. */
   concurrency?: Partial<Static<typeof ConcurrencyOptions>>
   clock?: Clock
+  /** From 0 to below 1, for what is drawn by lot. @default Math.random */
+  random?: () => number
 }
 
 const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify, opts) => {
-  const { balancer: ownBalancer, clock = systemClock, ...data } = opts
+  const { balancer: ownBalancer, clock = systemClock, random = Math.random, ...data } = opts
   const { registry } = fastify
   const beginListeners = new Set<AttemptListener>()
   const settledListeners = new Set<AttemptListener>()
@@ -88,7 +91,7 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
 
   function chooserOf ({ concurrency = {}, ...balancer }: { concurrency?: object }): Chooser {
     const defaults = { balancer: parseOptions(BalancerOptions, balancer, 'balancer'), concurrency: parseOptions(ConcurrencyOptions, concurrency, 'concurrency') }
-    return createChooser(defaults, ownBalancer)
+    return createChooser(defaults, random, ownBalancer)
   }
 
   fastify.decorate('upstream', {
@@ -118,8 +121,12 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
     settle (attempt, outcome, status = 0) {
       attempt.outcome = outcome
       attempt.status = status
-      attempt.durationMs = performance.now() - attempt.startedMark
-      if (outcome === 'answered') attempt.instance.runtime.lastProgressAt = clock.now()
+      const mark = performance.now()
+      const now = clock.now()
+      const { runtime } = attempt.instance
+      attempt.durationMs = mark - attempt.startedMark
+      if (outcome === 'answered') runtime.lastProgressAt = now
+      recordLatency(runtime.latency, attempt, mark - (attempt.sentMark ?? attempt.startedMark), now) // a client that sends slowly makes no instance slow
       for (const listener of settledListeners) listener(attempt)
     },
     release (attempt) {
@@ -129,6 +136,7 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
     },
     progress (attempt) {
       attempt.instance.runtime.lastProgressAt = clock.now()
+      if (attempt.outcome === 'pending') attempt.sentMark = performance.now()
     },
     onBegin (listener) {
       beginListeners.add(listener)

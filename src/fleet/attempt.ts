@@ -28,6 +28,8 @@ export interface Attempt {
   readonly instanceId: string
   /** Milliseconds of the monotonic clock (performance.now()). */
   readonly startedMark: number
+  /** When a byte of the request's body moved last, on the same clock; absent where none did after the attempt began. */
+  sentMark?: number
   outcome: AttemptOutcome
   /** Status of the agent's answer; 0 without one. */
   status: number

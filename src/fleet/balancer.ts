@@ -26,7 +26,7 @@ export interface Choice {
   readonly asker: Asker | null
 }
 
-/** Chooses one of an agent's instances; undefined when none may take the attempt. Keeps what it remembers in `rotation` and `turns`, for reloads. */
+/** Chooses one of an agent's instances; undefined when none may take the attempt. What outlives a reload is in an agent's rotation and an instance's runtime. */
 export interface Balancer {
   pick (agent: Agent, choice: Choice): Instance | undefined
 }

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { Attempt } from './attempt.ts'
+import type { LatencyRecord } from './latency.ts'
 
 export type Protocol = 'http' | 'https'
 
@@ -37,6 +38,8 @@ export interface HealthRecord {
   ejections: number
   /** When its last ejection ended, milliseconds since the epoch: from then on ejections are forgotten. */
   restoredAt: number
+  /** Since when it has been serving, milliseconds since the epoch: when it was added, or when its last outage or ejection ended. */
+  servingSince: number
   /** The one trial request that is under way. */
   trial: Attempt | null
   /** When a trial that has decided nothing yet is given up for the next one, milliseconds since the epoch. Means nothing without a trial. */
@@ -51,6 +54,10 @@ export interface InstanceRuntime {
   lastProgressAt: number
   /** Takes no new requests. Written by the registry. */
   draining: boolean
+  /** How long it takes to answer of late. Written by upstream. */
+  readonly latency: LatencyRecord
+  /** What turns by weight owe it. Written by the balancer. */
+  credit: number
   readonly health: HealthRecord
 }
 
@@ -84,13 +91,18 @@ export function instanceId (agent: string, host: string, port: number): string {
   return createHash('sha256').update(`${agent}\0${authorityOf(host, port)}`).digest('hex').slice(0, 12)
 }
 
-/** A fresh record: up until somebody finds otherwise. */
-export function newRuntime (): InstanceRuntime {
+/**
+ * A fresh record: up until somebody finds otherwise.
+ * @param servingSince milliseconds since the epoch; always, when left out
+ */
+export function newRuntime (servingSince = 0): InstanceRuntime {
   return {
     inFlight: 0,
     lastProgressAt: 0,
     draining: false,
-    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, restoredAt: 0, trial: null, trialUntil: 0 }
+    latency: { ms: 0, at: 0 },
+    credit: 0,
+    health: { up: true, probeFailures: 0, probeSuccesses: 0, consecutiveFailures: 0, ejectedUntil: 0, ejectedFor: null, ejections: 0, restoredAt: 0, servingSince, trial: null, trialUntil: 0 }
   }
 }
 

@@ -43,8 +43,8 @@ export function newEntry (name: string): Entry {
   return { name, file: null, api: { instances: new Map() }, suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
 }
 
-/** The agent that both layers together describe: what was registered stands before what the file says. */
-export function mergeLayers (entry: Entry): Agent {
+/** The agent that both layers together describe: what was registered stands before what the file says. @param now milliseconds since the epoch */
+export function mergeLayers (entry: Entry, now: number): Agent {
   const { file, api } = entry
   const definitions = new Map<string, ApiInstance & { source: Source }>()
   for (const [authority, definition] of file?.instances ?? []) {
@@ -55,7 +55,7 @@ export function mergeLayers (entry: Entry): Agent {
     const trusted = definition.trusted || inFile?.protocol === definition.protocol
     definitions.set(authority, { ...definition, trusted, source: inFile?.source ?? 'api' })
   }
-  const instances = [...definitions].map(([authority, definition]) => toInstance(entry, authority, definition))
+  const instances = [...definitions].map(([authority, definition]) => toInstance(entry, authority, definition, now))
   return {
     name: entry.name,
     aliases: api.aliases ?? file?.aliases ?? [],
@@ -66,13 +66,13 @@ export function mergeLayers (entry: Entry): Agent {
   }
 }
 
-function toInstance (entry: Entry, authority: string, definition: ApiInstance & { source: Source }): Instance {
+function toInstance (entry: Entry, authority: string, definition: ApiInstance & { source: Source }, now: number): Instance {
   const { protocol, host, port, weight, source, lease, trusted } = definition
   const origin = originOf(protocol, authority)
   const built = entry.built.get(origin)
   if (built?.weight === weight && built.source === source && built.trusted === trusted && built.lease === lease) return built
   const id = built?.id ?? instanceId(entry.name, host, port)
-  const instance = { id, agent: entry.name, protocol, host, port, origin, weight, source, trusted, lease, runtime: built?.runtime ?? newRuntime() }
+  const instance = { id, agent: entry.name, protocol, host, port, origin, weight, source, trusted, lease, runtime: built?.runtime ?? newRuntime(now) }
   entry.built.set(origin, instance)
   return instance
 }

@@ -136,6 +136,7 @@ function eject (health: HealthRecord, noConnection: boolean, now: number): Healt
 /** Puts it back into the rotation. How often it was ejected is not forgotten at once. */
 function endEjection (health: HealthRecord, now: number): HealthChange | null {
   if (health.ejectedUntil > 0) health.restoredAt = now
+  health.servingSince = now
   health.ejectedUntil = 0
   health.ejectedFor = null
   health.consecutiveFailures = 0

@@ -379,7 +379,7 @@ export class Registry {
     const before = entry.agent
     // What registrations said of an agent of the file goes with the last of them.
     if (entry.file !== null && entry.api.instances.size === 0) entry.api = { instances: entry.api.instances }
-    const agent = mergeLayers(entry)
+    const agent = mergeLayers(entry, this.#clock.now())
     entry.agent = agent
     entry.emptySince = agent.instances.length > 0 ? null : entry.emptySince ?? this.#clock.now()
     this.#dueAt = Math.min(this.#dueAt, forgetTime(entry))

@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { isFailure, type Attempt, type AttemptOutcome } from '../../src/fleet/attempt.ts'
-import { roundRobin } from '../../src/fleet/balancer.ts'
+import { roundRobin } from '../../src/fleet/round-robin.ts'
 import { isAvailable, isServing, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { beginTrial, recordAttempt, recordProbe, type HealthChange } from '../../src/fleet/outlier.ts'
 
@@ -145,8 +145,8 @@ function play ({ count, unhealthyAfter, healthyAfter, events }: Setting) {
     if (step.kind === 'burst') for (let times = 0; times < step.times; times++) settle(begin(instance, false), step.outcome, step.status)
     if (step.kind === 'settle' && pending.length > 0) settle(pending.splice(step.at % pending.length, 1)[0]!, step.outcome, step.status)
     if (step.kind === 'request') {
-      const chosen = roundRobin.pick(agent, [], now)
-      const taken = chosen ?? roundRobin.pick(agent, [], now, true)
+      const chosen = roundRobin.pick(agent, { tried: [], now, panic: false, capacity: Infinity, asker: null })
+      const taken = chosen ?? roundRobin.pick(agent, { tried: [], now, panic: true, capacity: Infinity, asker: null })
       if (taken === undefined && instances.some(({ runtime }) => !runtime.draining)) fail('nobody takes it, and somebody could')
       if (chosen === undefined && instances.some(isServing)) fail('panic, and somebody serves')
       if (taken !== undefined) pending.push(begin(taken, chosen !== undefined))
@@ -185,7 +185,7 @@ t.test('whatever happened, all are up again after good probes, good answers and 
     for (const instance of s.instances) for (let times = 0; times < s.healthyAfter; times++) s.probe(instance, true)
     s.wait(300_000) // the longest ejection; requests that hang from before keep no trial away
     for (let requests = 0; requests < s.instances.length * 2; requests++) {
-      const chosen = roundRobin.pick(s.agent, [], s.now) ?? fail('nobody is available')
+      const chosen = roundRobin.pick(s.agent, { tried: [], now: s.now, panic: false, capacity: Infinity, asker: null }) ?? fail('nobody is available')
       s.settle(s.begin(chosen, true), 'answered', 200)
     }
 
