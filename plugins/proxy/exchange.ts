@@ -365,7 +365,7 @@ export class Exchange implements AttemptOwner, EndableStream {
   }
 }
 
-function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
+export function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
   const options = { cause }
   switch (outcome) {
     case 'refused':

@@ -24,6 +24,7 @@ import { Exchange, type ForwardContext, type ForwardTarget } from './exchange.ts
 import { createReporter } from './failure-log.ts'
 import { FieldNames } from './field-names.ts'
 import { acceptAllMethods, forwardedMethods } from './methods.ts'
+import { OpenStreams } from './open-streams.ts'
 import { RetryOptions, TimeoutsOptions } from './options.ts'
 import { createPolicyTable } from './policy.ts'
 import { TraceStarter } from './trace-context.ts'
@@ -54,7 +55,7 @@ export interface ProxyPluginOptions {
 export interface Proxy {
   /** Takes new defaults; exchanges under way keep theirs. @throws OptionsError */
   reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry'>): void
-  /** Ends open event streams and tunnels properly towards both sides. */
+  /** Ends open event streams and tunnels properly towards both sides, and from now on those that open later. */
   endStreams (): void
   readonly openStreams: number
 }
@@ -75,6 +76,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   const { caseSensitive, routerOptions } = fastify.initialConfig
   const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
   const connections = new Connections(lookupOf)
+  const streams = new OpenStreams()
   const budgets = new WeakMap<Rotation, RetryBudget>()
   let policies = createPolicyTable(timeouts, retry)
 
@@ -88,7 +90,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     traces: new TraceStarter(),
     corsEnabled: fastify.hasDecorator('corsEnabled') && fastify.corsEnabled,
     isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
-    streams: new Set(),
+    streams,
     report: createReporter(fastify.log),
     onStreamed,
     budgetOf (agent) {
@@ -133,10 +135,8 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     reconfigure ({ timeouts = {}, retry = {} }) {
       policies = createPolicyTable(parseOptions(TimeoutsOptions, timeouts, 'timeouts'), parseOptions(RetryOptions, retry, 'retry'))
     },
-    endStreams () {
-      for (const stream of context.streams) stream.endStream()
-    },
-    get openStreams () { return context.streams.size }
+    endStreams: () => streams.endAll(),
+    get openStreams () { return streams.size }
   })
 
   await fastify.register(async scope => {
@@ -164,7 +164,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   })
   fastify.addHook('preClose', async () => {
     stopUpgrades()
-    for (const stream of context.streams) stream.endStream()
+    streams.endAll()
   })
   fastify.addHook('onClose', async () => {
     stopWatching()

@@ -110,7 +110,12 @@ function divert (server: Server, take: UpgradeListener<boolean>): () => void {
 /** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */
 function isWebSocket ({ method, headers, httpVersion }: IncomingMessage): boolean {
   const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
-  return method === 'GET' && httpVersion === '1.1' && !hasBody && (headers.upgrade ?? '').toLowerCase() === 'websocket'
+  return method === 'GET' && httpVersion === '1.1' && !hasBody && offersWebSocket(headers.upgrade)
+}
+
+/** Several protocols may be offered, and the server choose (RFC 9110 §7.8). */
+function offersWebSocket (upgrade: string | undefined): boolean {
+  return upgrade !== undefined && upgrade.split(',').some(protocol => protocol.trim().toLowerCase() === 'websocket')
 }
 
 function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, head: Buffer): void {
