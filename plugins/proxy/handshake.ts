@@ -61,10 +61,8 @@ export function shakeHands (instance: Instance, settings: HandshakeSettings, own
       return fail('aborted', error as Error)
     }
     timer = setTimeout(() => fail('timeout', new Error('no response head in time')), settings.responseTimeoutMs)
-    const stopWatching = watchForHalfSwitch(socket, request, () => fail('invalid', new Error('a 101 that does not switch')))
     request.on('information', ({ statusCode, rawHeaders, statusMessage }) => { if (!over) owner.onInterim(statusCode, rawHeaders, statusMessage) })
     request.on('upgrade', (response, upgraded: Socket, head) => {
-      stopWatching()
       // A coding or length would have a second reader of the stream see a body where frames are.
       const isWebSocket = (response.headers.upgrade ?? '').toLowerCase() === 'websocket' && response.headers['transfer-encoding'] === undefined
       if (!isWebSocket) {
@@ -75,7 +73,7 @@ export function shakeHands (instance: Instance, settings: HandshakeSettings, own
       else upgraded.destroy()
     })
     request.on('response', response => {
-      stopWatching()
+      if (response.statusCode === 101) return fail('invalid', new Error('a 101 that does not switch')) // without `Connection: Upgrade` it is an answer to Node
       if (settle()) owner.onAnswer(response)
       else response.destroy()
     })
@@ -94,18 +92,4 @@ export function shakeHands (instance: Instance, settings: HandshakeSettings, own
     giveUp()
     request?.destroy()
   }
-}
-
-/** Calls back when a 101 comes without `Connection: Upgrade`: Node says nothing of one, and would wait for the answer behind it. */
-function watchForHalfSwitch (socket: Socket, request: ClientRequest, onHalfSwitch: () => void): () => void {
-  let begun = ''
-  const look = (chunk: Buffer) => {
-    begun += chunk.toString('latin1')
-    if (!/^HTTP\/1\.\d 101 /.test(begun)) {
-      if (begun.length > 12) stop()
-    } else if (begun.includes('\r\n\r\n')) onHalfSwitch()
-  }
-  const stop = () => { socket.off('data', look) }
-  request.once('socket', () => { socket.on('data', look) }) // behind Node's own listener
-  return stop
 }

@@ -124,8 +124,10 @@ function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, 
   const response = new ServerResponse(raw)
   response.shouldKeepAlive = false
   response.assignSocket(socket)
-  // A refusal is written by Fastify like any answer; after it the connection has no parser to read a next request.
+  // A refusal is written like any answer; after it the connection has no parser to read a next request.
   response.once('finish', () => {
+    response.detachSocket(socket)
+    response.emit('close') // as Node does: the exchange is over, however long the client takes to close
     socket.end()
     socket.resume()
     const timer = setTimeout(() => socket.destroy(), lingerMs)
