@@ -20,6 +20,8 @@ const ambiguous = { kind: 'ambiguous' } as const
 const authorization = { kind: 'authorization' } as const
 
 const bearerScheme = /^bearer +(?=\S)/i
+/** Alone or among other protocols. */
+const offersWebSocket = /(?:^|,)[ \t]*websocket[ \t]*(?:,|$)/i
 const protocolPrefix = 'fleet.bearer.'
 
 /** The credentials that count. */
@@ -30,7 +32,7 @@ export function credentialsOf (raw: IncomingMessage): Credentials {
   const bearer = headers.authorization
   if (bearer !== undefined && bearerScheme.test(bearer)) return hasTwoAuthorizations(raw) ? ambiguous : authorization
   const protocols = headers['sec-websocket-protocol']
-  if (protocols !== undefined && headers.upgrade?.toLowerCase() === 'websocket') {
+  if (protocols !== undefined && offersWebSocket.test(headers.upgrade ?? '')) {
     const tokens = protocols.split(',').map(protocol => protocol.trim()).filter(protocol => protocol.startsWith(protocolPrefix))
     if (tokens.length > 0) return tokens.length === 1 ? { kind: 'token', token: tokens[0]!.slice(protocolPrefix.length) } : ambiguous
   }

@@ -5,11 +5,10 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
-import type { Upstream, Waiter } from '../upstream/index.ts'
+import type { Upstream } from '../upstream/index.ts'
 import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
-import type { Asker } from '../../src/fleet/balancer.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
@@ -17,10 +16,12 @@ import { toFleetError } from '../../src/problem.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
 import type { Connections } from './connections.ts'
+import { Placing, type PlacingOwner } from './placing.ts'
 import type { ForwardPolicy } from './policy.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead, type RequestHeadContext } from './request-head.ts'
 import { interimFields, responseHead, trailerFields } from './response-head.ts'
+import { RetryRules } from './retry-rules.ts'
 
 /** What all exchanges of a gateway share. */
 export interface ForwardContext extends RequestHeadContext {
@@ -68,10 +69,7 @@ export function dropsAuthorization ({ authorizationIsGateways, policy }: Forward
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
 const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE', 'PROPFIND', 'PROPPATCH', 'COPY', 'MOVE', 'MKCOL', 'UNLOCK', 'REPORT', 'SEARCH', 'QUERY', 'ACL', 'BIND', 'UNBIND', 'REBIND', 'LINK', 'UNLINK', 'MKCALENDAR', 'MKACTIVITY', 'MERGE', 'CHECKOUT', 'SOURCE'])
 
-/** Of the attempts that carry request bytes: the first and one retry. A stale replay comes on top. */
-const mostCarried = 2
-
-export class Exchange implements AttemptOwner, EndableStream, Waiter {
+export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   readonly #context: ForwardContext
   readonly #target: ForwardTarget
   readonly #facts: RequestFacts
@@ -79,21 +77,17 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
   readonly #reply: FastifyReply
   readonly #response: ClientResponse
   readonly #repeatable: boolean
-  readonly asker: Asker
-  tried: Instance[] = []
-  /** What the last attempt ended with, while a further one is wanted. */
-  #lastError: FleetError | null = null
+  readonly #placing: Placing
+  /** Made when something fails. */
+  #rules: RetryRules | null = null
   #fields: string[] | null = null
   #fieldsWithout = false
   #body: RequestBody = noBody
   #current: AttemptHandler | null = null
-  #carried = 0
-  #retriesLeft: number
   #replayed = false
   #over = false
   #idleTimer: NodeJS.Timeout | null = null
   #totalTimer: NodeJS.Timeout | null = null
-  #pauseTimer: NodeJS.Timeout | null = null
 
   constructor (request: FastifyRequest, reply: FastifyReply, target: ForwardTarget, context: ForwardContext) {
     this.#context = context
@@ -102,9 +96,8 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     this.#request = request.raw
     this.#reply = reply
     this.#response = new ClientResponse(reply, request.facts)
-    this.asker = { headers: request.raw.headers, clientAddress: request.facts.clientAddress }
+    this.#placing = new Placing(context.upstream, target.agent, { headers: request.raw.headers, clientAddress: request.facts.clientAddress }, this)
     this.#repeatable = idempotentMethods.has(request.method) || request.raw.headers['idempotency-key'] !== undefined
-    this.#retriesLeft = target.policy.retryAttempts
   }
 
   /** Takes the request through to its end. Never throws; what goes wrong is the client's answer. */
@@ -119,7 +112,7 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     const length = Number(headers['content-length'] ?? 0)
     const chunked = headers['transfer-encoding'] !== undefined
     if (length > this.#context.bodyLimit) return this.#fail(this.#tooLarge())
-    if (!chunked && length === 0) return this.#place()
+    if (!chunked && length === 0) return this.#placing.take()
 
     const refusal = this.#context.upstream.refusal(agent)
     if (refusal !== undefined) return this.#fail(refusal)
@@ -130,7 +123,7 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
         this.#facts.bytesReceived = bytes.length
         this.#body = bufferedBody(bytes)
         this.#disarmIdleTimer()
-        this.#place() // only now: that may have taken the client a while
+        this.#placing.take() // only now: that may have taken the client a while
       })
     }
     this.#body = new StreamedBody(this.#request, {
@@ -145,29 +138,16 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
     this.#disarmIdleTimer() // nothing is read before there is a place
-    this.#place()
+    this.#placing.take()
   }
 
-  onPlace (instance: Instance): void {
-    this.#lastError = null
+  onInstance (instance: Instance): void {
     if (!this.#body.complete) this.#armIdleTimer()
     this.#begin(instance, false)
   }
 
-  onRefused (error: FleetError): void {
-    this.#fail(this.#lastError ?? error)
-  }
-
-  get hasTried (): boolean {
-    return this.#facts.attempts.length > 0
-  }
-
-  #place (): void {
-    try { // called from timers and body listeners, where nobody would catch it
-      this.#context.upstream.place(this.#target.agent, this)
-    } catch (error) {
-      this.#fail(toFleetError(error))
-    }
+  onNoInstance (error: FleetError): void {
+    this.#fail(error)
   }
 
   onInterim (handler: AttemptHandler, status: number, fields: string[], reason: string): void {
@@ -177,9 +157,10 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
 
   onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): boolean {
     this.#context.upstream.settle(handler.attempt, 'answered', status)
-    if (this.#target.policy.isRetryStatus(status) && this.#mayRetry() && this.#context.budgetOf(this.#target.agent).take(Date.now())) {
+    if (status >= 500 && this.#retryRules().afterAnswer(status, this.#mayRepeat())) {
       handler.discard()
-      this.#retry()
+      this.#body.detach()
+      this.#placing.repeat()
       return true
     }
     this.#startResponse(handler, status, fields, reason)
@@ -206,19 +187,17 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void {
     if (this.#over) return
     this.#body.detach()
-    if (handler.sent) this.#carried++
-    const { instance } = handler.attempt
     if (outcome === 'stale') {
-      this.#carried-- // a replay is not a retry
-      this.#replayed = true
-      return this.#begin(instance, true)
+      this.#replayed = true // it is no retry
+      return this.#begin(handler.attempt.instance, true)
     }
-    if (!handler.sent && outcome !== 'aborted' && this.#body.replayable && this.#mayGoOn(outcome)) {
-      this.#lastError = failureOf(outcome, error)
-      return this.#place()
+    const failure = failureOf(outcome, error)
+    if (!handler.sent) {
+      if (this.#body.replayable && this.#retryRules().afterNoConnection(outcome)) return this.#placing.goOn(failure)
+    } else if (outcome === 'reset' && this.#retryRules().afterReset(this.#mayRepeat())) {
+      return this.#placing.repeat()
     }
-    if (outcome === 'reset' && this.#mayRetry()) return this.#retry()
-    this.#fail(failureOf(outcome, error))
+    this.#fail(failure)
   }
 
   mayReplay (): boolean {
@@ -242,7 +221,6 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     const { upstream, connections } = this.#context
     const { policy, path } = this.#target
     try {
-      if (!this.tried.includes(instance)) this.tried.push(instance)
       const headers = this.#headersFor(instance)
       const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
       const attempt = upstream.begin(instance)
@@ -265,34 +243,14 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
     return this.#fields
   }
 
-  /** The one retry: on another available instance, else on the same one, or whoever is available by then, after a moment. */
-  #retry (): void {
-    this.#retriesLeft--
-    this.#body.detach()
-    if (this.#hasOther()) return this.#place()
-    const jitterMs = 25 + Math.random() * 75
-    this.#pauseTimer = setTimeout(() => {
-      if (!this.#hasOther()) this.tried = []
-      this.#place()
-    }, jitterMs)
+  #retryRules (): RetryRules {
+    this.#rules ??= new RetryRules(this.#target.policy, this.#context.budgetOf(this.#target.agent))
+    return this.#rules
   }
 
-  /** An instance that was not tried can take the request at once. */
-  #hasOther (): boolean {
-    return this.#context.upstream.hasRoom(this.#target.agent, this.tried)
-  }
-
-  /** Whether what was not sent may go to a further instance: those that refuse cost nothing, those that don't answer cost everybody time. */
-  #mayGoOn (outcome: AttemptOutcome): boolean {
-    return outcome !== 'connect-timeout' || this.#context.budgetOf(this.#target.agent).take(Date.now())
-  }
-
-  #mayRetry (): boolean {
-    return this.#retriesLeft > 0 && this.#carried < mostCarried && this.#mayRepeat() && !this.#response.raw.headersSent
-  }
-
+  /** The request is such that it can be sent once more, and nobody would notice. */
   #mayRepeat (): boolean {
-    return this.#repeatable && this.#body.complete && this.#body.replayable
+    return this.#repeatable && this.#body.complete && this.#body.replayable && !this.#response.raw.headersSent
   }
 
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
@@ -357,11 +315,10 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
 
   #finish (): void {
     this.#over = true
-    this.#context.upstream.leave(this.#target.agent, this)
+    this.#placing.stop()
     if (this.#idleTimer !== null) clearTimeout(this.#idleTimer)
     if (this.#totalTimer !== null) clearTimeout(this.#totalTimer)
-    if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer)
-    this.#idleTimer = this.#totalTimer = this.#pauseTimer = null
+    this.#idleTimer = this.#totalTimer = null
     if (this.#facts.stream !== null) this.#context.streams.delete(this)
     this.#body.finish()
   }
@@ -405,7 +362,8 @@ export class Exchange implements AttemptOwner, EndableStream, Waiter {
   }
 }
 
-function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
+/** What the client is told of an attempt that failed. */
+export function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
   const options = { cause }
   switch (outcome) {
     case 'refused':

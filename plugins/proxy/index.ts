@@ -24,6 +24,7 @@ import { Exchange, type ForwardContext, type ForwardTarget } from './exchange.ts
 import { createReporter } from './failure-log.ts'
 import { FieldNames } from './field-names.ts'
 import { acceptAllMethods, forwardedMethods } from './methods.ts'
+import { OpenStreams } from './open-streams.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from './options.ts'
 import { createPolicyTable } from './policy.ts'
 import { TraceStarter } from './trace-context.ts'
@@ -56,7 +57,7 @@ export interface ProxyPluginOptions {
 export interface Proxy {
   /** Takes new defaults; exchanges under way keep theirs. @throws OptionsError */
   reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry' | 'paths'>): void
-  /** Ends open event streams and tunnels properly towards both sides. */
+  /** Ends open event streams and tunnels properly towards both sides, and from now on those that open later. */
   endStreams (): void
   readonly openStreams: number
 }
@@ -77,6 +78,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   const { caseSensitive, routerOptions } = fastify.initialConfig
   const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
   const connections = new Connections(lookupOf)
+  const streams = new OpenStreams()
   const budgets = new WeakMap<Rotation, RetryBudget>()
   let policies = createPolicyTable(defaults)
 
@@ -90,7 +92,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     traces: new TraceStarter(),
     corsEnabled: fastify.hasDecorator('corsEnabled') && fastify.corsEnabled,
     isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
-    streams: new Set(),
+    streams,
     report: createReporter(fastify.log),
     onStreamed,
     budgetOf (agent) {
@@ -139,10 +141,8 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
         paths: parseOptions(PathsOptions, paths, 'paths')
       })
     },
-    endStreams () {
-      for (const stream of context.streams) stream.endStream()
-    },
-    get openStreams () { return context.streams.size }
+    endStreams: () => streams.endAll(),
+    get openStreams () { return streams.size }
   })
 
   await fastify.register(async scope => {
@@ -170,7 +170,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   })
   fastify.addHook('preClose', async () => {
     stopUpgrades()
-    for (const stream of context.streams) stream.endStream()
+    streams.endAll()
   })
   fastify.addHook('onClose', async () => {
     stopWatching()

@@ -1,34 +1,30 @@
 /**
- * A WebSocket on its way through: the handshake is an attempt like any other, refusals included; after the agent's 101 the two sockets are
- * joined byte for byte, so that subprotocols, extensions, pings and close codes are theirs alone (RFC 6455).
+ * A WebSocket on its way through: the handshake is a request like any other, failing over and refusals included; after the agent's 101 the
+ * two connections are joined byte for byte, so that subprotocols, extensions, pings and close codes are theirs alone (RFC 6455).
  */
-import { request as httpRequest, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { RequestFacts } from '../facts/index.ts'
-import { UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
+import type { Ending, RequestFacts } from '../facts/index.ts'
+import { UpstreamInvalidError, type FleetError } from '../../src/errors.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
-import type { Asker } from '../../src/fleet/balancer.ts'
 import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { ClientResponse, sendableReason } from './client-response.ts'
-import { ConnectTimeoutError, connectTo } from './connector.ts'
-import { dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './exchange.ts'
+import { dropsAuthorization, failureOf, type EndableStream, type ForwardContext, type ForwardTarget } from './exchange.ts'
+import { shakeHands, type HandshakeOwner } from './handshake.ts'
+import { Placing, type PlacingOwner } from './placing.ts'
 import { requestHead } from './request-head.ts'
-import { responseHead } from './response-head.ts'
+import { interimFields, responseHead } from './response-head.ts'
+import { RetryRules } from './retry-rules.ts'
+import { SocketPair } from './socket-pair.ts'
+import { gatewaysChoice } from './token-protocol.ts'
 import type { UpgradeOffer } from './upgrade.ts'
-
-/** Close frames with status 1001, "going away" (RFC 6455 §7.4.1); the one to the agent is masked, with a key of zeros. */
-const goingAway = Buffer.from([0x88, 0x02, 0x03, 0xe9])
-const goingAwayMasked = Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
 
 /** The most that is read of a client before the agent has accepted it. */
 const maxEarlyBytes = 64 * 1024
 
-/** How long both sides may take to close after a close frame. */
-const closeMs = 1_000
-
-export class Tunnel implements EndableStream {
+export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
   readonly #context: ForwardContext
   readonly #target: ForwardTarget
   readonly #facts: RequestFacts
@@ -36,14 +32,16 @@ export class Tunnel implements EndableStream {
   readonly #request: IncomingMessage
   readonly #reply: FastifyReply
   readonly #raw: ServerResponse
+  readonly #response: ClientResponse
   readonly #offer: UpgradeOffer
-  readonly #tried: Instance[] = []
-  readonly #asker: Asker
+  readonly #rules: RetryRules
+  readonly #placing: Placing
   #attempt: Attempt | null = null
   #giveUp: (() => void) | null = null
-  #upstreamRequest: ClientRequest | null = null
-  #agentSocket: Socket | null = null
+  /** The idle time of a refusal's body. */
   #timer: NodeJS.Timeout | null = null
+  #refusal: IncomingMessage | null = null
+  #pair: SocketPair | null = null
   #over = false
   /** What the client sent before there was a tunnel. */
   readonly #early: Buffer[] = []
@@ -57,32 +55,78 @@ export class Tunnel implements EndableStream {
     this.#request = request.raw
     this.#reply = reply
     this.#raw = reply.raw
+    this.#response = new ClientResponse(reply, request.facts)
     this.#offer = offer
-    this.#asker = { headers: request.raw.headers, clientAddress: request.facts.clientAddress }
+    this.#placing = new Placing(context.upstream, target.agent, { headers: request.raw.headers, clientAddress: request.facts.clientAddress }, this)
+    this.#rules = new RetryRules(target.policy, context.budgetOf(target.agent))
   }
 
   /** Takes the handshake through to a tunnel or a refusal. Never throws. */
   start (): void {
+    this.#context.budgetOf(this.#target.agent).request(this.#facts.startedAt)
     this.#raw.prependListener('close', () => this.#clientClosed())
     // A socket that nobody reads does not tell when the client goes away.
     this.#offer.socket.on('data', this.#keepEarly).once('end', this.#leave)
+    this.#placing.take()
+  }
+
+  onNoInstance (error: FleetError): void {
+    this.#fail(error)
+  }
+
+  onInterim (status: number, fields: string[], reason: string): void {
+    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
+  }
+
+  onUpgrade (response: IncomingMessage, agentSocket: Socket, head: Buffer): void {
+    this.#settle('answered', 101)
+    let text: string
     try {
-      this.#begin(this.#context.upstream.resolve(this.#target.agent, this.#tried, this.#asker))
+      text = this.#switchingHead(response)
     } catch (error) {
-      this.#fail(toFleetError(error))
+      agentSocket.destroy()
+      return this.#fail(failureOf('invalid', error as Error))
     }
+    const { socket } = this.#offer
+    this.#facts.stream = 'websocket'
+    this.#facts.status = 101
+    this.#raw.detachSocket(socket)
+    socket.off('data', this.#keepEarly).off('end', this.#leave).pause()
+    socket.write(text, 'latin1')
+    const { upstream, streams } = this.#context
+    const attempt = this.#attempt!
+    this.#pair = new SocketPair(socket, agentSocket, Buffer.concat([this.#offer.head, ...this.#early]), head, {
+      idleTimeoutMs: this.#target.policy.idleTimeoutMs,
+      onProgress: () => upstream.progress(attempt),
+      onEnd: ending => this.#closed(ending)
+    })
+    streams.add(this)
+  }
+
+  /** The agent said no, or something else than 101: its answer is the client's, unless another instance may be asked. */
+  onAnswer (response: IncomingMessage): void {
+    const status = response.statusCode ?? 502
+    this.#settle('answered', status)
+    if (this.#rules.afterAnswer(status, true)) {
+      response.destroy()
+      this.#release()
+      return this.#placing.repeat()
+    }
+    this.#pass(response, status)
+  }
+
+  onFailure (outcome: AttemptOutcome, error: Error): void {
+    if (this.#over) return
+    this.#settle(outcome)
+    this.#release()
+    const failure = failureOf(outcome, error)
+    if (this.#rules.afterNoConnection(outcome)) return this.#placing.goOn(failure)
+    if (outcome === 'reset' && this.#rules.afterReset(true)) return this.#placing.repeat() // a handshake is a GET without a body
+    this.#fail(failure)
   }
 
   endStream (): void {
-    const { socket } = this.#offer
-    const agent = this.#agentSocket
-    if (agent === null) return
-    if (socket.writable) socket.end(goingAway)
-    if (agent.writable) agent.end(goingAwayMasked)
-    // Not unref'd: a socket that is not read keeps no process alive, and whoever closes the application waits for both.
-    const last = setTimeout(() => { socket.destroy(); agent.destroy() }, closeMs)
-    let open = 2
-    for (const side of [socket, agent]) side.once('close', () => { if (--open === 0) clearTimeout(last) })
+    this.#pair?.leave()
   }
 
   readonly #keepEarly = (chunk: Buffer): void => {
@@ -93,84 +137,58 @@ export class Tunnel implements EndableStream {
 
   readonly #leave = (): void => { this.#offer.socket.destroy() }
 
-  #begin (instance: Instance): void {
-    const { upstream } = this.#context
-    this.#tried.push(instance)
-    const attempt = upstream.begin(instance)
-    this.#attempt = attempt
-    this.#facts.attempts.push(attempt)
-    this.#giveUp = connectTo(instance, { timeoutMs: this.#target.policy.connectTimeoutMs, lookup: this.#context.lookupOf(instance), allowHalfOpen: true }, (error, socket) => {
-      this.#giveUp = null
-      if (this.#over) return void socket?.destroy()
-      if (socket !== null) return this.#tryHandshake(instance, socket)
-      const timedOut = error instanceof ConnectTimeoutError
-      this.#settle(timedOut ? 'connect-timeout' : 'refused')
-      const next = upstream.another(this.#target.agent, this.#tried, this.#asker, true)
-      if (next !== undefined) return this.#begin(next)
-      this.#fail(timedOut
-        ? new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, { cause: error })
-        : new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: 'connection_refused' }, { cause: error }))
-    })
-  }
-
-  #tryHandshake (instance: Instance, socket: Socket): void {
+  onInstance (instance: Instance): void {
+    const { upstream, lookupOf } = this.#context
+    const { policy, path } = this.#target
     try {
-      this.#handshake(instance, socket)
-    } catch (error) { // a socket's callback has nobody to catch it
-      socket.destroy()
-      this.#settle('aborted')
+      const fields = this.#fieldsFor(instance)
+      const attempt = upstream.begin(instance)
+      this.#attempt = attempt
+      this.#facts.attempts.push(attempt)
+      this.#giveUp = shakeHands(instance, { path, fields, connectTimeoutMs: policy.connectTimeoutMs, responseTimeoutMs: policy.responseTimeoutMs, lookup: lookupOf(instance) }, this)
+    } catch (error) { // a timer's callback has nobody to catch it
       this.#fail(toFleetError(error))
     }
   }
 
-  #handshake (instance: Instance, socket: Socket): void {
-    const { prefix, policy, path } = this.#target
+  #fieldsFor (instance: Instance): string[] {
+    const { prefix, policy } = this.#target
     const fields = requestHead(this.#request, this.#facts, { dropAuthorization: dropsAuthorization(this.#target, instance), preserveHost: policy.preserveHost, prefix }, this.#context)
     if (!policy.preserveHost) fields.unshift('Host', authorityOf(instance.host, instance.port))
     fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
-    const request = httpRequest({ method: 'GET', path, headers: fields, createConnection: () => socket } as object)
-    this.#upstreamRequest = request
-    this.#timer = setTimeout(() => {
-      this.#settle('timeout')
-      request.destroy()
-      this.#fail(new UpstreamTimeoutError('The agent did not answer in time'))
-    }, policy.responseTimeoutMs)
-    request.on('upgrade', (response, agentSocket, head) => this.#upgraded(instance, response, agentSocket as Socket, head))
-    request.on('response', response => this.#refused(instance, response))
-    request.on('information', () => {})
-    request.on('error', error => this.#handshakeFailed(error))
-    request.end()
+    return fields
   }
 
-  #handshakeFailed (error: Error): void {
-    if (this.#over || this.#attempt?.outcome !== 'pending') return
-    const foreign = String((error as NodeJS.ErrnoException).code).startsWith('HPE_')
-    this.#settle(foreign ? 'invalid' : 'reset')
-    this.#fail(foreign
-      ? new UpstreamInvalidError('What the agent answered is not valid HTTP', {}, { cause: error })
-      : new UpstreamUnreachableError('The agent closed the connection before it answered', { proxyStatus: 'connection_terminated' }, { cause: error }))
+  /** The 101 as the client gets it. @throws when the agent's is ambiguous */
+  #switchingHead (response: IncomingMessage): string {
+    const { fields } = this.#head(response)
+    const { headers } = this.#request
+    const choice = response.headers['sec-websocket-protocol'] === undefined ? gatewaysChoice(headers['sec-websocket-protocol']) : undefined
+    if (choice !== undefined) fields.push('Sec-WebSocket-Protocol', choice)
+    fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
+    let text = `HTTP/1.1 101 ${sendableReason(101, response.statusMessage)}\r\n`
+    for (let index = 0; index < fields.length; index += 2) {
+      const lower = fields[index]!.toLowerCase()
+      if (lower === 'content-length' || (lower === 'connection' && fields[index + 1] !== 'Upgrade')) continue // RFC 9110 §8.6; a drain's `close`
+      text += `${fields[index]}: ${fields[index + 1]}\r\n`
+    }
+    return `${text}\r\n`
   }
 
-  /** The agent said no, or something else than 101: its answer is the client's. */
-  #refused (instance: Instance, response: IncomingMessage): void {
-    if (this.#over) return void response.destroy()
-    const status = response.statusCode ?? 502
-    this.#settle('answered', status, false)
+  /** Passes a refusal on, body and all. */
+  #pass (response: IncomingMessage, status: number): void {
+    this.#refusal = response
+    response.on('error', () => this.#cut())
     try {
-      const head = this.#head(instance, response)
-      head.fields.push('connection', 'close')
-      this.#raw.writeHead(status, sendableReason(status, response.statusMessage), head.fields)
+      const { fields } = this.#head(response)
+      if (this.#reply.getHeader('connection') === undefined) fields.push('connection', 'close')
+      this.#raw.writeHead(status, sendableReason(status, response.statusMessage), fields)
     } catch (error) {
       response.destroy()
       return this.#fail(new UpstreamInvalidError('What the agent answered is not valid HTTP', {}, { cause: error }))
     }
-    const idle = this.#timer = setTimeout(() => {
-      this.#end()
-      this.#facts.ending = 'upstream-aborted'
-      response.destroy()
-      this.#raw.destroy()
-      this.#offer.socket.destroy()
-    }, this.#target.policy.idleTimeoutMs)
+    const { socket } = this.#offer
+    const idle = this.#timer = setTimeout(() => this.#cut(), this.#target.policy.idleTimeoutMs)
     const attempt = this.#attempt!
     response.on('data', (chunk: Buffer) => {
       idle.refresh()
@@ -178,82 +196,43 @@ export class Tunnel implements EndableStream {
       this.#facts.bytesSent += chunk.length
       if (!this.#raw.write(chunk)) response.pause()
     })
-    this.#raw.on('drain', () => {
+    // Of the socket: Node tells the answer no more, since it has let go of an upgrade's connection.
+    socket.on('drain', () => {
       idle.refresh()
       response.resume()
     })
-    response.on('end', () => { this.#end(); this.#raw.end() })
-    response.on('error', () => { this.#end(); this.#facts.ending = 'upstream-aborted'; this.#raw.destroy() })
+    response.on('end', () => {
+      this.#end()
+      this.#raw.end()
+    })
+    this.#raw.flushHeaders()
   }
 
-  #upgraded (instance: Instance, response: IncomingMessage, agentSocket: Socket, head: Buffer): void {
-    const { headers } = response
-    const accepted = response.statusCode === 101 && (headers.upgrade ?? '').toLowerCase() === 'websocket' && headers['transfer-encoding'] === undefined
-    if (this.#over || !accepted) {
-      agentSocket.destroy()
-      if (this.#over) return
-      this.#settle('invalid')
-      return this.#fail(new UpstreamInvalidError('The agent switched to a protocol nobody asked for'))
-    }
-    this.#settle('answered', 101, false)
-    const { socket } = this.#offer
-    const { fields } = this.#head(instance, response)
-    fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
-    let text = `HTTP/1.1 101 ${sendableReason(101, response.statusMessage)}\r\n`
-    for (let index = 0; index < fields.length; index += 2) text += `${fields[index]}: ${fields[index + 1]}\r\n`
-
-    this.#agentSocket = agentSocket
-    this.#facts.stream = 'websocket'
-    this.#facts.status = 101
-    this.#raw.detachSocket(socket)
-    this.#context.streams.add(this)
-    socket.write(`${text}\r\n`, 'latin1')
-    if (head.length > 0) agentSocket.unshift(head)
-    socket.off('data', this.#keepEarly).off('end', this.#leave).pause()
-    const early = Buffer.concat([this.#offer.head, ...this.#early])
-    if (early.length > 0) socket.unshift(early)
-    this.#join(socket, agentSocket)
-  }
-
-  /** Joins the two sockets until both have ended, with backpressure and half-close both ways. */
-  #join (client: Socket, agent: Socket): void {
-    client.setNoDelay(true)
-    client.setTimeout(this.#target.policy.idleTimeoutMs, () => this.#closeTunnel('upstream-aborted'))
-    agent.on('error', () => this.#closeTunnel('upstream-aborted'))
-    client.on('error', () => this.#closeTunnel('client-aborted'))
-    agent.on('close', () => this.#closeTunnel('complete'))
-    client.on('close', () => this.#closeTunnel('complete'))
-    const { upstream } = this.#context
-    const attempt = this.#attempt!
-    // What the client sends is read only as far as the agent takes it.
-    for (const side of [client, agent]) side.on('data', () => upstream.progress(attempt))
-    client.pipe(agent)
-    agent.pipe(client)
-  }
-
-  #closeTunnel (ending: 'complete' | 'client-aborted' | 'upstream-aborted'): void {
+  /** A refusal that breaks off in the middle is not to be taken for a whole one. */
+  #cut (): void {
     if (this.#over) return
-    const client = this.#offer.socket
-    const agent = this.#agentSocket!
-    this.#facts.bytesSent = agent.bytesRead
-    this.#facts.bytesReceived = client.bytesRead
+    this.#end()
+    this.#facts.ending = 'upstream-aborted'
+    this.#refusal?.destroy()
+    this.#raw.destroy()
+    this.#offer.socket.destroy()
+  }
+
+  #closed (ending: Ending): void {
+    this.#facts.bytesSent = this.#pair!.bytesFromAgent
+    this.#facts.bytesReceived = this.#pair!.bytesFromClient
     this.#facts.ending = ending
     this.#end()
-    // The other side still gets what was sent before the end, as long as it takes it.
-    for (const socket of [client, agent]) {
-      socket.setTimeout(closeMs, () => socket.destroy())
-      socket.destroySoon()
-    }
     this.#finishFacts(this.#facts)
   }
 
-  #head (instance: Instance, response: IncomingMessage) {
+  #head (response: IncomingMessage) {
     const { names, corsEnabled, viaPseudonym } = this.#context
     const { prefix, knownPrefixes, policy } = this.#target
     return responseHead(response.rawHeaders, names, {
       status: response.statusCode ?? 0,
       method: 'GET',
-      instance,
+      instance: this.#attempt!.instance,
       prefix,
       knownPrefixes,
       rewriteLocation: policy.rewriteLocation,
@@ -264,11 +243,8 @@ export class Tunnel implements EndableStream {
     })
   }
 
-  #settle (outcome: AttemptOutcome, status = 0, release = true): void {
-    if (this.#timer !== null) clearTimeout(this.#timer)
-    const attempt = this.#attempt!
-    if (attempt.outcome === 'pending') this.#context.upstream.settle(attempt, outcome, status)
-    if (release) this.#release()
+  #settle (outcome: AttemptOutcome, status = 0): void {
+    if (this.#attempt?.outcome === 'pending') this.#context.upstream.settle(this.#attempt, outcome, status)
   }
 
   #release (): void {
@@ -280,20 +256,20 @@ export class Tunnel implements EndableStream {
     if (this.#over) return
     this.#end()
     this.#context.report(error, this.#facts)
-    new ClientResponse(this.#reply, this.#facts).problem(error)
+    this.#response.problem(error)
   }
 
   /** The client went away before there was a tunnel. */
   #clientClosed (): void {
-    if (this.#over || this.#agentSocket !== null) return
-    if (this.#attempt?.outcome === 'pending') this.#settle('aborted', 0, false)
+    if (this.#over || this.#pair !== null) return
+    this.#settle('aborted')
     this.#giveUp?.()
-    this.#upstreamRequest?.destroy()
     this.#end()
   }
 
   #end (): void {
     this.#over = true
+    this.#placing.stop()
     if (this.#timer !== null) clearTimeout(this.#timer)
     this.#context.streams.delete(this)
     this.#release()

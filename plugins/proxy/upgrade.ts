@@ -110,7 +110,12 @@ function divert (server: Server, take: UpgradeListener<boolean>): () => void {
 /** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */
 function isWebSocket ({ method, headers, httpVersion }: IncomingMessage): boolean {
   const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
-  return method === 'GET' && httpVersion === '1.1' && !hasBody && (headers.upgrade ?? '').toLowerCase() === 'websocket'
+  return method === 'GET' && httpVersion === '1.1' && !hasBody && offersWebSocket(headers.upgrade)
+}
+
+/** Several protocols may be offered, and the server choose (RFC 9110 §7.8). */
+function offersWebSocket (upgrade: string | undefined): boolean {
+  return upgrade !== undefined && upgrade.split(',').some(protocol => protocol.trim().toLowerCase() === 'websocket')
 }
 
 function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, head: Buffer): void {
@@ -119,8 +124,10 @@ function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, 
   const response = new ServerResponse(raw)
   response.shouldKeepAlive = false
   response.assignSocket(socket)
-  // A refusal is written by Fastify like any answer; after it the connection has no parser to read a next request.
+  // A refusal is written like any answer; after it the connection has no parser to read a next request.
   response.once('finish', () => {
+    response.detachSocket(socket)
+    response.emit('close') // as Node does: the exchange is over, however long the client takes to close
     socket.end()
     socket.resume()
     const timer = setTimeout(() => socket.destroy(), lingerMs)
