@@ -619,6 +619,15 @@ t.test('slow start', async t => {
     }
   })
 
+  t.test('compares with whoever has served longest, when all are new', async t => {
+    const agent = agentWith(instanceOf('a', 1, now - 30_000), instanceOf('b', 1, now - 15_000))
+
+    const { a, b } = sharesOf(balancerOf('round-robin', { slowStart }), agent, 3_000)
+
+    t.equal(a! + b!, 3_000, 'there is always somebody')
+    t.ok(b! > 900 && b! < 1_100, `half a share against one is a third, not ${b} of 3000`)
+  })
+
   t.test('does not move clients under hash', async t => {
     const agent = agentWith(instanceOf('a'), instanceOf('b', 1, now))
     const ids = (settings: Partial<BalancerSettings>) => Array.from({ length: 100 }, (_, number) => balancerOf('hash', settings).pick(agent, { ...choice, asker: client(number) })!.id)
