@@ -93,8 +93,9 @@ export const healthFields = (form: DurationForm) => ({
 
 /** Of `balancer`, without defaults: what two schemas share, so that one may give a default. */
 export const balancerRules = {
-  policy: (given: { default?: BalancerPolicy } = {}) => Type.Union(balancerPolicies.map(policy => Type.Literal(policy)), {
+  policy: (given: { default?: BalancerPolicy } = {}) => Type.Unsafe<BalancerPolicy>({
     ...given,
+    anyOf: balancerPolicies.map(policy => ({ const: policy })),
     errorMessage: `must be one of ${balancerPolicies.map(policy => `"${policy}"`).join(', ')}`,
     description: 'In turn; in turn by weights; the one with the fewest requests under way; the better one of two at random, by how fast it answers; always the same one for the same client.'
   }),

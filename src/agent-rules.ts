@@ -36,11 +36,11 @@ export function settingProblems ({ aliases, friendly_names: friendlyNames, timeo
 }
 
 /**
- * What a `balancer` says that has no effect under the policy that counts.
+ * What a `balancer` says that has no effect under the policy that counts. `address` is what hashOn is anyway.
  * @param path where it stands
  */
 export function balancerProblems ({ hashOn }: BalancerFields, policy: string, path: string): OptionError[] {
-  return hashOn === undefined || policy === 'hash' ? [] : [{ path: `${path}.hashOn`, at: 'key', message: `is for the policy "hash", and the policy is "${policy}"` }]
+  return hashOn === undefined || hashOn === 'address' || policy === 'hash' ? [] : [{ path: `${path}.hashOn`, at: 'key', message: `is for the policy "hash", and the policy is "${policy}"` }]
 }
 
 /** An entry and its path, such as `agents[1]`. */

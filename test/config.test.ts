@@ -164,6 +164,15 @@ t.test('what is wrong is named with its place', async t => {
     ['a wrong CIDR', 'server: {trustedProxies: [10.0.0.0/8, 10.0.0.0/33]}', /^1:39 server\.trustedProxies\[1\]: must be/],
     ['a listener on no host', 'server: {host: "http://h"}', /^1:16 server\.host: must be a bare/],
     ['a pattern for a host', 'registry: {allowedHosts: ["*.internal"]}', /^1:27 registry\.allowedHosts\[0\]: must be a host name, a suffix/],
+    ['an unknown policy', 'balancer: {policy: roundrobin}', '1:20 balancer.policy: must be one of "round-robin", "weighted", "least-requests", "p2c", "hash" (got "roundrobin"), did you mean "round-robin"?'],
+    ['a policy that is like none', 'balancer: {policy: magic}', /"hash" \(got "magic"\)$/],
+    ['something else to hash on', 'balancer: {policy: hash, hashOn: X-User}', '1:34 balancer.hashOn: must be "address", "header:NAME" or "cookie:NAME" (got "X-User")'],
+    ['a header whose name is none', "balancer: {policy: hash, hashOn: 'header:X User'}", /^1:34 balancer\.hashOn: must be "address", "header:NAME"/],
+    ['hashOn without hash', 'balancer: {hashOn: cookie:sid}', '1:12 balancer.hashOn: is for the policy "hash", and the policy is "round-robin"'],
+    ['hashOn with another policy', 'balancer: {policy: p2c, hashOn: cookie:sid}', '1:25 balancer.hashOn: is for the policy "hash", and the policy is "p2c"'],
+    ['an agent\'s hashOn under another policy', 'agents:\n  - {name: a, port: 1, balancer: {hashOn: cookie:sid}}\nbalancer: {policy: weighted}', '2:35 agents[0].balancer.hashOn: is for the policy "hash", and the policy is "weighted"'],
+    ['an agent\'s hashOn with its own other policy', 'agents:\n  - {name: a, port: 1, balancer: {policy: p2c, hashOn: cookie:sid}}\nbalancer: {policy: hash}', '2:48 agents[0].balancer.hashOn: is for the policy "hash", and the policy is "p2c"'],
+    ['a slow start without unit', 'balancer: {slowStart: 30}', /^1:23 balancer\.slowStart: must be a duration/],
     ['__proto__', 'server:\n  __proto__: {port: 1}', '2:3 server.__proto__: this key is not allowed'],
     ['constructor', 'constructor: 1', '1:1 constructor: unknown key']
   ]
@@ -174,6 +183,13 @@ t.test('what is wrong is named with its place', async t => {
       if (typeof problem === 'string') t.equal(got[index], problem, name)
       else t.match(got[index], problem, name)
     }
+  }
+})
+
+t.test('an agent may say what to hash on where the gateway, or itself, says that it hashes', async t => {
+  const agent = (balancer: string) => `agents:\n  - {name: a, port: 1, balancer: ${balancer}}\n`
+  for (const text of [`${agent('{hashOn: cookie:sid}')}balancer: {policy: hash}`, agent('{policy: hash, hashOn: header:X-User}'), agent('{policy: weighted}') + 'balancer: {policy: hash, hashOn: header:X-User}', 'balancer: {policy: p2c, hashOn: address}']) {
+    t.same(await problemsOf(t, text), [], text)
   }
 })
 

@@ -39,7 +39,7 @@ export function registerCommand (io: CommandIo): Command {
     .option('--protocol <protocol>', 'http or https (http)')
     .option('--alias <name>', 'another name for the agent; may be repeated', repeated(String))
     .option('--ttl <duration>', 'a lease of this length, such as 60s, which heartbeats renew; for good when left out', durationOrSeconds)
-    .option('--weight <n>', 'its share under a weighted balancer', integer(1, 1_000))
+    .option('--weight <n>', 'its share, under every balancer but round robin', integer(1, 1_000))
     .option('--timeout <duration>', 'how long the agent may take to begin its answer', durationOrSeconds)
     .option('--health-path <path>', 'probe it by GET of this path instead of by opening a connection')
     .option('--metadata <json>', 'whatever is worth knowing about the agent, as a JSON object', jsonObject)

@@ -430,7 +430,7 @@ t.test('who may probe on demand: keys that read, of their agents; no foreign pag
     ['reader', 'plan', id, 200],
     ['reader', 'writer', id, 404],
     ['reader', 'planner', 'nobody', 404],
-    ['reader', 'planner', '%00', 404],
+    ['reader', 'planner', '%00', 400],
     ['reader', '__proto__', id, 404],
     ['user', 'planner', id, 403],
     ['writers', 'planner', id, 403],

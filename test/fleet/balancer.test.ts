@@ -7,6 +7,7 @@ import type { Asker, Balancer, Choice } from '../../src/fleet/balancer.ts'
 import { balancerPolicies, createBalancer, type BalancerPolicy, type BalancerSettings } from '../../src/fleet/balancers.ts'
 import { isAvailable, isServing, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { recordLatency, trustIn, type LatencyRecord } from '../../src/fleet/latency.ts'
+import { recordAttempt, recordProbe } from '../../src/fleet/outlier.ts'
 import { roundRobin } from '../../src/fleet/round-robin.ts'
 import { smoothWeighted } from '../../src/fleet/smooth-weighted.ts'
 
@@ -151,7 +152,7 @@ t.test('an ejected instance whose time is over takes exactly one trial request',
 
   t.equal(isAvailable(instance!, now), true)
   t.equal(isServing(instance!), false, 'until it has passed it does not count as serving')
-  Object.assign(instance!.runtime.health, { trial: {} as Attempt, trialUntil: now + 1 })
+  instance!.runtime.health.trial = {} as Attempt
   t.equal(isAvailable(instance!, now), false)
 })
 
@@ -265,10 +266,9 @@ t.test('p2c', async t => {
     return agent
   }
 
-  type Load = Partial<{ ms: number, inFlight: number, weight: number }>
-
   t.test('of two takes the better one, by latency, requests in flight and weight', async t => {
-    const table: [name: string, a: Load, b: Load, better: string][] = [
+    type Side = Partial<{ ms: number, inFlight: number, weight: number }>
+    const table: [name: string, a: Side, b: Side, better: string][] = [
       ['the faster', { ms: 10 }, { ms: 11 }, 'a'],
       ['the faster, also with a little more to do', { ms: 10, inFlight: 1 }, { ms: 21 }, 'a'],
       ['the slower when the faster has too much to do', { ms: 10, inFlight: 2 }, { ms: 29 }, 'b'],
@@ -279,8 +279,8 @@ t.test('p2c', async t => {
       ['one that was never measured and has nothing to do', {}, { ms: 1 }, 'a'],
       ['a light one that was never measured and has nothing to do', { weight: 1 }, { ms: 1, weight: 100 }, 'a']
     ]
-    for (const [name, ...fleet] of table) {
-      const [better, ...sides] = [fleet[2], fleet[0], fleet[1]]
+    for (const [name, a, b, better] of table) {
+      const sides = [a, b]
       const agent = agentWith(...sides.map(({ weight }, index) => instanceOf(names[index]!, weight)))
       sides.forEach(({ ms, inFlight = 0 }, index) => {
         const { runtime } = agent.instances[index]!
@@ -581,6 +581,27 @@ t.test('slow start', async t => {
     })
   }
 
+  t.test('spares an instance again whenever it comes back', async t => {
+    const later = now + 3_600_000
+    const rules = { unhealthyAfter: 1, healthyAfter: 1 }
+    const trial = { ...answer(200), instance: instanceOf('b') }
+    const table: [name: string, comeBack: (agent: Agent, instance: Instance) => void][] = [
+      ['up', (_agent, instance) => { recordProbe(instance, false, rules, later - 1); recordProbe(instance, true, rules, later) }],
+      ['restored by probes', (_agent, instance) => { Object.assign(instance.runtime.health, { ejectedUntil: later + 1, ejectedFor: 'connection' }); recordProbe(instance, true, rules, later) }],
+      ['restored by its trial', (agent, instance) => { Object.assign(instance.runtime.health, { ejectedUntil: later, trial }); recordAttempt(agent, Object.assign(trial, { instance }), later) }]
+    ]
+    for (const [name, comeBack] of table) {
+      const agent = agentOf(1, 1)
+      const instance = agent.instances[1]!
+      comeBack(agent, instance)
+
+      t.equal(isServing(instance), true, name)
+      t.ok(sharesOf(balancerOf('round-robin', { slowStart }), agent, 1_000, { now: later })['b']! < 150, name)
+      recordProbe(instance, true, rules, later + slowStart)
+      t.equal(sharesOf(balancerOf('round-robin', { slowStart }), agent, 1_000, { now: later + slowStart })['b'], 500, name)
+    }
+  })
+
   t.test('leaves the old ones their exact alternation', async t => {
     const agent = agentWith(instanceOf('a'), instanceOf('b'), instanceOf('new', 1, now))
     const sequence = picks(balancerOf('round-robin', { slowStart }), agent, 300).split(' ').filter(id => id !== 'new')
@@ -596,6 +617,15 @@ t.test('slow start', async t => {
       const shares = sharesOf(balancerOf(policy, { slowStart }), agent, 100)
       t.equal(shares['b']! + shares['c']!, 100, policy)
     }
+  })
+
+  t.test('compares with whoever has served longest, when all are new', async t => {
+    const agent = agentWith(instanceOf('a', 1, now - 30_000), instanceOf('b', 1, now - 15_000))
+
+    const { a, b } = sharesOf(balancerOf('round-robin', { slowStart }), agent, 3_000)
+
+    t.equal(a! + b!, 3_000, 'there is always somebody')
+    t.ok(b! > 900 && b! < 1_100, `half a share against one is a third, not ${b} of 3000`)
   })
 
   t.test('does not move clients under hash', async t => {
