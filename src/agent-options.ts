@@ -76,7 +76,7 @@ export const retryFields = {
 
 /** Of `health`, without defaults. */
 export const healthRules = {
-  interval: { minimumMs: 100, description: 'Between two probes of an instance that is up. One that is down is probed every second.' },
+  interval: { minimumMs: 100, description: 'Between two probes of an instance that is up. One that is down, or failed its last probe, is probed every second.' },
   timeout: { minimumMs: 10, description: 'How long a probe may take.' },
   unhealthyAfter: { minimum: 1, maximum: 100, description: 'Failed probes in a row until an instance is down.' },
   healthyAfter: { minimum: 1, maximum: 100, description: 'Good probes in a row until it is up again.' }

@@ -119,13 +119,15 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     }
   })
   fastify.addHook('onReady', async () => prober.start())
+  // Not only in onClose: that is after the listener has closed, which waits for whoever waits for a check.
+  fastify.addHook('preClose', async () => closing.abort())
   fastify.addHook('onClose', async () => {
     stopBegin()
     stopSettled()
     prober.stop()
     closing.abort()
   })
-  await fastify.register(healthRoutes, { clock })
+  await fastify.register(healthRoutes, { clock, closing: closing.signal })
 }
 
 export { HealthOptions }

@@ -30,13 +30,15 @@ export interface HealthReport {
 
 export interface HealthRouteOptions {
   clock: Clock
+  /** Aborts when the application begins to close. */
+  closing: AbortSignal
 }
 
 /** What a client waits before it asks an unready gateway again. */
 const retryAfterSeconds = '1'
 
 /** `/health`, `/health/live` and `/health/ready`, and the probe on demand. */
-export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fastify, { clock }) => {
+export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fastify, { clock, closing }) => {
   const startedAt = clock.now()
   let ready = false
 
@@ -65,9 +67,10 @@ export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fasti
   })
 
   // A POST, since it makes the gateway do something; who may read may ask.
-  fastify.post<{ Params: { name: string, id: string } }>('/registry/:name/instances/:id/probe', { config: { fleet: { scope: 'read' } } }, async request => {
+  fastify.post<{ Params: { name: string, id: string } }>('/registry/:name/instances/:id/probe', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
     const { name, id } = request.params
     const { outcome, status, cause, path, latencyMs } = await fastify.health.check(fastify.registry.instance(name, id))
+    if (closing.aborted) reply.header('connection', 'close') // or the listener would wait for the client to hang up
     return { ok: outcome === 'ok', outcome, status, cause, path, latency_ms: latencyMs }
   })
 }

@@ -370,6 +370,11 @@ t.test('a client that leaves a probe on demand takes nothing with it', async t =
   t.match(await (async () => { const reply = probeRequest(gateway); await once(agent.server, 'request'); held[1]!.end(); return (await reply).json() })(), { ok: true })
 })
 
+/** Resolves when the connection is over, in whatever way. */
+async function closed (socket: Socket): Promise<void> {
+  if (!socket.closed) await new Promise(resolve => socket.once('close', resolve))
+}
+
 t.test('closing the gateway ends a probe on demand and its connection', async t => {
   let asked = () => {}
   const arrived = new Promise<void>(resolve => { asked = resolve })
@@ -381,7 +386,7 @@ t.test('closing the gateway ends a probe on demand and its connection', async t 
   await gateway.close()
 
   await t.resolves(probing)
-  for (const socket of mute.connections) if (!socket.closed) await once(socket, 'close')
+  for (const socket of mute.connections) await closed(socket)
 })
 
 t.test('a probe on demand takes of an agent no more than its head', async t => {
@@ -406,7 +411,7 @@ t.test('a probe on demand takes of an agent no more than its head', async t => {
   const [{ id }] = gateway.registry.get('writer').instances as [Instance]
   t.match(await (await probeRequest(gateway, 'writer', id)).json(), { ok: false, outcome: 'bad', status: null, cause: 'HPE_HEADER_OVERFLOW' })
 
-  for (const socket of [...endless.connections, ...bigHead.connections]) if (!socket.closed) await once(socket, 'close')
+  for (const socket of [...endless.connections, ...bigHead.connections]) await closed(socket)
   t.ok(written < 100 * 1024 * 1024)
 })
 

@@ -1,13 +1,14 @@
+import { spawn } from 'node:child_process'
 import { getEventListeners, once } from 'node:events'
 import { createServer } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
-import type { AddressInfo } from 'node:net'
+import { connect, type AddressInfo, type Socket } from 'node:net'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import health, { type HealthPluginOptions, type Probe, type ProbeOutcome } from '../../plugins/health/index.ts'
 import type { HealthOptions } from '../../plugins/health/options.ts'
-import { createProbe } from '../../plugins/health/probe.ts'
+import { askHttp, createProbe } from '../../plugins/health/probe.ts'
 import registry from '../../plugins/registry/index.ts'
 import upstream from '../../plugins/upstream/index.ts'
 import { systemClock } from '../../src/clock.ts'
@@ -322,6 +323,23 @@ t.test('one that leaves before its turn is not probed', async t => {
   }
 })
 
+t.test('nor is one that was out when it left', async t => {
+  const s = await build(t)
+  const dead = Array.from({ length: 60 }, (_, index) => s.add(index + 1))
+  await s.app.ready()
+  while (s.calls.length > 0) await s.answer('ok')
+  for (const { runtime: { health } } of dead) health.up = false
+  s.clock.advance(2_000)
+  t.equal(s.calls.length, 48)
+
+  const asked = new Set(s.calls.map(({ instance }) => instance))
+  const waiting = dead.filter(instance => !asked.has(instance))
+  for (const { id } of waiting) s.registry.removeInstance('planner', id)
+  for (const { answer } of s.calls.splice(0)) await answer('refused')
+
+  t.equal(s.calls.length, 0)
+})
+
 t.test('busy is not dead: a timeout does not count while requests make progress, a refused connection does', async t => {
   const s = await build(t, { unhealthyAfter: 1 })
   const instance = s.add(8_501)
@@ -623,6 +641,135 @@ t.test('an endless body is not read to its end', async t => {
   t.equal(await probeReal(t, agent.port, { path: '/', timeout: 3_600_000 }), 'ok')
 })
 
+t.test('an event stream is good when its head is there, long before the timeout', async t => {
+  const agent = await fakeAgent(t, (_request, response) => { response.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n') })
+  const over = once(agent.server, 'connection').then(([socket]) => closed(socket as Socket))
+
+  t.equal(await probeReal(t, agent.port, { path: '/', timeout: 3_600_000 }), 'ok')
+
+  await t.resolves(over, 'and its connection is closed')
+})
+
+t.test('a redirect is good, and not followed', async t => {
+  const other = await fakeAgent(t)
+  const agent = await fakeAgent(t, (_request, response) => { response.writeHead(302, { location: `${other.origin}/login` }).end() })
+
+  t.equal(await probeReal(t, agent.port, { path: '/' }), 'ok')
+
+  t.equal(other.requests.length, 0)
+})
+
+/** Resolves when the connection is over, in whatever way. */
+async function closed (socket: Socket): Promise<void> {
+  if (!socket.closed) await new Promise(resolve => socket.once('close', resolve))
+}
+
+t.test('whatever an agent sends, the probe has an outcome and its connection is closed', async t => {
+  const cases: [name: string, bytes: string, outcome: ProbeOutcome][] = [
+    ['an unasked 101', 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n', 'bad'],
+    ['no HTTP', '\0\x01\x02\r\n\r\n', 'bad'],
+    ['a head without an end', `HTTP/1.1 200 OK\r\nx: ${'y'.repeat(100_000)}`, 'bad'],
+    ['two lengths', 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n', 'bad'],
+    ['a body that does not end', 'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx', 'ok'],
+    ['broken chunks', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n', 'ok'],
+    ['more than it said', 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 500 No\r\n\r\n', 'ok'],
+    ['an interim answer and no other', 'HTTP/1.1 103 Early Hints\r\n\r\n', 'timeout'],
+    ['half a head', 'HTTP/1.1 200 OK\r\n', 'timeout']
+  ]
+  for (const [name, bytes, outcome] of cases) {
+    const agent = await rawAgent(t, socket => { socket.write(bytes, 'latin1') })
+
+    t.equal(await probeReal(t, agent.port, { path: '/', timeout: outcome === 'timeout' ? 100 : 3_600_000 }), outcome, name)
+
+    for (const socket of agent.connections) await closed(socket)
+  }
+})
+
+t.test('instances that come and go a thousand times leave nothing behind', async t => {
+  const agent = await rawAgent(t, () => {})
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(registry)
+  await app.register(upstream)
+  await app.register(health, { path: '/' })
+  await app.ready()
+  const timers = () => process.getActiveResourcesInfo().filter(kind => kind === 'Timeout' || kind === 'TCPSocketWrap' || kind === 'TCPConnectWrap').length
+  const before = timers()
+
+  for (let count = 0; count < 1_000; count++) {
+    const { instance } = app.registry.register({ name: 'planner', host: '127.0.0.1', port: agent.port })
+    if (count % 10 === 0) await nextTurn() // some get as far as a connection, some to none
+    app.registry.removeInstance('planner', instance.id)
+  }
+  await app.health.firstRound()
+  while (timers() > before) await nextTurn()
+
+  for (const socket of agent.connections) await closed(socket)
+  app.registry.register({ name: 'planner', host: '127.0.0.1', port: agent.port })
+  await once(agent.server, 'connection') // and there is a turn for who comes next
+  t.pass()
+})
+
+/** A listener whose queue is full: it writes to `stream` without a pause, so that nobody accepts. Sends `full` when it begins. */
+const overloadedAgent = `
+  const net = require('node:net'), fs = require('node:fs')
+  const server = net.createServer(socket => {
+    socket.setNoDelay()
+    process.stdout.write('busy\\n')
+    const still = new Int32Array(new SharedArrayBuffer(4))
+    for (;;) {
+      try { fs.writeSync(socket._handle.fd, 'chunk') } catch (error) { if (error.code !== 'EAGAIN') process.exit() }
+      Atomics.wait(still, 0, 0, 10)
+    }
+  })
+  server.listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => process.stdout.write(server.address().port + '\\n'))
+`
+
+t.test('busy is not dead: an agent too busy to accept is not down while it sends', async t => {
+  const child = spawn(process.execPath, ['-e', overloadedAgent], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => { child.kill('SIGKILL') })
+  const [line] = await once(child.stdout, 'data') as [Buffer]
+  const port = Number(String(line))
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const outcomes: ProbeOutcome[] = []
+  let enough = () => {}
+  const probe = createProbe(systemClock, lookupOf)
+  await app.register(registry)
+  await app.register(upstream)
+  await app.register(health, {
+    interval: '100ms',
+    timeout: '300ms',
+    unhealthyAfter: 1,
+    async probe (...args) {
+      const outcome = await probe(...args)
+      if (outcomes.push(outcome) >= 3) setImmediate(enough)
+      return outcome
+    }
+  })
+  const stream = connect({ host: '127.0.0.1', port })
+  const inLine: Socket[] = []
+  t.teardown(() => { for (const socket of [stream, ...inLine]) socket.destroy() })
+  await once(child.stdout, 'data')
+  // As many as the queue takes, and some that it does not.
+  for (let count = 0; count < 8; count++) inLine.push(connect({ host: '127.0.0.1', port }).on('error', () => {}))
+  await Promise.all(inLine.slice(0, 2).map(socket => once(socket, 'connect')))
+  const { instance } = app.registry.register({ name: 'planner', host: '127.0.0.1', port })
+  const attempt = app.upstream.begin(instance)
+  stream.on('data', () => app.upstream.progress(attempt))
+  const probed = new Promise<void>(resolve => { enough = resolve })
+
+  await app.ready()
+  await probed
+  t.same(outcomes.slice(0, 3), ['timeout', 'timeout', 'timeout'])
+  t.equal(stateOf(instance), 'up')
+  stream.removeAllListeners('data')
+  const down = new Promise<void>(resolve => { enough = () => { if (stateOf(instance) === 'down') resolve() } })
+  await down
+
+  t.equal(stateOf(instance), 'down', 'when nothing moves any more')
+})
+
 t.test('TLS is verified', async t => {
   const server = createTlsServer({ key: unknownKey, cert: unknownCertificate }, (_request, response) => response.end())
   server.listen(0, '127.0.0.1')
@@ -922,6 +1069,10 @@ t.test('a probe leaves nothing on the signal that outlives it', async t => {
   const instance: Instance = { id: 'i', agent: 'a', protocol: 'http', host: '127.0.0.1', port, origin: `http://127.0.0.1:${port}`, weight: 1, source: 'file', trusted: true, lease: null, runtime: newRuntime() }
 
   for (let index = 0; index < 20; index++) t.equal(await probe(instance, settings, signal), 'ok')
+  const agent = await fakeAgent(t, (_request, response) => { response.write('x') })
+  for (let index = 0; index < 20; index++) {
+    t.match(await askHttp(systemClock, { ...instance, port: agent.port }, undefined, { path: '/', timeoutMs: 1_000, signal, headOnly: true }), { status: 200 })
+  }
 
   t.equal(getEventListeners(signal, 'abort').length, 0)
 })
