@@ -281,6 +281,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     if (isEventStream) this.#becomeStream()
     if (status === 204 || status === 304 || this.#facts.method === 'HEAD') {
       // Whatever the agent says of a body that can't be there, the answer is complete.
+      if (isEventStream) handler.cancel('answered') // its agent may never end it, and would keep the next request on the connection waiting
       return this.#response.end(null)
     }
     // A small answer has come whole by now, in the same read; for any other the head must not wait.

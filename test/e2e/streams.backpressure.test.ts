@@ -104,6 +104,7 @@ t.test('at most 1 MiB is held for an agent that stops reading', async t => {
     const bytes = ends.agent === undefined ? ends.client.bytesRead : held(ends.client, ends.agent)
     t.comment(`${what}: ${Math.round(bytes / 1024)} KiB held`)
     t.ok(bytes <= mebibyte, `${what}: ${bytes} bytes`)
+    agent.server.close()
     for (const socket of agent.connections) socket.destroy()
     client.socket.destroy()
     await gateway.close()
