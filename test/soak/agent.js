@@ -79,7 +79,7 @@ function sendEvents (name, id, response, everyMs) {
 }
 
 function listen (name, port) {
-  const server = createServer((request, response) => { void answer(name, request, response) })
+  const server = createServer((request, response) => { answer(name, request, response) })
   server.keepAliveTimeout = 2_500
   const rooms = new WebSocketServer({ server, maxPayload: 16 * 1024 * 1024 })
   rooms.on('connection', (socket, request) => {
@@ -88,10 +88,12 @@ function listen (name, port) {
     socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }))
   })
   // Closes connections just when they might be used again.
-  if (name.startsWith('stale')) server.on('request', (_request, response) => response.on('finish', () => {
-    const { socket } = response
-    if (socket && random.chance(0.3)) setTimeout(() => { if (socket._httpMessage == null) socket.destroy() }, random.integer(0, 6))
-  }))
+  if (name.startsWith('stale')) {
+    server.on('request', (_request, response) => response.on('finish', () => {
+      const { socket } = response
+      if (socket && random.chance(0.3)) setTimeout(() => { if (socket._httpMessage == null) socket.destroy() }, random.integer(0, 6))
+    }))
+  }
   server.on('error', () => setTimeout(() => server.listen(port, '127.0.0.1'), 50)) // something else has the port for a moment
   servers.push(server)
   server.listen(port, '127.0.0.1')
@@ -103,7 +105,7 @@ process.on('SIGTERM', () => {
   for (const server of servers) server.close()
   const end = () => process.exit(0)
   setTimeout(end, 400)
-  void Promise.all(servers.map(server => once(server, 'close'))).then(end)
+  Promise.all(servers.map(server => once(server, 'close'))).then(end)
 })
 process.on('disconnect', () => process.exit(0))
 

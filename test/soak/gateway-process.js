@@ -15,7 +15,7 @@ export async function startGateway ({ main, folder }) {
   let log = ''
   let ending = false
   const exited = new Promise(resolve => child.once('close', (code, signal) => resolve({ code, signal })))
-  void exited.then(({ code, signal }) => { if (!ending) faults.push(`the gateway ended with ${signal ?? code}: ${log.slice(-2_000)}`) })
+  exited.then(({ code, signal }) => { if (!ending) faults.push(`the gateway ended with ${signal ?? code}: ${log.slice(-2_000)}`) })
   child.on('message', ({ warning }) => { if (warning !== undefined) faults.push(warning) })
   const origin = await new Promise((resolve, reject) => {
     child.stderr.on('data', chunk => {
@@ -24,7 +24,7 @@ export async function startGateway ({ main, folder }) {
       const [, found] = /^Fleet Gateway on (http:\S+)[^]*try /m.exec(log) ?? []
       if (found !== undefined) resolve(found)
     })
-    void exited.then(() => reject(new Error(log)))
+    exited.then(() => reject(new Error(log)))
   })
 
   async function descriptors () {

@@ -62,11 +62,7 @@ const folder = await mkdtemp(join(tmpdir(), 'fleet-soak-'))
 const random = randomFrom(seed)
 const ledger = createLedger()
 const fleet = await startFleet({ folder, random: random.branch('fleet') })
-let gateway
-process.on('exit', () => {
-  fleet.end()
-  gateway?.kill()
-})
+process.on('exit', () => fleet.end())
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
 
 const problems = []
@@ -106,7 +102,8 @@ async function atRest (most) {
 }
 
 await writeFile(join(folder, 'fleet.yaml'), fleetYaml(fleet, random.branch('first file')))
-gateway = await startGateway({ main: options.main, folder })
+const gateway = await startGateway({ main: options.main, folder })
+process.on('exit', () => gateway.kill())
 for (const name of ['pool-0', 'pool-1']) await register(gateway, fleet, name)
 say(`seed ${seed}, ${seconds} s, node ${process.version}, gateway on ${gateway.origin}`)
 
