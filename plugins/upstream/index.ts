@@ -53,6 +53,17 @@ export interface UpstreamPluginOptions {
 const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify, { balancer = roundRobin, clock = systemClock }) => {
   const beginListeners = new Set<AttemptListener>()
   const settledListeners = new Set<AttemptListener>()
+  const { registry } = fastify
+
+  /**
+   * The agent as it is now, and whom of it the request tried: since it came, its instance may have left and another taken its place. After a
+   * change an instance is another object with the same record.
+   */
+  function present (agent: Agent, tried: readonly Instance[]): [Agent, readonly Instance[]] {
+    const now = registry.find(agent.name)
+    if (now === undefined || now === agent || now.name !== agent.name) return [agent, tried]
+    return [now, now.instances.filter(({ runtime }) => tried.some(instance => instance.runtime === runtime))]
+  }
 
   fastify.decorate('upstream', {
     resolve (agent, tried) {
@@ -63,8 +74,9 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       }
       return instance
     },
-    another (agent, tried, panic = false) {
+    another (asked, met, panic = false) {
       const now = clock.now()
+      const [agent, tried] = present(asked, met)
       return balancer.pick(agent, tried, now) ?? (panic ? balancer.pick(agent, tried, now, true) : undefined)
     },
     begin (instance) {
