@@ -53,3 +53,11 @@ export function closeWithConnection ({ socket }: IncomingMessage, response: Serv
   waiting.add(response)
   response.once('socket', () => waiting.delete(response)).once('close', () => waiting.delete(response))
 }
+
+/** Whether requests came on the connection behind the one of `response`, whose answers are due after it: to close the connection then would lose them. */
+export function hasFollowers (socket: Socket, response: ServerResponse): boolean {
+  const queue = queues.get(socket)
+  if (queue === undefined || queue.size === 0) return false
+  if (!queue.has(response)) return true
+  return [...queue].at(-1) !== response
+}

@@ -12,7 +12,7 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
 import { canonicalHost, registrationHostProblem } from '../../src/fleet/address.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
-import { authorityOf } from '../../src/fleet/instance.ts'
+import { authorityOf, type InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { mountPath } from '../../src/mount-path.ts'
 import { checkOptions, parseOptions } from '../../src/options.ts'
@@ -71,13 +71,14 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
       throw new ForbiddenError(`"${name}" is given the clients' tokens, so only a key with the scope admin may register instances of it`)
     }
     const { created, instance } = registry.register({ ...registration, trusted })
+    if (known === undefined) unkept.add(name)
     try {
       await registryState.save()
     } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart
-      if (known === undefined) registry.removeAgent(name)
-      else if (created) registry.removeInstance(name, instance.id)
+      if (created) takeBack(name, instance.id)
       throw error
     }
+    unkept.delete(name)
     void reply.code(created ? 201 : 200).header('location', `${mountedAt}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
     return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
   })
@@ -105,9 +106,20 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
     if (drain === 'false') return removeInstance(name, id)
     const instance = registry.drain(name, id)
-    removeWhenIdle(name, id)
+    removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
+
+  /** New agents of which nothing is on disk yet. */
+  const unkept = new Set<string>()
+
+  /** As if the instance had never been registered, unless somebody was faster. */
+  function takeBack (name: string, id: string): void {
+    const agent = registry.find(name)
+    if (agent?.instances.some(instance => instance.id === id) !== true) return
+    if (agent.instances.length > 1 || !unkept.delete(name)) registry.removeInstance(name, id)
+    else registry.removeAgent(name)
+  }
 
   async function removeInstance (nameOrAlias: string, id: string) {
     const { name, inFile } = registry.removeInstance(nameOrAlias, id)
@@ -120,20 +132,22 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     return { message: `deregistered ${name}`, ...(inFile && { note }) }
   }
 
-  const watches = new Set<() => void>()
-  function removeWhenIdle (name: string, id: string): void {
+  /** By the runtime record of what drains: asked again, it is still one drain. */
+  const watches = new Map<InstanceRuntime, () => void>()
+  function removeWhenIdle (name: string, id: string, runtime: InstanceRuntime): void {
+    if (watches.has(runtime)) return
     const stop = clock.every(drainCheckMs, () => {
       const instance = registry.find(name)?.instances.find(candidate => candidate.id === id)
       if (instance?.runtime.draining && instance.runtime.inFlight > 0) return
       stop()
-      watches.delete(stop)
+      watches.delete(runtime)
       if (!instance?.runtime.draining) return // it is gone, or was registered again
       removeInstance(name, id).catch((error: unknown) => fastify.log.error(error, 'A drained instance could not be removed'))
     })
-    watches.add(stop)
+    watches.set(runtime, stop)
   }
   fastify.addHook('onClose', async () => {
-    for (const stop of watches) stop()
+    for (const stop of watches.values()) stop()
   })
 
   function byName<V> (request: FastifyRequest, view: (agent: Agent) => V): Record<string, V> {

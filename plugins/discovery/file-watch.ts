@@ -22,10 +22,14 @@ export async function watchStat (file: string, intervalMs: number, onChange: () 
   return () => unwatchFile(file, listener)
 }
 
+/** What contentHash() gives for a file with nothing in it but blanks. */
+export const emptyHash = ''
+
 /** What identifies a content; null for a missing file. */
 export async function contentHash (file: string): Promise<string | null> {
   const text = await readText(file)
-  return text === undefined ? null : createHash('sha256').update(text).digest('hex')
+  if (text === undefined) return null
+  return text.trim() === '' ? emptyHash : createHash('sha256').update(text).digest('hex')
 }
 
 /**

@@ -14,7 +14,7 @@ import { parseOptions } from '../../src/options.ts'
 import type { Environment } from '../../src/yaml.ts'
 import { loadAgents, parseAgents } from './agents-file.ts'
 import { summariseChanges } from './changes.ts'
-import { contentHash, settledHash, watchStat } from './file-watch.ts'
+import { contentHash, emptyHash, settledHash, watchStat } from './file-watch.ts'
 import { DiscoveryOptions } from './options.ts'
 
 declare module 'fastify' {
@@ -140,6 +140,8 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
       for (;;) {
         const found = file === undefined ? null : await hashOf(file)
         if (found === null && hash !== null) throw new ConfigError([{ file: file!, path: '', message: 'is gone; the running fleet stays' }])
+        // Half of a write, or of an accident: a disk that was full, `>` in the wrong place. Who means it says so.
+        if (found === emptyHash && hash !== null && hash !== emptyHash && !forced) throw new ConfigError([{ file: file!, path: '', message: 'is empty; the running fleet stays. Write "agents: []", or send SIGHUP, if that is meant' }])
         if (found === hash && !forced) {
           if (!status.ok) recovered()
           return true

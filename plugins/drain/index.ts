@@ -7,6 +7,7 @@ import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
 import type {} from '../proxy/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
+import { hasFollowers } from '../../src/pipelining.ts'
 
 export interface Drain {
   /** No new work is wanted; from the first call of begin(), or from the moment the application closes. */
@@ -53,6 +54,7 @@ const drainPlugin: FastifyPluginAsync<DrainPluginOptions> = async (fastify, { cl
   async function drainAll ({ delayMs, timeoutMs }: { delayMs: number, timeoutMs: number }): Promise<void> {
     draining = true
     if (delayMs > 0) await sleep(delayMs)
+    await new Promise(setImmediate) // what has arrived already, connections and requests on idle ones, is taken first
     const server = fastify.server as Server
     if (server.listening) server.close() // also closes idle connections
     await quiet(timeoutMs)
@@ -65,8 +67,9 @@ const drainPlugin: FastifyPluginAsync<DrainPluginOptions> = async (fastify, { cl
     get draining () { return draining },
     begin: settings => (drained ??= drainAll(settings))
   })
-  fastify.addHook('onRequest', function closeWhenDraining (_request, reply, done) {
-    if (draining) reply.header('connection', 'close')
+  // Forwarded answers go past this hook; the proxy asks for itself.
+  fastify.addHook('onSend', function closeWhenDraining ({ raw }, reply, _payload, done) {
+    if (draining && !hasFollowers(raw.socket, reply.raw)) reply.header('connection', 'close')
     done()
   })
   fastify.addHook('preClose', async () => { draining = true })

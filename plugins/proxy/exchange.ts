@@ -12,6 +12,7 @@ import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
+import { hasFollowers } from '../../src/pipelining.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
@@ -254,7 +255,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   }
 
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
-    const { names, corsEnabled, viaPseudonym, isDraining } = this.#context
+    const { names, corsEnabled, viaPseudonym } = this.#context
     const { prefix, knownPrefixes, policy } = this.#target
     let isEventStream: boolean
     try {
@@ -271,7 +272,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
         replyHeaders,
         canChunk: this.#request.httpVersion === '1.1'
       })
-      if ((isDraining() || !this.#body.complete) && replyHeaders['connection'] === undefined) head.fields.push('connection', 'close')
+      if ((this.#isLastOfDrain() || !this.#body.complete) && replyHeaders['connection'] === undefined) head.fields.push('connection', 'close')
       isEventStream = head.isEventStream
       this.#response.start(status, reason, head.fields, head.contentLength)
     } catch (error) {
@@ -305,7 +306,13 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     this.#current?.cancel(outcome)
     this.#finish()
     this.#context.report(error, this.#facts)
+    if (this.#isLastOfDrain()) this.#reply.header('connection', 'close')
     this.#response.problem(error)
+  }
+
+  /** Whether the client's connection ends with this answer: while draining, unless more requests of it wait for theirs. */
+  #isLastOfDrain (): boolean {
+    return this.#context.isDraining() && !hasFollowers(this.#request.socket, this.#response.raw)
   }
 
   #clientClosed (): void {

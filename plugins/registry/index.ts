@@ -4,6 +4,7 @@
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { systemClock, type Clock } from '../../src/clock.ts'
+import { NotKeptError } from '../../src/errors.ts'
 import { Registry, type RegistryState } from '../../src/fleet/registry.ts'
 import { parseOptions } from '../../src/options.ts'
 import { RegistryOptions } from './options.ts'
@@ -19,7 +20,7 @@ declare module 'fastify' {
 }
 
 export interface RegistryStateKeeper {
-  /** Resolves when the registry's present state is on disk; at once when nothing is kept. Rejects when it can't be written. */
+  /** Resolves when the registry's present state is on disk; at once when nothing is kept. @throws {NotKeptError} when it can't be written */
   save (): Promise<void>
 }
 
@@ -44,10 +45,17 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
   }
 
   const keeper: RegistryStateKeeper = {
-    save: async () => { await stateFile?.save((): RegistryState => registry.exportState()) }
+    async save () {
+      try {
+        await stateFile?.save((): RegistryState => registry.exportState())
+      } catch (error) {
+        fastify.log.error(error, 'The registry could not be kept')
+        throw new NotKeptError('The registry can not be written to disk just now; the gateway\'s log says why', { headers: { 'retry-after': '10' } }, { cause: error })
+      }
+    }
   }
   const stopSweep = clock.every(sweepMs, () => {
-    if (registry.expire()) keeper.save().catch((error: unknown) => fastify.log.error(error, 'The registry could not be kept'))
+    if (registry.expire()) keeper.save().catch(() => {}) // it is in the log
   })
 
   fastify.decorate('registry', registry)

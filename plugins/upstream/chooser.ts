@@ -3,7 +3,7 @@
  * when all are down or ejected, for any (panic mode).
  */
 import type { Agent } from '../../src/fleet/agent.ts'
-import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
+import { isAmong, type Asker, type Balancer } from '../../src/fleet/balancer.ts'
 import { createBalancer } from '../../src/fleet/balancers.ts'
 import { isAvailable, isWanted, type Instance } from '../../src/fleet/instance.ts'
 import type { BalancerOptions, ConcurrencyOptions } from './options.ts'
@@ -58,7 +58,7 @@ export function createChooser (defaults: ChooserDefaults, random: () => number, 
   function isBusy (agent: Agent, tried: readonly Instance[], now: number): boolean {
     const { capacity } = settingsOf(agent)
     if (capacity === Infinity) return false
-    const untried = agent.instances.filter(instance => !tried.includes(instance))
+    const untried = agent.instances.filter(instance => !isAmong(tried, instance))
     const healthy = untried.filter(instance => isAvailable(instance, now))
     const wanted = healthy.length > 0 ? healthy : untried.filter(({ runtime }) => !runtime.draining)
     return wanted.length > 0 && !wanted.some(instance => isWanted(instance, capacity))

@@ -8,7 +8,7 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import type { FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
-import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
+import { isAmong, type Asker, type Balancer } from '../../src/fleet/balancer.ts'
 import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
 import { recordLatency } from '../../src/fleet/latency.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
@@ -94,6 +94,12 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
     return createChooser(defaults, random, ownBalancer)
   }
 
+  /** The agent as it is now: since the request came, its instance may have left and another taken its place. */
+  function present (agent: Agent): Agent {
+    const now = registry.find(agent.name)
+    return now?.name === agent.name ? now : agent
+  }
+
   fastify.decorate('upstream', {
     resolve (agent, tried, asker) {
       const now = clock.now()
@@ -101,13 +107,13 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       if (instance === undefined) throw chooser.isBusy(agent, tried, now) ? busy(agent) : noInstance(agent)
       return instance
     },
-    another: (agent, tried, asker, panic = false) => chooser.pick(agent, tried, asker ?? null, clock.now(), panic),
-    place: (agent, waiter) => places.place(agent, waiter),
+    another: (agent, tried, asker, panic = false) => chooser.pick(present(agent), tried, asker ?? null, clock.now(), panic),
+    place: (agent, waiter) => places.place(present(agent), waiter),
     leave: (agent, waiter) => places.leave(agent, waiter),
     hasRoom (agent, tried) {
       const now = clock.now()
       const { capacity } = chooser.settingsOf(agent)
-      return agent.instances.some(instance => isAvailable(instance, now, capacity) && !tried.includes(instance))
+      return present(agent).instances.some(instance => isAvailable(instance, now, capacity) && !isAmong(tried, instance))
     },
     refusal: agent => places.refusal(agent),
     waiting: name => places.waiting(name),

@@ -5,7 +5,7 @@
 import type { Clock } from '../../src/clock.ts'
 import { AgentBusyError, NoInstanceAvailableError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
-import type { Asker } from '../../src/fleet/balancer.ts'
+import { isAmong, type Asker } from '../../src/fleet/balancer.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { createWaitingLine, type WaitingLine } from '../../src/fleet/waiting-line.ts'
 import { toFleetError } from '../../src/problem.ts'
@@ -68,7 +68,7 @@ export class Places {
   refusal (agent: Agent, tried: readonly Instance[] = []): FleetError | undefined {
     const { settingsOf, isBusy } = this.#chooser()
     const { concurrency, capacity } = settingsOf(agent)
-    if (!agent.instances.some(instance => !instance.runtime.draining && !tried.includes(instance))) return noInstance(agent)
+    if (!agent.instances.some(instance => !instance.runtime.draining && !isAmong(tried, instance))) return noInstance(agent)
     const line = this.#lines.get(agent.name)
     if (line === undefined && (capacity === Infinity || !isBusy(agent, tried, this.#clock.now()))) return undefined
     return (line?.size ?? 0) >= concurrency.queue ? busy(agent) : undefined

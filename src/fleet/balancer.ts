@@ -34,5 +34,10 @@ export interface Balancer {
 /** Whether the instance may be picked: every balancer asks this, and nothing else. */
 export function mayTake (instance: Instance, { tried, now, panic, capacity }: Choice): boolean {
   const isOpen = panic ? isWanted(instance, capacity) : isAvailable(instance, now, capacity)
-  return isOpen && !tried.includes(instance)
+  return isOpen && !isAmong(tried, instance)
+}
+
+/** Whether it is one of them: by its record, since after a reload an instance can be another object. */
+export function isAmong (instances: readonly Instance[], { runtime }: Instance): boolean {
+  return instances.length > 0 && instances.some(instance => instance.runtime === runtime)
 }

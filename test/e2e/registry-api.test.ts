@@ -206,8 +206,15 @@ t.test('what can\'t be kept is not acknowledged and not registered', async t => 
   await rm(stateDir, { recursive: true })
   await writeFile(stateDir, 'a file where the folder was')
 
-  t.equal((await register(gateway, { name: 'a', port: 9001 })).statusCode, 500)
-  t.equal((await register(gateway, { name: 'b', port: 9001 })).statusCode, 500)
+  const refused = await Promise.all([
+    register(gateway, { name: 'a', port: 9001 }), register(gateway, { name: 'b', port: 9001 }), register(gateway, { name: 'b', port: 9002 })
+  ])
+
+  for (const { statusCode, headers, body } of refused) {
+    t.equal(statusCode, 503)
+    t.equal(headers['retry-after'], '10')
+    t.match(JSON.parse(body), { code: 'FLEET_NOT_KEPT', detail: 'The registry can not be written to disk just now; the gateway\'s log says why' })
+  }
   const registry = (await gateway.inject('/registry')).json()
   t.same(Object.keys(registry), ['a'])
   t.equal(registry.a.instances.length, 1)

@@ -364,15 +364,56 @@ t.test('a file that disappears leaves the fleet running, and is taken when it is
   t.equal(app.discovery.status.ok, true)
 })
 
-t.test('an emptied file is an empty fleet', async t => {
-  const file = fleetFile(t, fleet('a'))
-  const { names, reloaded } = await watched(t, { file })
+t.test('a file that loses all it had is half of a write: the fleet stays until there is something in it, or somebody insists', async t => {
+  for (const nothing of ['', ' \n\n']) {
+    const file = fleetFile(t, fleet('a'))
+    const { app, line, names, reloaded } = await watched(t, { file })
+
+    const said = line(/not reloaded/)
+    await writeFile(file, nothing)
+    await said
+    t.match(app.discovery.status, { ok: false, error: `${file}: is empty; the running fleet stays. Write "agents: []", or send SIGHUP, if that is meant` })
+    t.same(names(), ['a'])
+
+    const filled = reloaded()
+    await writeFile(file, fleet('b'))
+    await filled
+    t.same(names(), ['b'])
+    t.equal(app.discovery.status.ok, true)
+
+    const emptied = line(/not reloaded/)
+    await writeFile(file, nothing)
+    await emptied
+    t.equal(await app.discovery.reload(), true)
+    t.same(names(), [])
+    t.equal(app.discovery.status.ok, true)
+  }
+})
+
+t.test('what is meant to be an empty fleet is one', async t => {
+  for (const text of ['agents: []\n', 'agents:\n', '# nobody yet\n']) {
+    const file = fleetFile(t, fleet('a'))
+    const { names, reloaded } = await watched(t, { file })
+
+    const change = reloaded()
+    await writeFile(file, text)
+    await change
+
+    t.same(names(), [])
+  }
+})
+
+t.test('an empty file at the start is an empty fleet, and so is one that comes to be', async t => {
+  const file = fleetFile(t, '')
+  const { app, names, reloaded } = await watched(t, { file })
+  t.same(names(), [])
+  t.equal(app.discovery.status.ok, true)
 
   const change = reloaded()
-  await writeFile(file, '')
+  await writeFile(file, fleet('a'))
   await change
 
-  t.same(names(), [])
+  t.same(names(), ['a'])
 })
 
 t.test('a file that is written in place is read when it is complete', async t => {

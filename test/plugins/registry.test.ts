@@ -225,7 +225,8 @@ async function leftAlone (t: Test, stateDir: string, warning: RegExp) {
   t.match(logged, [{ level: 40, msg: warning }])
   t.equal(logged.length, 1)
   app.registry.register(planner)
-  await t.rejects(app.registryState.save(), { message: /^Registrations can't be kept: .*registry\.json / })
+  await t.rejects(app.registryState.save(), { code: 'FLEET_NOT_KEPT', statusCode: 503, cause: { message: /^Registrations can't be kept: .*registry\.json / } })
+  t.match(logged.at(-1), { level: 50, msg: 'The registry could not be kept' })
   await app.close()
 }
 
@@ -369,5 +370,5 @@ t.test('a folder without permission is a fault of saving', { skip: process.getui
   t.teardown(() => chmod(folder, 0o700))
   const { app } = await appWith(t, { stateDir: join(folder, '.fleet') })
 
-  await t.rejects(app.registryState.save(), { code: 'EACCES' })
+  await t.rejects(app.registryState.save(), { code: 'FLEET_NOT_KEPT', cause: { code: 'EACCES' } })
 })

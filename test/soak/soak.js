@@ -1,0 +1,149 @@
+/**
+ * `npm run soak`: a real gateway process in front of real agent processes, for ten minutes or as long as asked, while agents die, fleet.yaml is
+ * rewritten, registrations come and go, and clients do whatever clients do; all of it from one seed. Ends with a table, and with 1 when
+ * anything in it is not as it must be. Options: --seconds N, --seed N, --short (what `npm test` runs: no memory, no gigabyte), --only PART,
+ * --main FILE (another build of the gateway).
+ */
+import { existsSync } from 'node:fs'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { ask, createPool } from './client.js'
+import { fleetYaml, killer, register, registrar, reloader } from './disturbances.js'
+import { startFleet } from './fleet.js'
+import { startGateway } from './gateway-process.js'
+import { oneGibibyte } from './large-bodies.js'
+import { columns, createLedger } from './ledger.js'
+import { randomFrom } from './random.js'
+import { eventStreams, webSockets } from './streams.js'
+import { aborts, badClients, largeBodies, slowClients, smallRequests } from './traffic.js'
+
+const { values: options } = parseArgs({
+  options: {
+    seconds: { type: 'string', default: '600' },
+    seed: { type: 'string', default: String(Date.now() % 1e9) },
+    short: { type: 'boolean', default: false },
+    only: { type: 'string', multiple: true },
+    main: { type: 'string', default: fileURLToPath(new URL('../../dist/src/main.js', import.meta.url)) }
+  }
+})
+const { short } = options
+const seed = Number(options.seed)
+const seconds = Number(options.seconds)
+const say = text => process.stdout.write(`${text}\n`)
+
+/** Each part, and how many of it run beside each other. */
+const parts = {
+  smallRequests: [smallRequests, 12],
+  largeBodies: [largeBodies, 2],
+  slowClients: [slowClients, 4],
+  aborts: [aborts, 3],
+  badClients: [badClients, 2],
+  eventStreams: [eventStreams, 12],
+  webSockets: [webSockets, 8],
+  killer: [killer, 1],
+  reloader: [reloader, 1],
+  registrar: [registrar, 1],
+  ...await furtherPart('./fuzz.js', 'fuzz')
+}
+
+/** A part that may be there: a module that exports an async function of its name, which takes `soak` and returns when `soak.over()`. */
+async function furtherPart (file, name) {
+  if (!existsSync(new URL(file, import.meta.url))) return {}
+  const part = (await import(file))[name]
+  return part === undefined ? {} : { [name]: [part, 1] }
+}
+
+const started = performance.now()
+const folder = await mkdtemp(join(tmpdir(), 'fleet-soak-'))
+const random = randomFrom(seed)
+const ledger = createLedger()
+const fleet = await startFleet({ folder, random: random.branch('fleet') })
+process.on('exit', () => fleet.end())
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
+
+const problems = []
+/** What the parts work with; the sockets of `pool` are the soak's own. */
+const base = { ledger, fleet, folder, pool: createPool(), largestBytes: (short ? 2 : 32) * 2 ** 20, longestStreamMs: short ? 2_000 : 20_000 }
+let phase = 0
+
+/** Runs all parts for a while, and waits until each has come to its end. */
+async function run (forSeconds) {
+  const over = performance.now() + forSeconds * 1_000
+  const number = phase++
+  const running = Object.entries(parts).filter(([name]) => options.only === undefined || options.only.includes(name)).flatMap(([name, [part, count]]) => Array.from({ length: count }, async (_, index) => {
+    const soak = { ...base, gateway, random: random.branch(`${name} ${index} ${number}`), over: () => performance.now() >= over || gateway.faults.length > 0, pause: ms => delay(ms) }
+    try {
+      await part(soak)
+    } catch (error) {
+      problems.push(`${name}: ${error.stack}`)
+    }
+  }))
+  await Promise.all(running)
+}
+
+/** What the gateway holds when nothing is going on: waits until idle connections have ended, as far as they do. */
+async function atRest (most) {
+  base.pool.destroy()
+  base.pool = createPool()
+  let least
+  const from = performance.now()
+  do {
+    await delay(500)
+    const { sockets, files } = await gateway.descriptors()
+    if (least === undefined || sockets < least.sockets) least = { sockets, files }
+  } while (performance.now() - from < (short ? 8_000 : 12_000) && (most === undefined ? !short || performance.now() - from < 500 : least.sockets > most))
+  const stats = (await ask(gateway, 'GET', '/stats')).body
+  const figures = await gateway.figures({ reset: true })
+  return { ...figures, ...least, inFlight: stats.in_flight - 1, heldByAgents: Object.values(stats.agents).reduce((sum, agent) => sum + agent.in_flight, 0) }
+}
+
+await writeFile(join(folder, 'fleet.yaml'), fleetYaml(fleet, random.branch('first file')))
+const gateway = await startGateway({ main: options.main, folder })
+process.on('exit', () => gateway.kill())
+for (const name of ['pool-0', 'pool-1']) await register(gateway, fleet, name)
+say(`seed ${seed}, ${seconds} s, node ${process.version}, gateway on ${gateway.origin}`)
+
+if (!short) await run(Math.min(seconds / 10, 30)) // warm: code compiled, buffers and tables at their size
+const start = await atRest()
+if (!short && options.only === undefined) problems.push(...await oneGibibyte(gateway, say))
+await run(seconds)
+const end = await atRest(start.sockets)
+const arrived = await ledger.audit(fleet.records)
+const ended = await gateway.end()
+fleet.end()
+await rm(folder, { recursive: true, force: true })
+
+problems.push(...gateway.faults)
+if (ended.code !== 0) problems.push(`the gateway ended with ${ended.signal ?? ended.code}`)
+
+say(`\n${((performance.now() - started) / 1_000).toFixed(0)} s, ${arrived} requests arrived at agents\n`)
+for (const [what, count] of [...ledger.counts].sort()) say(`${what.padEnd(44)} ${count.toFixed(0).padStart(10)}`)
+say('')
+for (const [column, title] of Object.entries(columns)) {
+  const { count, cases } = ledger.faults[column]
+  say(`${title.padEnd(44)} ${String(count).padStart(10)}   must be 0 ${count === 0 ? '' : ' WRONG'}`)
+  if (count > 0) problems.push(`${title}: ${count}`, ...cases.map(text => `  ${text}`))
+}
+say(`\n${'at rest'.padEnd(34)} ${'start'.padStart(9)} ${'end'.padStart(10)}`)
+const limits = {
+  sockets: ['open sockets', start.sockets],
+  files: ['open files', start.files],
+  inFlight: ['requests in flight', 0],
+  heldByAgents: ['attempts in flight', 0],
+  timers: ['timers', start.timers + 3],
+  ...(!short && { rssMiB: ['resident memory, MiB', start.rssMiB + Math.max(32, start.rssMiB / 4)], heapMiB: ['heap in use, MiB', start.heapMiB + 8] })
+}
+for (const [key, [title, most]] of Object.entries(limits)) {
+  const wrong = !(end[key] <= most)
+  say(`${title.padEnd(34)} ${start[key].toFixed(0).padStart(9)} ${end[key].toFixed(0).padStart(10)}   at most ${most.toFixed(0)}${wrong ? '  WRONG' : ''}`)
+  if (wrong) problems.push(`${title}: ${start[key].toFixed(0)} at the start, ${end[key].toFixed(0)} at the end`)
+}
+say(`${'longest pause of the event loop, ms'.padEnd(44)} ${end.pauseMs.toFixed(0).padStart(10)}`)
+
+if (problems.length === 0) say(`\nAll as it must be (seed ${seed})`)
+else say(`\nWRONG, with --seed ${seed}:\n${problems.join('\n')}`)
+process.exit(problems.length === 0 ? 0 : 1)
