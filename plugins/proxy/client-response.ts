@@ -25,12 +25,18 @@ export class ClientResponse {
   #contentLength: number | null = null
   #headBuffered = false
   #ending = false
+  #informed = false
 
   constructor (reply: FastifyReply, facts: RequestFacts) {
     this.raw = reply.raw
     this.#request = reply.request.raw
     this.#reply = reply
     this.#facts = facts
+  }
+
+  /** A byte of an answer, interim ones included, went to the client. */
+  get began (): boolean {
+    return this.#informed || this.raw.headersSent
   }
 
   /** Sends an interim answer (RFC 9110 §15.2), where the client can take one. @param fields flat list of names and values */
@@ -40,6 +46,7 @@ export class ClientResponse {
     let head = `HTTP/1.1 ${status} ${sendableReason(status, reason)}\r\n`
     for (let index = 0; index < fields.length; index += 2) head += `${fields[index]}: ${fields[index + 1]}\r\n`
     raw.socket.write(`${head}\r\n`, 'latin1')
+    this.#informed = true
   }
 
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */

@@ -24,6 +24,8 @@ export class Connection {
   connected = false
   /** A request was sent, and the final response head is not here. */
   awaitsHead = false
+  /** The socket broke rather than ended. */
+  broken = false
   connectTimeoutMs = 0
   readonly #owner: ConnectionSet
 
@@ -43,6 +45,8 @@ export class Connection {
           if (socket === null) return callback(error ?? new Error('no connection'), null)
           this.served = 0
           this.connected = true
+          this.broken = false
+          watchBreak(socket, this)
           skipContinue(socket, this)
           callback(null, socket)
         })
@@ -63,6 +67,15 @@ export class Connection {
   discard (): void {
     this.#owner.discard(this)
   }
+}
+
+/**
+ * Marks the connection when its socket breaks rather than ends, before undici's listeners, which take a reset for the end of a body that
+ * lasts until then. With Node 20 a reset that comes together with bytes looks like an end; that the socket has no peer any more tells them apart.
+ */
+function watchBreak (socket: Socket, connection: Connection): void {
+  socket.once('error', () => { connection.broken = true })
+  socket.once('end', () => { if (socket.remoteAddress === undefined) connection.broken = true })
 }
 
 /**

@@ -257,11 +257,11 @@ export class Exchange implements AttemptOwner, EndableStream {
   }
 
   #mayRetry (): boolean {
-    return this.#retriesLeft > 0 && this.#carried < mostCarried && this.#mayRepeat() && !this.#response.raw.headersSent
+    return this.#retriesLeft > 0 && this.#carried < mostCarried && this.#mayRepeat()
   }
 
   #mayRepeat (): boolean {
-    return this.#repeatable && this.#body.complete && this.#body.replayable
+    return this.#repeatable && this.#body.complete && this.#body.replayable && !this.#response.began
   }
 
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
