@@ -3,6 +3,7 @@
  * that can't be taken for one.
  */
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
@@ -94,7 +95,10 @@ export class ClientResponse {
   cut (): void {
     if (this.#ending || this.raw.writableEnded) return
     this.#facts.ending ??= 'upstream-aborted'
-    this.raw.destroy()
+    const { raw } = this
+    // Where only the end of the connection ends the body (HTTP/1.0), an ordinary end would make a whole of it.
+    if (raw.headersSent && !raw.chunkedEncoding && this.#contentLength === null && raw.socket instanceof Socket && !('encrypted' in raw.socket)) raw.socket.resetAndDestroy()
+    raw.destroy()
   }
 
   /** Answers with a problem; when an answer has begun, cuts it off. */
