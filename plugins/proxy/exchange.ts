@@ -219,7 +219,7 @@ export class Exchange implements AttemptOwner, EndableStream {
     try {
       if (!this.#tried.includes(instance)) this.#tried.push(instance)
       const headers = this.#headersFor(instance)
-      const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
+      const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh ? 'none' : this.#mayRepeat() ? 'any' : 'settled')
       const attempt = upstream.begin(instance)
       this.#facts.attempts.push(attempt)
       const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)

@@ -76,7 +76,7 @@ t.test('a fleet that refuses everything is not hit much harder: at most 20 % mor
   let arrived = 0
   const instances = await Promise.all([1, 2, 3].map(() => scriptedAgent(t, { onRequest: ({ socket }) => { arrived++; socket.write(refusal) } })))
   const gateway = await startGateway(t, { agents: [agentAt('planner', ...instances)], health: { interval: '1h' } })
-  const front = await startGateway(t, { agents: [agentAt('planner', gateway)], health: { interval: '1h' } })
+  const front = await startGateway(t, { agents: [agentAt('planner', { host: '127.0.0.1', port: gateway.port })], health: { interval: '1h' } })
   const seconds = (since: number) => Math.ceil((performance.now() - since) / 1_000) + 1
   const mayCome = (count: number, since: number) => Math.max(count * 0.2, seconds(since) * 10) + 20
 
