@@ -120,6 +120,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
 
   onComplete (rawTrailers: unknown): void {
     if (this.#over) return
+    if (this.#connection.broken) return this.onError(new Error('the connection broke before it ended'))
     this.#finish()
     this.#release()
     this.#connection.release()

@@ -3,6 +3,7 @@
  * that can't be taken for one.
  */
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
@@ -25,12 +26,18 @@ export class ClientResponse {
   #contentLength: number | null = null
   #headBuffered = false
   #ending = false
+  #informed = false
 
   constructor (reply: FastifyReply, facts: RequestFacts) {
     this.raw = reply.raw
     this.#request = reply.request.raw
     this.#reply = reply
     this.#facts = facts
+  }
+
+  /** A byte of an answer, interim ones included, went to the client. */
+  get began (): boolean {
+    return this.#informed || this.raw.headersSent
   }
 
   /** Sends an interim answer (RFC 9110 §15.2), where the client can take one. @param fields flat list of names and values */
@@ -40,6 +47,7 @@ export class ClientResponse {
     let head = `HTTP/1.1 ${status} ${sendableReason(status, reason)}\r\n`
     for (let index = 0; index < fields.length; index += 2) head += `${fields[index]}: ${fields[index + 1]}\r\n`
     raw.socket.write(`${head}\r\n`, 'latin1')
+    this.#informed = true
   }
 
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
@@ -87,7 +95,10 @@ export class ClientResponse {
   cut (): void {
     if (this.#ending || this.raw.writableEnded) return
     this.#facts.ending ??= 'upstream-aborted'
-    this.raw.destroy()
+    const { raw } = this
+    // Where only the end of the connection ends the body (HTTP/1.0), an ordinary end would make a whole of it.
+    if (raw.headersSent && !raw.chunkedEncoding && this.#contentLength === null && raw.socket instanceof Socket && !('encrypted' in raw.socket)) raw.socket.resetAndDestroy()
+    raw.destroy()
   }
 
   /** Answers with a problem; when an answer has begun, cuts it off. */

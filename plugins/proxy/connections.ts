@@ -15,6 +15,17 @@ const maxResponseHeadBytes = 128 * 1024
 /** Bytes; a 100 that is longer is left to undici, which refuses it. */
 const maxContinueBytes = 4 * 1024
 
+/**
+ * Which connections a request may use again. One that can't be replayed takes none whose end may be under way: `settled` leaves out those
+ * that were idle for long, since agents close them (gunicorn after 2 s), and those just released, since an agent that closes behind its
+ * answer takes a moment to do so.
+ */
+export type Reuse = 'any' | 'settled' | 'none'
+
+/** How long a connection is idle at least and at most to be settled. */
+const settledAfterMs = 5
+const settledForMs = 1_000
+
 /** One undici Client and what we know of its socket. */
 export class Connection {
   readonly client: Client
@@ -24,7 +35,11 @@ export class Connection {
   connected = false
   /** A request was sent, and the final response head is not here. */
   awaitsHead = false
+  /** The socket broke rather than ended. */
+  broken = false
   connectTimeoutMs = 0
+  /** When it was released, on the monotonic clock. */
+  idleSince = 0
   readonly #owner: ConnectionSet
 
   constructor (instance: Instance, owner: ConnectionSet, lookupOf: LookupOf) {
@@ -43,6 +58,8 @@ export class Connection {
           if (socket === null) return callback(error ?? new Error('no connection'), null)
           this.served = 0
           this.connected = true
+          this.broken = false
+          watchBreak(socket, this)
           skipContinue(socket, this)
           callback(null, socket)
         })
@@ -63,6 +80,15 @@ export class Connection {
   discard (): void {
     this.#owner.discard(this)
   }
+}
+
+/**
+ * Marks the connection when its socket breaks rather than ends, before undici's listeners, which take a reset for the end of a body that
+ * lasts until then. With Node 20 a reset that comes together with bytes looks like an end; that the socket has no peer any more tells them apart.
+ */
+function watchBreak (socket: Socket, connection: Connection): void {
+  socket.once('error', () => { connection.broken = true })
+  socket.once('end', () => { if (socket.remoteAddress === undefined) connection.broken = true })
 }
 
 /**
@@ -110,8 +136,8 @@ class ConnectionSet {
     this.#onEmpty = onEmpty
   }
 
-  acquire (fresh: boolean): Connection {
-    const idle = fresh ? undefined : this.#idle.pop()
+  acquire (reuse: Reuse): Connection {
+    const idle = reuse === 'any' ? this.#idle.pop() : reuse === 'none' ? undefined : this.#takeSettled()
     if (idle !== undefined) return idle
     const connection = new Connection(this.#instance, this, this.#lookupOf)
     this.#all.add(connection)
@@ -120,7 +146,21 @@ class ConnectionSet {
 
   release (connection: Connection): void {
     if (this.#leaving || !connection.connected) this.#drop(connection)
-    else this.#idle.push(connection)
+    else {
+      connection.idleSince = performance.now()
+      this.#idle.push(connection)
+    }
+  }
+
+  /** The last released one that is settled; they are in the order of their release. */
+  #takeSettled (): Connection | undefined {
+    const now = performance.now()
+    let index = this.#idle.length - 1
+    while (index >= 0 && now - this.#idle[index]!.idleSince < settledAfterMs) index--
+    const found = this.#idle[index]
+    if (found === undefined || now - found.idleSince > settledForMs) return undefined
+    this.#idle.splice(index, 1)
+    return found
   }
 
   discard (connection: Connection): void {
@@ -168,15 +208,15 @@ export class Connections {
     this.#lookupOf = lookupOf
   }
 
-  /** A connection that carries nothing else until it is released. @param fresh never one that was used before */
-  acquire (instance: Instance, connectTimeoutMs: number, fresh: boolean): Connection {
+  /** A connection that carries nothing else until it is released. */
+  acquire (instance: Instance, connectTimeoutMs: number, reuse: Reuse): Connection {
     const { runtime } = instance
     let set = this.#sets.get(runtime)
     if (set === undefined) {
       const created = new ConnectionSet(instance, this.#lookupOf, () => { if (this.#sets.get(runtime) === created) this.#sets.delete(runtime) })
       this.#sets.set(runtime, set = created)
     }
-    const connection = set.acquire(fresh)
+    const connection = set.acquire(reuse)
     connection.connectTimeoutMs = connectTimeoutMs
     return connection
   }

@@ -223,7 +223,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     const { policy, path } = this.#target
     try {
       const headers = this.#headersFor(instance)
-      const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh)
+      const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh ? 'none' : this.#mayRepeat() ? 'any' : 'settled')
       const attempt = upstream.begin(instance)
       this.#facts.attempts.push(attempt)
       const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)
@@ -251,7 +251,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
 
   /** The request is such that it can be sent once more, and nobody would notice. */
   #mayRepeat (): boolean {
-    return this.#repeatable && this.#body.complete && this.#body.replayable && !this.#response.raw.headersSent
+    return this.#repeatable && this.#body.complete && this.#body.replayable && !this.#response.began
   }
 
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
