@@ -82,13 +82,15 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   }
   const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
+  const refuseExpectation = (_request: IncomingMessage, response: ServerResponse) => {
+    answerProblem(response, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
+  }
   server.on('checkContinue', (request, response) => {
+    if (request.headers.expect?.toLowerCase() !== '100-continue') return refuseExpectation(request, response) // there is another beside it
     continueWhenRead(request, response)
     accept(request, response)
   })
-  server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
-    answerProblem(response, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
-  })
+  server.on('checkExpectation', refuseExpectation)
   server.on('connect', (_request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())
     afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } })))
