@@ -5,7 +5,7 @@
 import t, { type Test } from 'tap'
 import { readAnswers, type Answer } from '../helpers/answers.ts'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
-import { rawClient, rawRequest } from '../helpers/raw-client.ts'
+import { rawRequest } from '../helpers/raw-client.ts'
 import { recordingAgent, type ReceivedRequest } from '../helpers/recording-agent.ts'
 
 const secret = 'fleet-secret-token'

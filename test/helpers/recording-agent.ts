@@ -27,7 +27,7 @@ export interface ReceivedRequest {
 /** What to send for a request: bytes, or whatever a function does with the connection. */
 export type RawAnswer = string | Buffer | ((socket: Socket, request: ReceivedRequest) => void)
 
-export interface RecordingAgent extends RawAgent {
+interface RecordingAgent extends RawAgent {
   /** Complete requests, and the unfinished last one of each connection, in order of connections. */
   readonly requests: ReceivedRequest[]
   /** Sent for each complete request. */
@@ -77,7 +77,7 @@ function send (answer: RawAnswer, socket: Socket, request: ReceivedRequest): voi
 }
 
 /** Splits what came on a connection, strictly: what is no request by RFC 9112 throws, since the gateway must not send it. */
-export function readRequests (bytes: string): ReceivedRequest[] {
+function readRequests (bytes: string): ReceivedRequest[] {
   const requests: ReceivedRequest[] = []
   let at = 0
   while (at < bytes.length) {
