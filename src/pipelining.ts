@@ -61,3 +61,24 @@ export function hasFollowers (socket: Socket, response: ServerResponse): boolean
   if (!queue.has(response)) return true
   return [...queue].at(-1) !== response
 }
+
+const safeMethods: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'OPTIONS'])
+
+/**
+ * Calls back when the request may be processed: at once when it and all those before it on the connection only read, else when they have
+ * been answered, since what one changes the next may rely on (RFC 9112 §9.3.2). Never when the connection ends before.
+ */
+export function inSafeOrder (request: IncomingMessage, response: ServerResponse, callback: () => void): void {
+  if (response.socket !== null) return callback()
+  const due = answerDue(request.socket)
+  const before = [...queues.get(request.socket) ?? [], ...(due === undefined ? [] : [due])].filter(({ req }) => req !== request)
+  if ([request, ...before.map(({ req }) => req)].every(({ method }) => safeMethods.has(method))) return callback()
+  onTurn(request.socket, response, callback)
+}
+
+function onTurn (socket: HttpSocket, response: ServerResponse, callback: () => void): void {
+  socket._httpMessage?.once('finish', () => { // Node's own listener came first: the next answer has its turn
+    if (response.socket !== null) callback()
+    else onTurn(socket, response, callback)
+  })
+}

@@ -50,7 +50,7 @@ const proxyStatusByCode: Readonly<Record<string, string>> = {
   FLEET_LOOP_DETECTED: 'proxy_loop_detected'
 }
 
-/** What a client error means that is not ours: Fastify's, or one of a hook that the application around the gateway put on its routes. */
+/** The code for a client error that is not ours, by its status; FLEET_BAD_REQUEST for all others. */
 const errorByStatus: Readonly<Record<number, FleetErrorConstructor>> = {
   401: UnauthenticatedError,
   403: ForbiddenError,
@@ -62,17 +62,45 @@ const errorByStatus: Readonly<Record<number, FleetErrorConstructor>> = {
   431: HeadersTooLargeError
 }
 
-/** The catalogue's error for anything thrown: client errors by their status, the rest is a defect of ours. */
+/** An error that is not ours: Fastify's, or one of a hook that the application around the gateway put on its routes. */
+interface ForeignError extends Error {
+  code?: string
+  statusCode?: number
+  /** Of http-errors, which has both. */
+  status?: number
+  headers?: Record<string, unknown>
+}
+
+/**
+ * The catalogue's error for anything thrown. What is not ours keeps the status and the headers it asks for (a 401 its challenge, a 503 its
+ * `Retry-After`), and from 500 on its text is not told; what has no status is a defect of ours.
+ */
 export function toFleetError (error: unknown): FleetError {
   if (isFleetError(error)) return error
-  if (error instanceof Error) {
-    const { code, statusCode } = error as Error & { code?: string, statusCode?: number }
-    if (code === 'FST_ERR_CTP_BODY_TOO_LARGE' || statusCode === 413) return new BodyTooLargeError('The body is larger than this route accepts', {}, { cause: error })
-    if (typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500) {
-      return new (errorByStatus[statusCode] ?? BadRequestError)(error.message, {}, { cause: error })
-    }
+  const foreign = error instanceof Error ? error as ForeignError : undefined
+  if (foreign?.code === 'FST_ERR_CTP_BODY_TOO_LARGE' || foreign?.statusCode === 413) return new BodyTooLargeError('The body is larger than this route accepts', {}, { cause: error })
+  const status = foreign?.statusCode ?? foreign?.status
+  if (foreign === undefined || !isErrorStatus(status)) return new InternalError('The error is in the gateway\'s log under this request id', {}, { cause: error })
+  const extras = foreign.headers === undefined ? {} : { headers: headersOf(foreign.headers) }
+  const mine = status < 500
+    ? new (errorByStatus[status] ?? BadRequestError)(foreign.message, extras, { cause: error })
+    : new InternalError('The error is in the gateway\'s log under this request id', extras, { cause: error })
+  mine.statusCode = status
+  return mine
+}
+
+function isErrorStatus (status: unknown): status is number {
+  return Number.isInteger(status) && (status as number) >= 400 && (status as number) < 600
+}
+
+/** As `ErrorExtras` has them; what describes the body that the error would have had is left out. */
+function headersOf (given: Record<string, unknown>): Record<string, string> {
+  const headers: Record<string, string> = {}
+  for (const [name, value] of Object.entries(given)) {
+    const lower = name.toLowerCase()
+    if (value !== undefined && lower !== 'transfer-encoding') headers[lower] = Array.isArray(value) ? value.join(', ') : String(value)
   }
-  return new InternalError('The error is in the gateway\'s log under this request id', {}, { cause: error })
+  return headers
 }
 
 /** The problem document for `error` about the request `requestId`. */

@@ -9,7 +9,7 @@ import type { Socket } from 'node:net'
 import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
-import { afterAnswers, closeWithConnection } from './pipelining.ts'
+import { afterAnswers, closeWithConnection, inSafeOrder } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
 
 /** Bytes of request line and header fields together; more is answered with 431. */
@@ -69,7 +69,7 @@ function withoutRequestLog<S extends Server | TlsServer> (): FastifyServerOption
 function sendProblem (error: Error, reply: FastifyReply): void {
   const id = randomUUID()
   const { status, headers, body } = renderProblem(toFleetError(error), id)
-  void reply.code(status).headers({ ...headers, 'x-request-id': id }).serializer((text: string) => text).send(body)
+  void reply.code(status).headers({ ...headers, 'x-request-id': id, connection: 'close' }).serializer((text: string) => text).send(body)
 }
 
 /** Fastify leaves everything to a server factory, so TLS and HTTP/2 have to be seen to here. */
@@ -78,17 +78,19 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   const accept: RequestListener = (request, response) => {
     if (response.socket === null) closeWithConnection(request, response)
     if (request.headers.host === undefined && request.httpVersion !== '1.0') return answerProblem(response, new BadRequestError('The Host header is missing'))
-    listener(request, response)
+    inSafeOrder(request, response, () => listener(request, response))
   }
   const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
+  const refuseExpectation = (_request: IncomingMessage, response: ServerResponse) => {
+    answerProblem(response, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
+  }
   server.on('checkContinue', (request, response) => {
+    if (request.headers.expect?.toLowerCase() !== '100-continue') return refuseExpectation(request, response) // there is another beside it
     continueWhenRead(request, response)
     accept(request, response)
   })
-  server.on('checkExpectation', (_request: IncomingMessage, response: ServerResponse) => {
-    answerProblem(response, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
-  })
+  server.on('checkExpectation', refuseExpectation)
   server.on('connect', (_request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())
     afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } })))

@@ -6,6 +6,7 @@ import type { IncomingMessage } from 'node:http'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { BadRequestError, LoopDetectedError, NotImplementedError, type FleetError } from '../../src/errors.ts'
+import { isAuthority, isServedForm } from '../../src/request-target.ts'
 import { targetProblem } from './request-path.ts'
 
 export interface GuardPluginOptions {
@@ -16,8 +17,6 @@ export interface GuardPluginOptions {
 /** The connection can't be trusted to agree with us about where the next request begins. */
 const closing = { headers: { connection: 'close' } }
 
-const hostForm = /^(?:\[[0-9a-f:.]+\]|[\w.~!$&'()*+,;=%-]+)(?::\d{0,5})?$/i
-
 const guardPlugin: FastifyPluginAsync<GuardPluginOptions> = async (fastify, { viaPseudonym }) => {
   fastify.addHook('onRequest', function guardRequest (request, _reply, done) {
     done(requestProblem(request.raw, request.originalUrl, viaPseudonym))
@@ -26,7 +25,10 @@ const guardPlugin: FastifyPluginAsync<GuardPluginOptions> = async (fastify, { vi
 
 /** The error to answer with, or undefined when the request may go on. */
 function requestProblem (raw: IncomingMessage, target: string, viaPseudonym: string | undefined): FleetError | undefined {
-  const { headers } = raw
+  const { headers, httpVersion } = raw
+  // Node's parser also takes 0.9 and 2.0, which it can't speak.
+  if (httpVersion !== '1.1' && httpVersion !== '1.0') return new BadRequestError('The only versions that are spoken are HTTP/1.1 and HTTP/1.0', closing)
+  if (!isServedForm(target, raw.method)) return new BadRequestError('The request target has no form that is served', closing)
   const problem = targetProblem(target)
   if (problem !== undefined) return new BadRequestError(problem)
 
@@ -37,7 +39,7 @@ function requestProblem (raw: IncomingMessage, target: string, viaPseudonym: str
   }
 
   const host = headers.host
-  if (host === undefined ? raw.httpVersion !== '1.0' : !hostForm.test(host)) return new BadRequestError('The Host header is missing or invalid', closing)
+  if (host === undefined ? httpVersion !== '1.0' : !isAuthority(host)) return new BadRequestError('The Host header is missing or invalid', closing)
   if (countHosts(raw.rawHeaders) > 1) return new BadRequestError('The request has more than one Host header', closing)
 
   if (viaPseudonym !== undefined && headers.via?.includes(viaPseudonym)) {

@@ -20,12 +20,16 @@ interface KnownRoute { pattern: RegExp, methods: Set<string> }
 
 const problemPlugin: FastifyPluginAsync<ProblemPluginOptions> = async (fastify, { notFound = true }) => {
   const routes = new Map<string, KnownRoute>()
+  const prefix = fastify.prefix.replace(/\/$/, '')
 
   fastify.addHook('onRoute', ({ url, method }) => {
     if (url.endsWith('*') && method === 'OPTIONS') return // the route that @fastify/cors adds for preflights
-    const route = routes.get(url) ?? { pattern: toPattern(url), methods: new Set() }
+    // Fastify routes the prefix itself with and without a slash at its end, and tells of it here for HEAD only.
+    const isRoot = prefix !== '' && (url === prefix || url === `${prefix}/`)
+    const key = isRoot ? prefix : url
+    const route = routes.get(key) ?? { pattern: toPattern(key, isRoot), methods: new Set() }
     for (const name of Array.isArray(method) ? method : [method]) route.methods.add(name)
-    routes.set(url, route)
+    routes.set(key, route)
   })
 
   fastify.setErrorHandler(async (thrown, request, reply) => {
@@ -63,13 +67,13 @@ function pathOf (url: string): string {
 }
 
 /** `/registry/:name` matches one segment, `/api/*` whatever follows. */
-function toPattern (url: string): RegExp {
+function toPattern (url: string, mayEndInSlash: boolean): RegExp {
   const source = url.split('/').map(part => {
     if (part === '*') return '.*'
     if (part.startsWith(':')) return '[^/]+'
     return part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
   }).join('/')
-  return new RegExp(`^${source}$`)
+  return new RegExp(`^${source}${mayEndInSlash ? '/?' : ''}$`)
 }
 
 export default fp(problemPlugin, { name: 'fleet-problem', fastify: '5.x' })

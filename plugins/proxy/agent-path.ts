@@ -1,6 +1,7 @@
 /**
  * Where a request under /api goes: the first segment names the agent, everything behind it is the agent's and stays as it came.
  */
+import { originForm } from '../../src/request-target.ts'
 
 export interface AgentPath {
   /** The first segment as the client wrote it. */
@@ -9,15 +10,6 @@ export interface AgentPath {
   readonly name: string
   /** Path and query for the agent; begins with `/`. */
   readonly rest: string
-}
-
-const absoluteForm = /^[a-z][a-z0-9+.-]*:\/\/[^/?]*/i
-
-/** Origin-form of a request target (RFC 9112 §3.2.2: absolute-form is accepted too). */
-function originForm (target: string): string {
-  if (target.startsWith('/')) return target
-  const path = target.replace(absoluteForm, '')
-  return path.startsWith('/') ? path : `/${path}`
 }
 
 /**

@@ -79,6 +79,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     this.sent = true
     this.#reused = this.#connection.served++ > 0
     this.#connection.awaitsHead = true
+    this.#connection.heads.expect()
   }
 
   /** The whole request went out. */
@@ -93,12 +94,13 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
 
   onHeaders (status: number, rawFields: Buffer[], resume: () => void, reason: string): boolean {
     if (this.#over) return true
-    if (status === 101) {
-      this.cancel('invalid') // nobody asked for another protocol (RFC 9110 §15.2.2)
-      this.#owner.onFailure(this, 'invalid', new Error('an unasked 101'))
+    const fields = rawFields.map(latin1)
+    const problem = headProblem(status, this.#connection.heads.version, fields)
+    if (problem !== undefined) {
+      this.cancel('invalid')
+      this.#owner.onFailure(this, 'invalid', new Error(problem))
       return true
     }
-    const fields = rawFields.map(latin1)
     if (status < 200) {
       this.#owner.onInterim(this, status, fields, reason)
       return true
@@ -175,6 +177,16 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     if (this.#timer !== null) clearTimeout(this.#timer)
     this.#timer = null
   }
+}
+
+/** What undici lets pass and nobody may rely on. @param fields flat */
+function headProblem (status: number, version: string, fields: readonly string[]): string | undefined {
+  if (status === 101) return 'an unasked 101' // nobody asked for another protocol (RFC 9110 §15.2.2)
+  if (status < 100) return 'a status below 100'
+  if (version === '1.1') return undefined
+  if (version !== '1.0') return 'a version that is not spoken'
+  // RFC 9112 §6.1: in HTTP/1.0 that is faulty framing
+  return fields.some((name, index) => index % 2 === 0 && name.toLowerCase() === 'transfer-encoding') ? 'a transfer coding in HTTP/1.0' : undefined
 }
 
 function latin1 (bytes: Buffer): string {

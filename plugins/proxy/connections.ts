@@ -7,13 +7,11 @@ import type { Socket } from 'node:net'
 import { Client, type buildConnector } from 'undici'
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
+import { AnswerHeads } from './answer-heads.ts'
 import { connectTo } from './connector.ts'
 
 /** Bytes; more in a response head is an invalid answer. */
 const maxResponseHeadBytes = 128 * 1024
-
-/** Bytes; a 100 that is longer is left to undici, which refuses it. */
-const maxContinueBytes = 4 * 1024
 
 /**
  * Which connections a request may use again. One that can't be replayed takes none whose end may be under way: `settled` leaves out those
@@ -40,6 +38,8 @@ export class Connection {
   connectTimeoutMs = 0
   /** When it was released, on the monotonic clock. */
   idleSince = 0
+  /** What undici doesn't tell of the answers' heads. */
+  readonly heads = new AnswerHeads()
   readonly #owner: ConnectionSet
 
   constructor (instance: Instance, owner: ConnectionSet, lookupOf: LookupOf) {
@@ -60,7 +60,7 @@ export class Connection {
           this.connected = true
           this.broken = false
           watchBreak(socket, this)
-          skipContinue(socket, this)
+          followHeads(socket, this)
           callback(null, socket)
         })
       }
@@ -91,34 +91,13 @@ function watchBreak (socket: Socket, connection: Connection): void {
   socket.once('end', () => { if (socket.remoteAddress === undefined) connection.broken = true })
 }
 
-/**
- * Takes unasked `100 Continue` out of what undici reads: it would end the connection for it, while a client must be able to read one
- * (RFC 9110 §15.2).
- */
-function skipContinue (socket: Socket, connection: Connection): void {
+/** What undici reads goes through `heads` as long as a head is awaited. */
+function followHeads (socket: Socket, connection: Connection): void {
   const read = socket.read
-  let begun: Buffer | null = null
   socket.read = size => {
-    let chunk = read.call(socket, size) as Buffer | null
-    if (chunk === null || !connection.awaitsHead) return chunk
-    if (begun !== null) chunk = Buffer.concat([begun, chunk])
-    begun = null
-    while (isContinue(chunk)) {
-      const end = chunk.indexOf('\r\n\r\n')
-      if (end === -1) {
-        if (chunk.length > maxContinueBytes) return chunk
-        begun = chunk
-        return null
-      }
-      chunk = chunk.subarray(end + 4)
-    }
-    return chunk.length === 0 ? null : chunk
+    const chunk = read.call(socket, size) as Buffer | null
+    return chunk === null || !connection.awaitsHead ? chunk : connection.heads.pass(chunk)
   }
-}
-
-/** Begins with `HTTP/1.1 100`. */
-function isContinue (chunk: Buffer): boolean {
-  return chunk[0] === 0x48 && chunk[9] === 0x31 && chunk[10] === 0x30 && chunk[11] === 0x30
 }
 
 /** The connections of one instance. */

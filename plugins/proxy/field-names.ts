@@ -52,6 +52,9 @@ const roles: ReadonlyMap<string, FieldRole> = new Map<string, FieldRole>([
   ['sec-websocket-protocol', FieldRole.subprotocol]
 ])
 
+/** Fields that the gateway removes or speaks for. */
+const reservedRoles: ReadonlySet<FieldRole> = new Set([FieldRole.hop, FieldRole.connection, FieldRole.host, FieldRole.contentLength, FieldRole.transferEncoding, FieldRole.forwarding, FieldRole.authorization])
+
 /** Clients choose names: what they can make us remember is bounded. */
 const mostRemembered = 2_000
 const longestRemembered = 64
@@ -73,6 +76,8 @@ export class FieldNames {
 }
 
 function classify (lowerName: string): Field {
+  // CGI and WSGI can't tell `_` from `-`: what is taken from strangers under one spelling must not reach an agent under the other.
+  if (lowerName.includes('_') && reservedRoles.has(classify(lowerName.replaceAll('_', '-')).role)) return { lowerName, role: FieldRole.hop }
   const role = roles.get(lowerName) ??
     (lowerName.startsWith('x-forwarded-') ? FieldRole.forwarding : lowerName.startsWith('access-control-') ? FieldRole.accessControl : FieldRole.plain)
   return { lowerName, role }

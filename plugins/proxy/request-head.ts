@@ -4,6 +4,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { RequestFacts } from '../facts/index.ts'
 import { plainAddress } from '../../src/plain-address.ts'
+import { requestAuthority } from '../../src/request-target.ts'
 import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
 import { withoutTokenProtocol } from './token-protocol.ts'
 import { isTraceparent, type TraceStarter } from './trace-context.ts'
@@ -42,8 +43,8 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
       case FieldRole.forwarding: // said anew below
         continue
       case FieldRole.host:
-        if (!settings.preserveHost) continue
-        break
+        if (settings.preserveHost) fields.push(name, requestAuthority(facts.url, headers.host))
+        continue
       case FieldRole.authorization:
         if (settings.dropAuthorization) continue
         break
@@ -68,7 +69,7 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
 function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFacts, prefix: string): void {
   const { headers, socket } = raw
   const peer = plainAddress(socket.remoteAddress ?? '')
-  const host = headers.host ?? ''
+  const host = requestAuthority(facts.url, headers.host)
   const proto = (socket as { encrypted?: boolean }).encrypted === true ? 'https' : 'http'
   const element = `for=${forwardedNode(peer)};${host === '' ? '' : `host="${host.replace(/["\\]/g, '\\$&')}";`}proto=${proto}`
   if (!facts.peerTrusted) {

@@ -40,6 +40,7 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
   const bodiless = settings.method === 'HEAD' || status === 204 || status === 304
   const fields: string[] = []
   let contentLength: number | null = null
+  let chunked = false
   let isEventStream = false
   let vary = ''
   let trailers: string | null = null
@@ -53,7 +54,8 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
       case FieldRole.connection:
         continue
       case FieldRole.transferEncoding:
-        if (value.trim().toLowerCase() !== 'chunked') throw new Error('a transfer coding nobody asked for') // no TE was sent (RFC 9112 §7.4)
+        if (chunked || value.trim().toLowerCase() !== 'chunked') throw new Error('a transfer coding nobody asked for') // no TE was sent (RFC 9112 §7.4)
+        chunked = true
         continue
       case FieldRole.trailer:
         trailers = trailers === null ? value : `${trailers}, ${value}`
@@ -140,7 +142,7 @@ function mergeVary (theirs: string, ours: OutgoingHttpHeaders[string]): string {
 function mapLocation (location: string, { prefix, knownPrefixes, instance }: Pick<ResponseHeadSettings, 'prefix' | 'knownPrefixes' | 'instance'>): string {
   const path = pathAtAgent(location, instance)
   if (path === undefined) return location
-  const alreadyThere = [prefix, ...knownPrefixes].some(known => path === known || path.startsWith(`${known}/`) || path.startsWith(`${known}?`))
+  const alreadyThere = [prefix, ...knownPrefixes].some(known => path === known || (path.startsWith(known) && '/?#'.includes(path.charAt(known.length))))
   return alreadyThere ? path : prefix + path
 }
 

@@ -389,8 +389,8 @@ t.test('what the host put on the gateway\'s routes keeps its status', async t =>
     [401, 401, 'FLEET_UNAUTHENTICATED'],
     [403, 403, 'FLEET_FORBIDDEN'],
     [429, 429, 'FLEET_RATE_LIMITED'],
-    [418, 400, 'FLEET_BAD_REQUEST'], // the catalogue has none of its own
-    [503, 500, 'FLEET_INTERNAL']
+    [418, 418, 'FLEET_BAD_REQUEST'], // the catalogue has none of its own
+    [503, 503, 'FLEET_INTERNAL']
   ] as const
   for (const [thrown, answered, code] of cases) {
     status = thrown

@@ -37,6 +37,26 @@ t.test('what is not of the catalogue is a defect and tells nothing of itself', a
   t.notMatch(reply.body, /secret|10\.0\.0\.1|at .*\.ts/)
 })
 
+t.test('an error of somebody else\'s hook keeps its status and its headers, and its text only where it is the client\'s fault', async t => {
+  const app = await build(t)
+  const table: [Record<string, unknown>, number, string, Record<string, string>, RegExp][] = [
+    [{ statusCode: 401, headers: { 'WWW-Authenticate': 'Basic realm="host"' } }, 401, 'FLEET_UNAUTHENTICATED', { 'www-authenticate': 'Basic realm="host"' }, /told/],
+    [{ status: 422 }, 422, 'FLEET_BAD_REQUEST', {}, /told/],
+    [{ statusCode: 405, headers: { Allow: ['GET', 'PUT'] } }, 405, 'FLEET_METHOD_NOT_ALLOWED', { allow: 'GET, PUT' }, /told/],
+    [{ statusCode: 503, headers: { 'Retry-After': 7, 'Content-Type': 'text/html', 'Content-Length': '1' } }, 503, 'FLEET_INTERNAL', { 'retry-after': '7' }, /log/],
+    [{ statusCode: 200 }, 500, 'FLEET_INTERNAL', {}, /log/],
+    [{ statusCode: 700 }, 500, 'FLEET_INTERNAL', {}, /log/]
+  ]
+  app.get('/:row', async request => { throw Object.assign(new Error('told'), table[Number((request.params as { row: string }).row)]![0]) })
+
+  for (const [row, [, status, code, headers, detail]] of table.entries()) {
+    const reply = await app.inject(`/${row}`)
+    t.equal(reply.statusCode, status)
+    t.match(reply.json(), { status, code, detail })
+    t.match(reply.headers, { ...headers, 'content-type': 'application/problem+json; charset=utf-8', 'content-length': String(Buffer.byteLength(reply.body)) })
+  }
+})
+
 t.test('client errors that Fastify finds are malformed requests or too large bodies', async t => {
   const app = await build(t)
   app.post('/', { bodyLimit: 10 }, async () => 'in')
