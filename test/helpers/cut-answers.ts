@@ -57,10 +57,10 @@ export function * cutCases (): Generator<CutCase> {
   }
 }
 
-export type Expected = 'whole' | 'cut' | 'elsewhere' | 502
+type Expected = 'whole' | 'cut' | 'elsewhere' | 502
 
 /** What the client gets: the answer whole, cut off, the other instance's, or the gateway's 502. */
-export function expectedOf ({ answer, position, close, method }: CutCase): Expected {
+function expectedOf ({ answer, position, close, method }: CutCase): Expected {
   const { headLength, interimLength, untilClose, bytes } = answer
   if (position < headLength) {
     const clientHasBytes = interimLength > 0 && position >= interimLength

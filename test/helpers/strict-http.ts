@@ -19,7 +19,7 @@ export interface HttpMessage {
 }
 
 /** What was read is not what a careful sender sends. */
-export class StrictHttpError extends Error {}
+class StrictHttpError extends Error {}
 
 type State = 'head' | 'sized' | 'chunk-size' | 'chunk' | 'trailers' | 'until-close'
 
