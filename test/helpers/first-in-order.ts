@@ -1,9 +1,9 @@
 /** Always the first instance that was not tried, whatever its health: so that a test meets its faulty instance each time. */
 import type { FastifyInstance } from 'fastify'
-import type { Balancer } from '../../src/fleet/balancer.ts'
+import { isAmong, type Balancer } from '../../src/fleet/balancer.ts'
 
 export const firstInOrder: Balancer = {
-  pick: ({ instances }, tried) => instances.find(instance => !tried.includes(instance))
+  pick: ({ instances }, { tried }) => instances.find(instance => !isAmong(tried, instance))
 }
 
 /** Forgets failures as they come, so that no instance is ejected. */
