@@ -15,14 +15,14 @@ const maxResponseHeadBytes = 128 * 1024
 
 /**
  * Which connections a request may use again. One that can't be replayed takes none whose end may be under way: `settled` leaves out those
- * that were idle for long, since agents close them (gunicorn after 2 s), and those just released, since an agent that closes behind its
- * answer takes a moment to do so.
+ * that were idle for long, since agents close them (gunicorn after 2 s), and of an agent that was seen to close behind its answers, those
+ * just released, since that takes it a moment.
  */
 export type Reuse = 'any' | 'settled' | 'none'
 
-/** How long a connection is idle at least and at most to be settled. */
-const settledAfterMs = 5
+/** How long a connection is idle at most to be settled, and at least where the agent closes early. */
 const settledForMs = 1_000
+const settledAfterMs = 5
 
 /** One undici Client and what we know of its socket. */
 export class Connection {
@@ -100,6 +100,9 @@ function followHeads (socket: Socket, connection: Connection): void {
   }
 }
 
+/** Instances that closed an idle connection sooner than any timeout would. */
+const closingEarly = new WeakSet<InstanceRuntime>()
+
 /** The connections of one instance. */
 class ConnectionSet {
   readonly #instance: Instance
@@ -131,11 +134,11 @@ class ConnectionSet {
     }
   }
 
-  /** The last released one that is settled; they are in the order of their release. */
+  /** The last released one that is settled. They are in the order of their release. */
   #takeSettled (): Connection | undefined {
     const now = performance.now()
     let index = this.#idle.length - 1
-    while (index >= 0 && now - this.#idle[index]!.idleSince < settledAfterMs) index--
+    if (closingEarly.has(this.#instance.runtime)) while (index >= 0 && now - this.#idle[index]!.idleSince < settledAfterMs) index--
     const found = this.#idle[index]
     if (found === undefined || now - found.idleSince > settledForMs) return undefined
     this.#idle.splice(index, 1)
@@ -150,6 +153,7 @@ class ConnectionSet {
   dropIdle (connection: Connection): void {
     const index = this.#idle.indexOf(connection)
     if (index === -1) return
+    if (performance.now() - connection.idleSince < settledForMs) closingEarly.add(this.#instance.runtime)
     this.#idle.splice(index, 1)
     this.#drop(connection)
   }
