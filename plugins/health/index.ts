@@ -76,6 +76,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
     const level = change === 'up' || change === 'restored' ? 'info' : 'warn'
     fastify.log[level]({ agent, instance: id, change, reason }, `An instance is ${change}: ${reason}`)
+    upstream.reconsider(agent) // whoever waits for a place may have one now, or nobody to wait for
   }
 
   const prober = new Prober({
