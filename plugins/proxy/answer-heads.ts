@@ -12,6 +12,8 @@ const headEnd = '\r\n\r\n'
 export class AnswerHeads {
   /** Version of the answer's last head: `1.1`, or whatever stands there. */
   version = ''
+  /** Something of an answer came. */
+  began = false
   #atStart = true
   /** What came of a head that can't be judged yet. */
   #held: Buffer | null = null
@@ -19,12 +21,14 @@ export class AnswerHeads {
   /** A request goes out: what comes is a head. */
   expect (): void {
     this.#atStart = true
+    this.began = false
     this.#held = null
   }
 
   /** What the parser is to see of `chunk`; null when that is nothing yet. */
   pass (chunk: Buffer): Buffer | null {
     if (!this.#atStart) return chunk
+    this.began = true
     let rest = this.#held === null ? chunk : Buffer.concat([this.#held, chunk])
     this.#held = null
     const passed: Buffer[] = []

@@ -39,7 +39,6 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
   #timer: NodeJS.Timeout | null = null
   #resume: (() => void) | null = null
   #reused = false
-  #responseBegan = false
   #headSeen = false
   #over = false
   #discarding = false
@@ -86,10 +85,6 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
   onRequestSent (): void {
     if (this.#over || this.#headSeen) return
     this.#timer = setTimeout(() => this.#timedOut(), this.#responseTimeoutMs)
-  }
-
-  onResponseStarted (): void {
-    this.#responseBegan = true
   }
 
   onHeaders (status: number, rawFields: Buffer[], resume: () => void, reason: string): boolean {
@@ -159,7 +154,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     const foreign = error instanceof errors.HTTPParserError || error instanceof errors.HeadersOverflowError ||
       error instanceof errors.ResponseContentLengthMismatchError || (error instanceof errors.SocketError && error.message.startsWith('bad '))
     if (foreign) return 'invalid'
-    return this.#reused && !this.#responseBegan && this.#owner.mayReplay() ? 'stale' : 'reset'
+    return this.#reused && !this.#connection.heads.began && this.#owner.mayReplay() ? 'stale' : 'reset'
   }
 
   #release (): void {

@@ -282,8 +282,10 @@ t.test('slow start lets an instance that was just added take part by and by', as
   // Probes go over real sockets, and would time out by the clock that is moved.
   const gateway = await startGateway(t, { clock, health: { interval: '1h' }, balancer: { slowStart: '60s' }, agents: [plannerAt([a!])] })
   const shareOfNew = async (count: number) => (await answers(gateway, count)).replaceAll('a', '').length / count
+  await gateway.health.firstRound()
   clock.advance(60_000)
   gateway.registry.register({ name: 'planner', host: b!.host, port: b!.port })
+  await gateway.health.firstRound()
 
   const atFirst = await shareOfNew(300)
   t.ok(atFirst > 0 && atFirst < 0.25, `at first ${atFirst}; a tenth against one is 1/11`)

@@ -152,7 +152,7 @@ t.test('an ejected instance whose time is over takes exactly one trial request',
 
   t.equal(isAvailable(instance!, now), true)
   t.equal(isServing(instance!), false, 'until it has passed it does not count as serving')
-  instance!.runtime.health.trial = {} as Attempt
+  Object.assign(instance!.runtime.health, { trial: {} as Attempt, trialUntil: now + 1 })
   t.equal(isAvailable(instance!, now), false)
 })
 
