@@ -65,20 +65,21 @@ export function hasFollowers (socket: Socket, response: ServerResponse): boolean
 const safeMethods: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'OPTIONS'])
 
 /**
- * Calls back when the request may be processed: at once when it and all those before it on the connection only read, else when they have
- * been answered, since what one changes the next may rely on (RFC 9112 §9.3.2). Never when the connection ends before.
+ * Calls back when the request may be processed: at once when it and all those before it on the connection only read, else when its answer has
+ * its turn, since what one changes the next may rely on (RFC 9112 §9.3.2). Never when the connection ends before.
  */
 export function inSafeOrder (request: IncomingMessage, response: ServerResponse, callback: () => void): void {
   if (response.socket !== null) return callback()
-  const due = answerDue(request.socket)
-  const before = [...queues.get(request.socket) ?? [], ...(due === undefined ? [] : [due])].filter(({ req }) => req !== request)
-  if ([request, ...before.map(({ req }) => req)].every(({ method }) => safeMethods.has(method))) return callback()
-  onTurn(request.socket, response, callback)
-}
-
-function onTurn (socket: HttpSocket, response: ServerResponse, callback: () => void): void {
-  socket._httpMessage?.once('finish', () => { // Node's own listener came first: the next answer has its turn
-    if (response.socket !== null) callback()
-    else onTurn(socket, response, callback)
+  const socket: HttpSocket = request.socket
+  const changesBefore = changing.get(socket) ?? 0
+  const isSafe = safeMethods.has(request.method)
+  if (isSafe && changesBefore === 0 && safeMethods.has(socket._httpMessage?.req.method)) return callback()
+  if (!isSafe) changing.set(socket, changesBefore + 1)
+  response.once('socket', () => {
+    if (!isSafe) changing.set(socket, changing.get(socket)! - 1)
+    process.nextTick(callback)
   })
 }
+
+/** How many requests that change something wait for their turn on a connection. */
+const changing = new WeakMap<Socket, number>()

@@ -84,7 +84,10 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     clock,
     probe,
     random,
-    onChange: (instance, change, outcome) => tell(instance, change, probeReasons[outcome])
+    onChange (instance, change, outcome) {
+      tell(instance, change, probeReasons[outcome])
+      upstream.reconsider(instance.agent)
+    }
   }, parseOptions(HealthOptions, data, 'health'))
   /** Under way; who asks meanwhile gets the same answer, so that there is one connection for each instance at most. */
   const checks = new Map<InstanceRuntime, Promise<HealthCheck>>()
@@ -106,6 +109,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     const agent = registry.find(instance.agent)
     if (agent === undefined) return
     const change = recordAttempt(agent, attempt, clock.now())
+    if (change !== null) upstream.reconsider(agent.name)
     if (change !== null && prober.watches(instance)) tell(instance, change, attemptReason(attempt))
   })
 

@@ -32,6 +32,8 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
   readonly attempt: Attempt
   /** Request bytes went out. */
   sent = false
+  /** All of them did. */
+  requestSent = false
   readonly #owner: AttemptOwner
   readonly #upstream: Upstream
   readonly #connection: Connection
@@ -83,6 +85,7 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
 
   /** The whole request went out. */
   onRequestSent (): void {
+    this.requestSent = true
     if (this.#over || this.#headSeen) return
     this.#timer = setTimeout(() => this.#timedOut(), this.#responseTimeoutMs)
   }

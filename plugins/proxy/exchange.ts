@@ -183,6 +183,9 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   onEnd (_handler: AttemptHandler, trailers: string[] | null): void {
     this.#finish()
     this.#response.end(trailers && trailerFields(trailers, this.#context.names))
+    const { socket } = this.#response.raw
+    // What is left is the client's to read: its own inactivity ends it, until Node's keep-alive time takes over.
+    if (socket !== null && socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs)
   }
 
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void {
@@ -355,7 +358,8 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       this.#finish()
       return this.#response.cut()
     }
-    if (this.#body.complete && this.#current !== null) return // the response timeout watches from here on
+    if (this.#current?.sent === false) return this.#armIdleTimer() // opening a connection, and waiting for a place, have clocks of their own
+    if (this.#body.complete && this.#current?.requestSent) return // the response timeout watches from here on
     const clientIsSlow = this.#current === null || this.#body.waitsForClient
     if (clientIsSlow) this.#fail(new RequestTimeoutError('The body stopped coming'))
     else this.#fail(new UpstreamTimeoutError('The agent stopped taking the body', { proxyStatus: 'http_response_timeout' }), 'timeout')

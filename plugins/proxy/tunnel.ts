@@ -6,7 +6,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Ending, RequestFacts } from '../facts/index.ts'
-import { UpstreamInvalidError, type FleetError } from '../../src/errors.ts'
+import { DrainingError, UpstreamInvalidError, type FleetError } from '../../src/errors.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
@@ -65,6 +65,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
   start (): void {
     this.#context.budgetOf(this.#target.agent).request(this.#facts.startedAt)
     this.#raw.prependListener('close', () => this.#clientClosed())
+    this.#context.streams.add(this)
     // A socket that nobody reads does not tell when the client goes away.
     this.#offer.socket.on('data', this.#keepEarly).once('end', this.#leave)
     this.#placing.take()
@@ -93,21 +94,20 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
     this.#raw.detachSocket(socket)
     socket.off('data', this.#keepEarly).off('end', this.#leave).pause()
     socket.write(text, 'latin1')
-    const { upstream, streams } = this.#context
+    const { upstream } = this.#context
     const attempt = this.#attempt!
     this.#pair = new SocketPair(socket, agentSocket, Buffer.concat([this.#offer.head, ...this.#early]), head, {
       idleTimeoutMs: this.#target.policy.idleTimeoutMs,
       onProgress: () => upstream.progress(attempt),
       onEnd: ending => this.#closed(ending)
     })
-    streams.add(this)
   }
 
   /** The agent said no, or something else than 101: its answer is the client's, unless another instance may be asked. */
   onAnswer (response: IncomingMessage): void {
     const status = response.statusCode ?? 502
     this.#settle('answered', status)
-    if (this.#rules.afterAnswer(status, true)) {
+    if (this.#rules.afterAnswer(status, !this.#response.began)) {
       response.destroy()
       this.#release()
       return this.#placing.repeat()
@@ -121,12 +121,16 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
     this.#release()
     const failure = failureOf(outcome, error)
     if (this.#rules.afterNoConnection(outcome)) return this.#placing.goOn(failure)
-    if (outcome === 'reset' && this.#rules.afterReset(true)) return this.#placing.repeat() // a handshake is a GET without a body
+    if (outcome === 'reset' && this.#rules.afterReset(!this.#response.began)) return this.#placing.repeat() // a handshake is a GET without a body
     this.#fail(failure)
   }
 
   endStream (): void {
-    this.#pair?.leave()
+    if (this.#pair !== null) return this.#pair.leave()
+    if (this.#over || this.#raw.headersSent) return
+    this.#settle('aborted')
+    this.#giveUp?.()
+    this.#fail(new DrainingError('The gateway is shutting down', { headers: { 'retry-after': '1' } }))
   }
 
   readonly #keepEarly = (chunk: Buffer): void => {

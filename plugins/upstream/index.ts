@@ -87,17 +87,22 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
   const beginListeners = new Set<AttemptListener>()
   const settledListeners = new Set<AttemptListener>()
   let chooser = chooserOf(data)
-  const places = new Places(clock, () => chooser, name => registry.find(name))
+  const places = new Places(clock, () => chooser, name => named(name))
 
   function chooserOf ({ concurrency = {}, ...balancer }: { concurrency?: object }): Chooser {
     const defaults = { balancer: parseOptions(BalancerOptions, balancer, 'balancer'), concurrency: parseOptions(ConcurrencyOptions, concurrency, 'concurrency') }
     return createChooser(defaults, random, ownBalancer)
   }
 
+  /** The agent of this name; whose alias it has become meanwhile is another agent, which nobody was let in to. */
+  function named (name: string): Agent | undefined {
+    const agent = registry.find(name)
+    return agent?.name === name ? agent : undefined
+  }
+
   /** The agent as it is now: since the request came, its instance may have left and another taken its place. */
   function present (agent: Agent): Agent {
-    const now = registry.find(agent.name)
-    return now?.name === agent.name ? now : agent
+    return named(agent.name) ?? agent
   }
 
   fastify.decorate('upstream', {

@@ -54,8 +54,9 @@ export class Places {
 
   /** Gives a place, at once or later, or refuses: calls back exactly once, unless the waiter leaves before. */
   place (agent: Agent, waiter: Waiter): void {
-    const line = this.#lines.get(agent.name)
-    if (line === undefined || waiter.hasTried) {
+    // An instance may have come back since the last place became free, or be one that only those who wait have tried.
+    if (this.#lines.has(agent.name) && this.#hasPlace(agent)) this.#serve(agent.name)
+    if (!this.#lines.has(agent.name) || waiter.hasTried) {
       const instance = this.#pick(agent, waiter)
       if (instance !== undefined) return waiter.onPlace(instance)
     }
@@ -121,8 +122,13 @@ export class Places {
       if (agent === undefined) waiter.onRefused(new NoInstanceAvailableError(`The agent "${name}" was removed`, retryAfter))
       else if (!this.#offer(agent, waiter)) return false
       return true
-    })
+    }, () => agent === undefined || this.#hasPlace(agent))
     this.#endIfEmpty(name)
+  }
+
+  /** Whether anybody at all could be placed now. */
+  #hasPlace (agent: Agent): boolean {
+    return !this.#chooser().isBusy(agent, [], this.#clock.now())
   }
 
   /** Whether the waiter waits no longer. */

@@ -13,9 +13,10 @@ export interface WaitingLine<Waiter> {
   remove (waiter: Waiter): void
   /**
    * Offers a place to each in turn, and lets go who took one.
+   * @param hasPlace asked before each offer; a long line is not asked through for nothing
    * @param offer whether it took one; never asked again for the same waiter after true
    */
-  serve (offer: (waiter: Waiter) => boolean): void
+  serve (offer: (waiter: Waiter) => boolean, hasPlace: () => boolean): void
 }
 
 /** An empty line. */
@@ -38,8 +39,9 @@ export function createWaitingLine<Waiter> (clock: Clock): WaitingLine<Waiter> {
       waiting.set(waiter, cancel)
     },
     remove,
-    serve (offer) {
-      for (const waiter of [...waiting.keys()]) {
+    serve (offer, hasPlace) {
+      for (const waiter of waiting.keys()) {
+        if (!hasPlace()) return
         // An offer may end others: a request that is placed can fail at once, and its client with it.
         if (waiting.has(waiter) && offer(waiter)) remove(waiter)
       }
