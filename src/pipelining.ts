@@ -77,7 +77,7 @@ export function inSafeOrder (request: IncomingMessage, response: ServerResponse,
   if (!isSafe) changing.set(socket, changesBefore + 1)
   response.once('socket', () => {
     if (!isSafe) changing.set(socket, changing.get(socket)! - 1)
-    process.nextTick(callback)
+    queueMicrotask(callback)
   })
 }
 

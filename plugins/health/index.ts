@@ -76,7 +76,6 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
     const level = change === 'up' || change === 'restored' ? 'info' : 'warn'
     fastify.log[level]({ agent, instance: id, change, reason }, `An instance is ${change}: ${reason}`)
-    upstream.reconsider(agent) // whoever waits for a place may have one now, or nobody to wait for
   }
 
   const prober = new Prober({
@@ -86,7 +85,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     random,
     onChange (instance, change, outcome) {
       tell(instance, change, probeReasons[outcome])
-      upstream.reconsider(instance.agent)
+      upstream.reconsider(instance.agent) // whoever waits for a place may have one now
     }
   }, parseOptions(HealthOptions, data, 'health'))
   /** Under way; who asks meanwhile gets the same answer, so that there is one connection for each instance at most. */

@@ -5,70 +5,23 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
-import type { Upstream } from '../upstream/index.ts'
-import { BadRequestError, BodyTooLargeError, RequestTimeoutError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
-import type { Agent } from '../../src/fleet/agent.ts'
+import { BodyTooLargeError, RequestTimeoutError, UpstreamTimeoutError, type FleetError } from '../../src/errors.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
-import type { LookupOf } from '../../src/guarded-lookup.ts'
-import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { hasFollowers } from '../../src/pipelining.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
-import type { Connections } from './connections.ts'
+import { failureOf } from './failures.ts'
+import { dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
-import type { ForwardPolicy } from './policy.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
-import { requestHead, type RequestHeadContext } from './request-head.ts'
+import { requestHead } from './request-head.ts'
 import { interimFields, responseHead, trailerFields } from './response-head.ts'
 import { RetryRules } from './retry-rules.ts'
 
-/** What all exchanges of a gateway share. */
-export interface ForwardContext extends RequestHeadContext {
-  readonly upstream: Upstream
-  readonly connections: Connections
-  readonly lookupOf: LookupOf
-  readonly corsEnabled: boolean
-  /** Bytes; Infinity when bodies are not bounded. */
-  readonly bodyLimit: number
-  /** No new exchanges are wanted on a client's connection. */
-  readonly isDraining: () => boolean
-  readonly budgetOf: (agent: Agent) => RetryBudget
-  /** Told the length of each body chunk that passes, either way. */
-  readonly onStreamed: (bytes: number) => void
-  /** Tells the log what the client is not told: the cause. */
-  readonly report: (error: FleetError, facts: RequestFacts) => void
-  /** Open event streams and tunnels, to be ended when a drain runs out of time. */
-  readonly streams: Set<EndableStream>
-}
-
-export interface EndableStream {
-  /** Ends it properly towards both sides. */
-  endStream (): void
-}
-
-/** Where a request goes. */
-export interface ForwardTarget {
-  readonly agent: Agent
-  readonly policy: ForwardPolicy
-  /** Path and query for the agent, untouched. */
-  readonly path: string
-  /** Where the agent's `/` is for the client. */
-  readonly prefix: string
-  /** The same under its other names. */
-  readonly knownPrefixes: readonly string[]
-  /** The client's `Authorization` opened the gateway: only an agent that was given clients' tokens gets it. */
-  readonly authorizationIsGateways: boolean
-}
-
-/** Whether the client's `Authorization` stays behind. What is not trusted gets no tokens, whoever else of the agent does. */
-export function dropsAuthorization ({ authorizationIsGateways, policy }: ForwardTarget, instance: Instance): boolean {
-  return authorizationIsGateways && !(policy.forwardAuthorization && instance.trusted)
-}
-
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
-const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE', 'PROPFIND', 'PROPPATCH', 'COPY', 'MOVE', 'MKCOL', 'UNLOCK', 'REPORT', 'SEARCH', 'QUERY', 'ACL', 'BIND', 'UNBIND', 'REBIND', 'LINK', 'UNLINK', 'MKCALENDAR', 'MKACTIVITY', 'MERGE', 'CHECKOUT', 'SOURCE'])
+const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE', 'PROPFIND', 'PROPPATCH', 'COPY', 'MOVE', 'MKCOL', 'UNLOCK', 'REPORT', 'SEARCH', 'QUERY', 'ACL', 'BIND', 'UNBIND', 'REBIND', 'LINK', 'UNLINK', 'MKCALENDAR', 'MKACTIVITY', 'MERGE', 'CHECKOUT'])
 
 export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   readonly #context: ForwardContext
@@ -134,7 +87,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
         this.#facts.bytesReceived += chunkLength
         this.#touch()
         this.#context.onStreamed(chunkLength)
-        if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt)
+        if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt, true)
       },
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
@@ -199,7 +152,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     if (!handler.sent) {
       if (this.#body.replayable && this.#retryRules().afterNoConnection(outcome)) return this.#placing.goOn(failure)
     } else if (outcome === 'reset' && this.#retryRules().afterReset(this.#mayRepeat())) {
-      return this.#placing.repeat()
+      return this.#placing.repeat(failure)
     }
     this.#fail(failure)
   }
@@ -372,27 +325,4 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     this.#finish()
     this.#response.cut()
   }
-}
-
-/** What the client is told of an attempt that failed. */
-export function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
-  const options = { cause }
-  switch (outcome) {
-    case 'refused':
-      return new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: isDnsError(cause) ? 'dns_error' : 'connection_refused' }, options)
-    case 'connect-timeout':
-      return new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, options)
-    case 'timeout':
-      return new UpstreamTimeoutError('The agent did not answer in time', {}, options)
-    case 'invalid':
-      return new UpstreamInvalidError('What the agent answered is not valid HTTP', {}, options)
-    case 'aborted':
-      return new BadRequestError('The request has a field that can not be forwarded', {}, options)
-    default:
-      return new UpstreamUnreachableError('The agent closed the connection before it answered', { proxyStatus: 'connection_terminated' }, options)
-  }
-}
-
-function isDnsError (error: Error): boolean {
-  return (error as NodeJS.ErrnoException).syscall === 'getaddrinfo'
 }

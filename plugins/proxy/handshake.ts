@@ -24,7 +24,7 @@ export interface HandshakeSettings {
 
 /** Exactly one of the last three is called, unless the handshake is given up before. */
 export interface HandshakeOwner {
-  /** An interim answer, neither 100 nor 101. @param fields flat */
+  /** An interim answer other than 101. @param fields flat */
   onInterim (status: number, fields: string[], reason: string): void
   /** The agent switched to WebSocket. @param head what it sent behind its answer */
   onUpgrade (response: IncomingMessage, socket: Socket, head: Buffer): void

@@ -2,7 +2,7 @@
  * The open event streams and tunnels of a gateway. Once they were told to end, one that opens late (its agent took long to answer) is told
  * as well: it would keep an application from closing for as long as it liked.
  */
-import type { EndableStream } from './exchange.ts'
+import type { EndableStream } from './forward-context.ts'
 
 export class OpenStreams extends Set<EndableStream> {
   #ended = false

@@ -24,6 +24,10 @@ export class Placing implements Waiter {
   readonly #agent: Agent
   readonly #owner: PlacingOwner
   #tried: Instance[] = []
+  /** Those of them that could not be talked to: they are not asked again. */
+  readonly #unreachable: Instance[] = []
+  /** Gives back the place that is kept over a pause. */
+  #unhold: (() => void) | null = null
   /** What the last attempt ended with, while a further one is looked for. */
   #lastError: FleetError | null = null
   #pauseTimer: NodeJS.Timeout | null = null
@@ -51,16 +55,24 @@ export class Placing implements Waiter {
   /** Nothing was sent: the next instance, and `error` for the client when there is none. */
   goOn (error: FleetError): void {
     this.#lastError = error
+    this.#unreachable.push(this.#tried.at(-1)!)
     this.take()
   }
 
-  /** The one retry: on another available instance, else on the same one, or whoever is available by then, after a moment. */
-  repeat (): void {
+  /**
+   * The one retry: on another available instance, else on the same one, or whoever is available by then, after a moment. The place at the
+   * instance is kept meanwhile.
+   * @param error for the client when there is none any more; what upstream says of it when left out
+   */
+  repeat (error: FleetError | null = null): void {
+    this.#lastError = error
     if (this.#hasOther()) return this.take()
+    this.#unhold = this.#upstream.hold(this.#tried.at(-1)!)
     // At random, so that they do not come all at once.
     const pauseMs = 25 + Math.random() * 75
     this.#pauseTimer = setTimeout(() => {
-      if (!this.#hasOther()) this.#tried = []
+      this.#giveUpPlace()
+      if (!this.#hasOther()) this.#tried = [...this.#unreachable]
       this.take()
     }, pauseMs)
   }
@@ -69,6 +81,12 @@ export class Placing implements Waiter {
   stop (): void {
     this.#upstream.leave(this.#agent, this)
     if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer)
+    this.#giveUpPlace()
+  }
+
+  #giveUpPlace (): void {
+    this.#unhold?.()
+    this.#unhold = null
   }
 
   onPlace (instance: Instance): void {

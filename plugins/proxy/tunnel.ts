@@ -11,7 +11,8 @@ import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
 import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { ClientResponse, sendableReason } from './client-response.ts'
-import { dropsAuthorization, failureOf, type EndableStream, type ForwardContext, type ForwardTarget } from './exchange.ts'
+import { failureOf } from './failures.ts'
+import { dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { shakeHands, type HandshakeOwner } from './handshake.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
 import { requestHead } from './request-head.ts'
@@ -76,6 +77,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
   }
 
   onInterim (status: number, fields: string[], reason: string): void {
+    if (this.#attempt !== null) this.#context.upstream.progress(this.#attempt)
     if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
   }
 
@@ -121,7 +123,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
     this.#release()
     const failure = failureOf(outcome, error)
     if (this.#rules.afterNoConnection(outcome)) return this.#placing.goOn(failure)
-    if (outcome === 'reset' && this.#rules.afterReset(!this.#response.began)) return this.#placing.repeat() // a handshake is a GET without a body
+    if (outcome === 'reset' && this.#rules.afterReset(!this.#response.began)) return this.#placing.repeat(failure) // a handshake is a GET without a body
     this.#fail(failure)
   }
 
@@ -208,6 +210,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
     response.on('end', () => {
       this.#end()
       this.#raw.end()
+      if (socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs, () => socket.destroy())
     })
     this.#raw.flushHeaders()
   }

@@ -27,17 +27,14 @@ export interface Upstream {
    */
   resolve (agent: Agent, tried: readonly Instance[], asker?: Asker): Instance
   /**
-   * As resolve(), but undefined when there is none: for a retry.
-   * @param panic also one that is down or ejected, when nothing was sent yet and so nothing can be made worse
-   */
-  another (agent: Agent, tried: readonly Instance[], asker?: Asker, panic?: boolean): Instance | undefined
-  /**
    * Gives a request its instance: at once where one has room, else in its turn. Exactly one of the waiter's callbacks is called, once, unless
    * it leaves before.
    */
   place (agent: Agent, waiter: Waiter): void
   /** Whether an available instance that was not tried could take an attempt at once. */
   hasRoom (agent: Agent, tried: readonly Instance[]): boolean
+  /** Keeps a place at the instance as an attempt would. @returns gives it back, once */
+  hold (instance: Instance): () => void
   /** The waiter wants no place any more; nothing when it has one or none. */
   leave (agent: Agent, waiter: Waiter): void
   /** The error of a request that would not get a place now, nor one in the queue: to say so before a body is read. */
@@ -52,8 +49,11 @@ export interface Upstream {
   settle (attempt: Attempt, outcome: AttemptOutcome, status?: number): void
   /** The attempt no longer occupies its instance. */
   release (attempt: Attempt): void
-  /** The instance moved bytes: a slow probe then means busy, not dead. */
-  progress (attempt: Attempt): void
+  /**
+   * The instance moved bytes: a slow probe then means busy, not dead.
+   * @param ofRequest it took a part of the request, so that its time to answer has not begun
+   */
+  progress (attempt: Attempt, ofRequest?: boolean): void
   onBegin (listener: AttemptListener): () => void
   onSettled (listener: AttemptListener): () => void
   /**
@@ -112,13 +112,20 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       if (instance === undefined) throw chooser.isBusy(agent, tried, now) ? busy(agent) : noInstance(agent)
       return instance
     },
-    another: (agent, tried, asker, panic = false) => chooser.pick(present(agent), tried, asker ?? null, clock.now(), panic),
     place: (agent, waiter) => places.place(present(agent), waiter),
     leave: (agent, waiter) => places.leave(agent, waiter),
     hasRoom (agent, tried) {
       const now = clock.now()
-      const { capacity } = chooser.settingsOf(agent)
-      return present(agent).instances.some(instance => isAvailable(instance, now, capacity) && !isAmong(tried, instance))
+      const current = present(agent)
+      const { capacity } = chooser.settingsOf(current)
+      return current.instances.some(instance => isAvailable(instance, now, capacity) && !isAmong(tried, instance))
+    },
+    hold ({ agent, runtime }) {
+      runtime.inFlight++
+      return () => {
+        runtime.inFlight--
+        places.freed(agent)
+      }
     },
     refusal: agent => places.refusal(agent),
     waiting: name => places.waiting(name),
@@ -145,9 +152,9 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       runtime.inFlight--
       places.freed(agent)
     },
-    progress (attempt) {
+    progress (attempt, ofRequest = false) {
       attempt.instance.runtime.lastProgressAt = clock.now()
-      if (attempt.outcome === 'pending') attempt.sentMark = performance.now()
+      if (ofRequest && attempt.outcome === 'pending') attempt.sentMark = performance.now()
     },
     onBegin (listener) {
       beginListeners.add(listener)

@@ -16,7 +16,7 @@ export interface Waiter {
   /** Instances that it tried before. */
   readonly tried: readonly Instance[]
   readonly asker: Asker
-  /** It was sent away from an instance: it has waited already, and goes before those who wait. */
+  /** It was sent away from an instance: it has waited already, and is given a free place before those who wait. */
   readonly hasTried: boolean
   /** The place is its own if it begins an attempt there before it returns. */
   onPlace (instance: Instance): void
@@ -45,6 +45,8 @@ export class Places {
   /** By name of the agent; only of those where somebody waits. */
   readonly #lines = new Map<string, WaitingLine<Waiter>>()
   readonly #due = new Set<string>()
+  /** Agents of which the next end of an ejection is waited for. */
+  readonly #watched = new Set<string>()
 
   constructor (clock: Clock, chooser: () => Chooser, agentOf: (name: string) => Agent | undefined) {
     this.#clock = clock
@@ -109,10 +111,27 @@ export class Places {
   #wait (agent: Agent, waiter: Waiter): void {
     const { name } = agent
     let line = this.#lines.get(name)
-    if (line === undefined) this.#lines.set(name, line = createWaitingLine(this.#clock))
+    if (line === undefined) {
+      this.#lines.set(name, line = createWaitingLine(this.#clock))
+      this.#serveAfterEjection(name)
+    }
     line.add(waiter, this.#chooser().settingsOf(agent).concurrency.queueTimeout, () => {
       this.#endIfEmpty(name)
       waiter.onRefused(busy(agent))
+    })
+  }
+
+  /** An ejection that runs out frees a place, and nothing else would tell. */
+  #serveAfterEjection (name: string): void {
+    if (this.#watched.has(name)) return
+    const now = this.#clock.now()
+    const ends = (this.#agentOf(name)?.instances ?? []).map(({ runtime }) => runtime.health.ejectedUntil).filter(until => until > now)
+    if (ends.length === 0) return
+    this.#watched.add(name)
+    this.#clock.after(Math.min(...ends) - now, () => {
+      this.#watched.delete(name)
+      this.freed(name)
+      if (this.#lines.has(name)) this.#serveAfterEjection(name)
     })
   }
 

@@ -1,0 +1,28 @@
+/**
+ * What the client is told of an attempt that failed: the error of the catalogue for its outcome. The log has the cause.
+ */
+import { BadRequestError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
+import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
+
+/** What the client is told of an attempt that failed. */
+export function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
+  const options = { cause }
+  switch (outcome) {
+    case 'refused':
+      return new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: isDnsError(cause) ? 'dns_error' : 'connection_refused' }, options)
+    case 'connect-timeout':
+      return new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, options)
+    case 'timeout':
+      return new UpstreamTimeoutError('The agent did not answer in time', {}, options)
+    case 'invalid':
+      return new UpstreamInvalidError('What the agent answered is not valid HTTP', {}, options)
+    case 'aborted':
+      return new BadRequestError('The request has a field that can not be forwarded', {}, options)
+    default:
+      return new UpstreamUnreachableError('The agent closed the connection before it answered', { proxyStatus: 'connection_terminated' }, options)
+  }
+}
+
+function isDnsError (error: Error): boolean {
+  return (error as NodeJS.ErrnoException).syscall === 'getaddrinfo'
+}

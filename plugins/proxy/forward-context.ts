@@ -1,0 +1,56 @@
+/**
+ * What a forwarded request needs to know: what all of them share, and where this one goes. Exchanges and tunnels alike.
+ */
+import type { RequestFacts } from '../facts/index.ts'
+import type { Upstream } from '../upstream/index.ts'
+import type { FleetError } from '../../src/errors.ts'
+import type { Agent } from '../../src/fleet/agent.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
+import type { LookupOf } from '../../src/guarded-lookup.ts'
+import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
+import type { Connections } from './connections.ts'
+import type { ForwardPolicy } from './policy.ts'
+import type { RequestHeadContext } from './request-head.ts'
+
+/** What all exchanges of a gateway share. */
+export interface ForwardContext extends RequestHeadContext {
+  readonly upstream: Upstream
+  readonly connections: Connections
+  readonly lookupOf: LookupOf
+  readonly corsEnabled: boolean
+  /** Bytes; Infinity when bodies are not bounded. */
+  readonly bodyLimit: number
+  /** No new exchanges are wanted on a client's connection. */
+  readonly isDraining: () => boolean
+  readonly budgetOf: (agent: Agent) => RetryBudget
+  /** Told the length of each body chunk that passes, either way. */
+  readonly onStreamed: (bytes: number) => void
+  /** Tells the log what the client is not told: the cause. */
+  readonly report: (error: FleetError, facts: RequestFacts) => void
+  /** Open event streams and tunnels, to be ended when a drain runs out of time. */
+  readonly streams: Set<EndableStream>
+}
+
+export interface EndableStream {
+  /** Ends it properly towards both sides. */
+  endStream (): void
+}
+
+/** Where a request goes. */
+export interface ForwardTarget {
+  readonly agent: Agent
+  readonly policy: ForwardPolicy
+  /** Path and query for the agent, untouched. */
+  readonly path: string
+  /** Where the agent's `/` is for the client. */
+  readonly prefix: string
+  /** The same under its other names. */
+  readonly knownPrefixes: readonly string[]
+  /** The client's `Authorization` opened the gateway: only an agent that was given clients' tokens gets it. */
+  readonly authorizationIsGateways: boolean
+}
+
+/** Whether the client's `Authorization` stays behind. What is not trusted gets no tokens, whoever else of the agent does. */
+export function dropsAuthorization ({ authorizationIsGateways, policy }: ForwardTarget, instance: Instance): boolean {
+  return authorizationIsGateways && !(policy.forwardAuthorization && instance.trusted)
+}
