@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { WebSocket, WebSocketServer } from 'ws'
 import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { fakeClock } from '../helpers/fake-clock.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 
@@ -275,5 +276,101 @@ t.test('under load no instance ever has more than its limit, and nobody is lost'
 
   t.ok(replies.every(({ status }) => status === 200))
   t.ok(most <= 3, `${most} at once`)
+  t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
+})
+
+t.test('an instance that is back serves who waits, by its probes or when the next request comes', async t => {
+  const [full, back] = await Promise.all([holdingAgent(t), holdingAgent(t)])
+  const gateway = await startGateway(t, { concurrency: { max: 1, queue: 5, queueTimeout: '1h' }, health: { interval: '100ms', unhealthyAfter: 1 }, agents: [agentAt('planner', full, back)] })
+  const [, instance] = gateway.registry.get('planner').instances
+  await back.kill()
+  while (instance!.runtime.health.up) await new Promise(resolve => { setImmediate(resolve) })
+
+  const replies = [get(gateway, 'a')]
+  await full.arrived(1)
+  replies.push(get(gateway, 'b'))
+  await queued(gateway, 1)
+  await back.revive()
+  await back.arrived(1)
+  t.equal(gateway.upstream.waiting('planner'), 0)
+
+  back.held[0]!.release()
+  t.equal(await textOf(replies[1]!), '/b')
+  full.held[0]!.release()
+  await replies[0]
+})
+
+t.test('who comes while others wait does not keep them from an instance that has room', async t => {
+  const [full, back] = await Promise.all([holdingAgent(t), holdingAgent(t)])
+  const gateway = await startGateway(t, { concurrency: { max: 1, queue: 5, queueTimeout: '1h' }, health: { interval: '1h' }, agents: [agentAt('planner', full, back)] })
+  await gateway.health.firstRound()
+  const [, { runtime }] = gateway.registry.get('planner').instances as [unknown, { runtime: { health: { up: boolean } } }]
+  runtime.health.up = false
+
+  const replies = [get(gateway, 'a')]
+  await full.arrived(1)
+  replies.push(get(gateway, 'b'))
+  await queued(gateway, 1)
+  runtime.health.up = true // and nobody is told
+  replies.push(get(gateway, 'c'))
+  await back.arrived(1)
+
+  t.same(back.requests.at(-1), 'GET /b', 'the first of those who wait')
+  back.held[0]!.release()
+  await back.arrived(2)
+  back.held[1]!.release()
+  full.held[0]!.release()
+  t.same(await Promise.all(replies.map(textOf)), ['/a', '/b', '/c'])
+})
+
+t.test('an ejection that runs out frees a place for who waits', async t => {
+  const [full, ejected] = await Promise.all([holdingAgent(t), holdingAgent(t)])
+  const clock = fakeClock()
+  const gateway = await startGateway(t, { clock, concurrency: { max: 1, queue: 5, queueTimeout: '1h' }, health: { interval: '1h' }, agents: [agentAt('planner', full, ejected)] })
+  await gateway.health.firstRound()
+  Object.assign(gateway.registry.get('planner').instances[1]!.runtime.health, { ejectedUntil: clock.now() + 30_000, ejectedFor: 'answer', ejections: 1 })
+
+  const replies = [get(gateway, 'a')]
+  await full.arrived(1)
+  replies.push(get(gateway, 'b'))
+  await queued(gateway, 1)
+  clock.advance(30_000)
+  await ejected.arrived(1)
+
+  for (const { release } of [...full.held, ...ejected.held]) release()
+  t.same(await Promise.all(replies.map(textOf)), ['/a', '/b'])
+})
+
+t.test('who waits for an agent that becomes another one\'s alias is not let in to that', async t => {
+  const [agent, other] = await Promise.all([holdingAgent(t), holdingAgent(t)])
+  const gateway = await start(t, { max: 1, queue: 5, queueTimeout: '1h' }, agent)
+
+  const first = get(gateway, 'a')
+  await agent.arrived(1)
+  const second = get(gateway, 'b')
+  await queued(gateway, 1)
+  gateway.registry.replaceFile([{ name: 'other', aliases: ['planner'], instances: [{ host: other.host, port: other.port, protocol: 'http', weight: 1 }] }])
+
+  t.match(await (await second).json(), { status: 503, code: 'FLEET_NO_INSTANCE_AVAILABLE' })
+  t.same(other.requests, [])
+  agent.held[0]!.release()
+  await first
+})
+
+t.test('a request keeps its place over the pause before its retry', async t => {
+  const agent = await holdingAgent(t)
+  const gateway = await start(t, { max: 1 }, agent)
+
+  const reply = get(gateway, 'a')
+  await agent.arrived(1)
+  const settled = new Promise<void>(resolve => { gateway.upstream.onSettled(() => resolve()) })
+  agent.held[0]!.release(503)
+  await settled
+  t.equal((await get(gateway, 'b')).status, 503, 'the place is taken')
+  await agent.arrived(2)
+  agent.held[1]!.release()
+
+  t.equal((await reply).status, 200)
+  t.same(agent.requests, ['GET /a', 'GET /a'])
   t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
 })

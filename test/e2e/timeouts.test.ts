@@ -1,6 +1,6 @@
 import t from 'tap'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
-import { fakeAgent } from '../helpers/fake-agent.ts'
+import { fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
 
 const hour = '1h'
 
@@ -44,4 +44,15 @@ t.test('a reload changes the timeouts of paths for the requests after it', async
 
   t.equal((await fetch(`${gateway.origin}/api/planner/p`)).status, 504)
   t.throws(() => gateway.proxy.reconfigure({ paths: [{ prefix: 'p', timeouts: {} }] }), /paths\[0\]\.prefix/)
+})
+
+t.test('an upload of which the agent takes all but the last bytes is held to timeouts.idle', async t => {
+  const agent = await rawAgent(t, socket => { socket.pause() })
+  const gateway = await startGateway(t, { agents: [{ ...agentAt('planner', agent), timeouts: { idle: '200ms', response: '400ms' } }] })
+
+  // What the kernels take of it differs, so that some of these are sent to the end and some are not.
+  const replies = await Promise.all(Array.from({ length: 12 }, (_, index) => fetch(`${gateway.origin}/api/planner/x`, { method: 'POST', body: Buffer.alloc((2_400 + index * 200) * 1024) }).then(({ status }) => status)))
+
+  t.same(new Set(replies), new Set([504]))
+  t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
 })

@@ -387,3 +387,32 @@ t.test('a client gone before its connection is opened leaves nothing behind', as
   t.match(await finished, { ending: 'client-aborted', status: 499 })
   t.equal(gateway.registry.get('chat').instances[0]!.runtime.inFlight, 0)
 })
+
+t.test('after hints went to the client a handshake is repeated nowhere', async t => {
+  const hints = 'HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n'
+  const failing = await answering(t, `${hints}HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\n\r\nsorry`)
+  const other = await answering(t, switching)
+  const gateway = await gatewayOf(t, [failing, other])
+  const finished = nextFacts(gateway)
+  const client = await rawClient(t, gateway.port)
+
+  client.send(handshake())
+
+  t.match(await client.closed(), /^HTTP\/1\.1 103 [^]*HTTP\/1\.1 503 [^]*sorry$/)
+  t.equal((await finished).attempts.length, 1)
+})
+
+t.test('a handshake that is under way when streams are told to end gets 503, and holds nobody up', async t => {
+  const silent = await rawAgent(t, () => {})
+  const gateway = await gatewayOf(t, [silent])
+  const client = await rawClient(t, gateway.port)
+  const begun = new Promise<void>(resolve => { gateway.upstream.onBegin(() => resolve()) })
+  client.send(handshake())
+  await begun
+
+  gateway.proxy.endStreams()
+
+  t.match(await client.closed(), /^HTTP\/1\.1 503 [^]*FLEET_DRAINING/)
+  t.equal(gateway.proxy.openStreams, 0)
+  t.equal(gateway.registry.get('chat').instances[0]!.runtime.inFlight, 0)
+})

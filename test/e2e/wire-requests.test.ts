@@ -6,6 +6,7 @@ import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
 import { readAnswers } from '../helpers/answers.ts'
+import { fakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient, rawRequest } from '../helpers/raw-client.ts'
 import { okAnswer, recordingAgent } from '../helpers/recording-agent.ts'
 
@@ -334,4 +335,21 @@ t.test('pipelined requests reach agents one after the other as soon as one of th
   t.same(readAnswers(await client.closed()).map(({ status }) => status), [200, 200, 200, 200])
   const arrived = agent.requests.map(({ target }) => target)
   t.same(arrived.filter(target => target !== '/other'), ['/first', '/second', '/third', '/fourth'])
+})
+
+t.test('hundreds of pipelined requests that change something cost one listener each', async t => {
+  const agent = await fakeAgent(t, (request, response) => { request.resume(); response.end(request.url) })
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+  const warnings: string[] = []
+  const listen = (warning: Error) => { warnings.push(warning.name) }
+  process.on('warning', listen)
+  t.teardown(() => process.off('warning', listen))
+  const client = await rawClient(t, gateway.port)
+
+  const count = 500
+  client.send(Array.from({ length: count }, (_, index) => `POST /api/planner/${index} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n`).join(''))
+  await client.until(new RegExp(`/${count - 1}$`))
+
+  t.same(agent.requests, Array.from({ length: count }, (_, index) => `POST /${index}`))
+  t.same(warnings, [])
 })
