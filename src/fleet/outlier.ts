@@ -22,7 +22,7 @@ const ejectionMs = 30_000
 /** No ejection takes longer. */
 export const longestEjectionMs = 300_000
 /** A trial that has decided nothing for so long (an upload that goes on, an agent that hangs) no longer keeps the next one away. */
-export const longestTrialMs = 30_000
+const longestTrialMs = 30_000
 /** For each such time without an ejection one of those before is forgotten: who flaps stays out longer each time. */
 const forgetEjectionMs = 300_000
 

@@ -4,7 +4,6 @@
  * anything in it is not as it must be. Options: --seconds N, --seed N, --short (what `npm test` runs: no memory, no gigabyte), --only PART,
  * --main FILE (another build of the gateway).
  */
-import { existsSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -15,6 +14,7 @@ import { ask, createPool } from './client.js'
 import { fleetYaml, killer, register, registrar, reloader } from './disturbances.js'
 import { startFleet } from './fleet.js'
 import { startGateway } from './gateway-process.js'
+import { fuzz } from './fuzz.js'
 import { oneGibibyte } from './large-bodies.js'
 import { columns, createLedger } from './ledger.js'
 import { randomFrom } from './random.js'
@@ -46,15 +46,7 @@ const parts = {
   webSockets: [webSockets, 8],
   killer: [killer, 1],
   reloader: [reloader, 1],
-  registrar: [registrar, 1],
-  ...await furtherPart('./fuzz.js', 'fuzz')
-}
-
-/** A part that may be there: a module that exports an async function of its name, which takes `soak` and returns when `soak.over()`. */
-async function furtherPart (file, name) {
-  if (!existsSync(new URL(file, import.meta.url))) return {}
-  const part = (await import(file))[name]
-  return part === undefined ? {} : { [name]: [part, 1] }
+  registrar: [registrar, 1]
 }
 
 const started = performance.now()
@@ -144,6 +136,7 @@ for (const [key, [title, most]] of Object.entries(limits)) {
 }
 say(`${'longest pause of the event loop, ms'.padEnd(44)} ${end.pauseMs.toFixed(0).padStart(10)}`)
 
+if (!short && options.only === undefined) problems.push(...await fuzz(seconds / 10, seed, say))
 if (problems.length === 0) say(`\nAll as it must be (seed ${seed})`)
 else say(`\nWRONG, with --seed ${seed}:\n${problems.join('\n')}`)
 process.exit(problems.length === 0 ? 0 : 1)
