@@ -2,6 +2,7 @@
  * What the commands have in common: flags, their checks, examples in the help.
  */
 import { Command, InvalidArgumentError } from 'commander'
+import { CommandError, exitCodes } from './io.ts'
 
 /** A command that talks to a gateway. */
 export function clientCommand (name: string): Command {
@@ -21,8 +22,9 @@ export function withExamples (command: Command, examples: readonly (readonly [li
   return command.addHelpText('after', `\nExamples:\n${lines.join('\n')}`)
 }
 
-/** `--fleet` has two names, and commander calls the option by the second. */
+/** `--fleet` has two names, and commander calls the option by the second. @throws CommandError when it is given and empty, as from a variable that is not set */
 export function fleetOf<Flags extends { fleet?: string }> ({ fleetYaml, ...flags }: Flags & { fleetYaml?: string }): Flags {
+  if (fleetYaml === '') throw new CommandError('--fleet needs the name of a file', exitCodes.wrongUsage)
   return { ...flags as unknown as Flags, ...(fleetYaml !== undefined && { fleet: fleetYaml }) }
 }
 
