@@ -54,12 +54,11 @@ async function main (): Promise<void> {
     get stdin () { return process.stdin },
     stdout: process.stdout,
     stderr: process.stderr,
-    onSignal: take,
-    exit (code) {
-      // Something that hangs in the system, as a pipe that nobody writes to, may keep the process; then the next signal ends it.
-      for (const signal of signals) process.removeAllListeners(signal)
-      return process.exit(code)
-    }
+    onSignal (listener) {
+      take(listener)
+      return () => { for (const signal of signals) process.removeAllListeners(signal) }
+    },
+    exit: code => process.exit(code)
   }
   const { run } = await import('./cli/program.ts')
   const code = await run(process.argv.slice(2), io)

@@ -2,6 +2,7 @@
  * What the commands have in common: flags, their checks, examples in the help.
  */
 import { Command, InvalidArgumentError } from 'commander'
+import { hostProblem } from '../fleet/address.ts'
 import { CommandError, exitCodes } from './io.ts'
 
 /** A command that talks to a gateway. */
@@ -53,5 +54,7 @@ export function address (text: string): Address {
   const port = Number(digits)
   if (digits === undefined || port < 1 || port > 65_535) throw new InvalidArgumentError('It must be a port or HOST:PORT, as 8501, localhost:8501 or [::1]:8501.')
   const host = bracketed ?? plain
+  const problem = host === undefined || host === '' ? undefined : hostProblem(host)
+  if (problem !== undefined) throw new InvalidArgumentError(`Its host ${problem}.`)
   return { ...(host !== undefined && host !== '' && { host }), port }
 }

@@ -66,7 +66,13 @@ export function serveCommand (io: CommandIo): Command {
 export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> {
   const signals = watchSignals(io)
   try {
-    return await Promise.race([runGateway(flags, io, signals), signals.endedEarly])
+    const running = runGateway(flags, io, signals)
+    const code = await Promise.race([running, signals.endedEarly])
+    if (signals.ending) {
+      await Promise.race([running.catch(() => {}), sleep(sameSignalMs)])
+      signals.leave() // something that hangs in the system, as a pipe that nobody writes to, may keep the process: the next signal ends it
+    }
+    return code
   } catch (error) {
     if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)
     throw error
@@ -154,6 +160,8 @@ interface Signals {
   readonly ending: boolean
   /** From now on; a reload that was asked for is made up for. */
   take (listener: (signal: NodeJS.Signals) => void): void
+  /** Leaves them to the system. */
+  leave (): void
 }
 
 function watchSignals (io: CommandIo): Signals {
@@ -169,8 +177,9 @@ function watchSignals (io: CommandIo): Signals {
       resolve(exitCodes.good)
     }
   })
-  io.onSignal(signal => listener(signal))
+  const leave = io.onSignal(signal => listener(signal))
   return {
+    leave,
     endedEarly,
     get ending () { return ending },
     take (next) {

@@ -1,6 +1,7 @@
 /** The client commands against a real gateway, run in this process with streams of the test's own. */
 import t, { type Test } from 'tap'
-import { readFile, writeFile } from 'node:fs/promises'
+import { spawnSync } from 'node:child_process'
+import { lstat, readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { run } from '../../src/cli/program.ts'
@@ -343,6 +344,10 @@ t.test('wrong usage is 2, with what was meant', async t => {
     [['onboard', '--agent', 'x'], /NAME=PORT/],
     [['onboard', '--agent', 'x y=80'], /NAME=PORT/],
     [['onboard', '--agent', 'x=y'], /must be a port or HOST:PORT/],
+    [['onboard', '--agent', 'x=${HOME}:80'], /Its host must be a valid host name or IP address/],
+    [['onboard', '--agent', 'x=a b:80'], /Its host must not contain spaces/],
+    [['onboard', '--agent', 'x=a\n  evil: 1:80'], /NAME=PORT/],
+    [['register', 'x', 'a@b:80'], /Its host must be a bare host name/],
     [['serve', '--port', '70000'], /whole number from 0 to 65535/],
     [['serve', '--host', ''], /^--host must not be empty/],
     [['serve', '--host', 'http://x'], /^--host must be a bare host name/],
@@ -451,7 +456,32 @@ t.test('onboard writes a valid file with comments, and never over one without a 
     t.equal(await readFile(there, 'utf8') === 'agents: []\n', !isYes)
   }
   t.match(await command(['check', there]), { code: 0, stdout: /0 agents/ })
-  t.match(await command(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: ENOENT/ })
+  t.match(await command(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: there is no folder/ })
+})
+
+t.test('onboard writes through a link, and over nothing that is no file', async t => {
+  const dir = t.testdir({ 'real.yaml': 'agents: []\n', folder: {}, 'link.yaml': t.fixture('symlink', 'real.yaml'), 'dangling.yaml': t.fixture('symlink', 'nowhere.yaml'), 'loop.yaml': t.fixture('symlink', 'loop.yaml') })
+  const pipe = join(dir, 'pipe.yaml')
+  t.equal(spawnSync('mkfifo', [pipe]).status, 0)
+  const refused: [file: string, why: RegExp][] = [
+    ['folder', /folder can't be written: it is a folder/],
+    ['pipe.yaml', /it is no ordinary file/],
+    ['dangling.yaml', /it is a link to a file that does not exist; remove it, or name that file/],
+    ['none/fleet.yaml', /there is no folder .*none/],
+    ['loop.yaml', /ELOOP/],
+    ['real.yaml/fleet.yaml', /real\.yaml is no folder/]
+  ]
+
+  for (const [name, why] of refused) {
+    t.match(await command(['onboard', '--fleet', join(dir, name), '--yes']), { code: 1, stderr: why })
+    t.match(await typed(['onboard', '--fleet', join(dir, name)], []), { code: 1, stderr: why }, 'before anything is asked')
+  }
+  t.match(await command(['onboard', '--fleet', '/dev/null', '--yes']), { code: 1, stderr: /no ordinary file/ })
+  t.ok((await lstat(pipe)).isFIFO())
+  t.match(await command(['onboard', '--fleet', join(dir, 'link.yaml'), '--agent', 'planner=8501', '--yes']), { code: 0 })
+  t.equal(await readlink(join(dir, 'link.yaml')), 'real.yaml')
+  t.match(await readFile(join(dir, 'real.yaml'), 'utf8'), 'planner')
+  t.same((await readdir(dir)).sort(), ['dangling.yaml', 'folder', 'link.yaml', 'loop.yaml', 'pipe.yaml', 'real.yaml'], 'nothing is left behind')
 })
 
 t.test('what onboard leaves as comments is valid, too', async t => {
