@@ -91,6 +91,7 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): 
   if (secret?.secret !== undefined && !secret.isOwn) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
   const config = parseConfig(mergeConfig(value, overrides), source)
+  if (signals.ending) return exitCodes.good
   const log = pino({ level: 'warn' }, logDestination(io))
   const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
   if (signals.ending) {
