@@ -30,7 +30,21 @@ function onOutputError (error: NodeJS.ErrnoException): void {
   process.exitCode = 1
 }
 
+const signals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
+
+/** A gateway that is told to end while it is being loaded ends well; what it would read again it has not read yet. */
+function onEarlySignal (signal: NodeJS.Signals): void {
+  if (signal !== 'SIGHUP') process.exit(0)
+}
+
 async function main (): Promise<void> {
+  // One listener for good: while it changed, a signal would be lost. A command that only asks is ended as any other program.
+  let onSignal: ((signal: NodeJS.Signals) => void) | undefined
+  const take = (listener: (signal: NodeJS.Signals) => void) => {
+    if (onSignal === undefined) for (const signal of signals) process.on(signal, () => onSignal?.(signal))
+    onSignal = listener
+  }
+  if (process.argv[2] === 'serve') take(onEarlySignal)
   process.stdout.on('error', onOutputError)
   process.stderr.on('error', () => {}) // a terminal that was closed must not end a gateway
   const io: CommandIo = {
@@ -41,7 +55,8 @@ async function main (): Promise<void> {
     stdout: process.stdout,
     stderr: process.stderr,
     onSignal (listener) {
-      for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => listener(signal))
+      take(listener)
+      return () => { for (const signal of signals) process.removeAllListeners(signal) }
     },
     exit: code => process.exit(code)
   }

@@ -4,9 +4,10 @@
 import type { Command } from 'commander'
 import type { AgentStatus } from '../fleet/agent.ts'
 import { authorityOf, type InstanceState } from '../fleet/instance.ts'
+import { AgentShape } from './answers.ts'
 import { withClient, type AgentView } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
-import { colorsFor, plain, print, printJson, type Colors, type CommandIo } from './io.ts'
+import { colorsFor, legible, print, printJson, type Colors, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
 
@@ -26,15 +27,15 @@ export function agentsCommand (io: CommandIo): Command {
 async function showAgents (name: string | undefined, flags: ClientFlags, io: CommandIo): Promise<void> {
   await withClient(flags, io, async client => {
     if (name !== undefined) {
-      const agent = await client.get<AgentView>(`/agents/${encodeURIComponent(name)}`, 'instances')
+      const agent = await client.get<AgentView>(`/agents/${encodeURIComponent(name)}`, AgentShape)
       if (flags.json) printJson(io, agent)
-      else showOne(name, agent, io)
+      else showOne(name, legible(agent), io)
       return
     }
     const agents = await client.agents()
     if (flags.json) printJson(io, agents)
     else if (Object.keys(agents).length === 0) print(io, `No agents yet: write them into fleet.yaml, or add one with "${io.self} register NAME PORT"`)
-    else showAll(agents, io)
+    else showAll(legible(agents), io)
   })
 }
 
@@ -53,7 +54,7 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   const colors = colorsFor(io.stdout, io.env)
   print(io, `${colors.bold(name)}: ${statusText(agent.status, colors)}`)
   if (agent.friendly_names.length > 0) print(io, `aliases: ${agent.friendly_names.join(', ')}`)
-  for (const [key, value] of Object.entries(agent.metadata)) print(io, plain(`${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`))
+  for (const [key, value] of Object.entries(agent.metadata)) print(io, `${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
   print(io, '')
   if (agent.instances.length === 0) return print(io, `No instances: add one with "${io.self} register ${name} PORT"`)
   printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends'], agent.instances.map(({ id, protocol, host, port, state, source, in_flight: inFlight, lease }) => [
@@ -61,11 +62,15 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   ]))
 }
 
-/** Green, yellow or red. */
+/** Green, yellow or red; as it is when it is one that only a newer gateway knows. */
 export function statusText (status: AgentStatus, { green, yellow, red }: Colors): string {
-  return { healthy: green, degraded: yellow, down: red }[status](status)
+  return coloured(status, { healthy: green, degraded: yellow, down: red })
 }
 
 function stateText (state: InstanceState, { green, yellow, red }: Colors): string {
-  return { up: green, draining: yellow, ejected: yellow, down: red }[state](state)
+  return coloured(state, { up: green, draining: yellow, ejected: yellow, down: red })
+}
+
+function coloured<Word extends string> (word: Word, colours: Record<Word, (text: string) => string>): string {
+  return Object.hasOwn(colours, word) ? colours[word](word) : word
 }

@@ -7,7 +7,7 @@ import { ConfigError, parseConfig, readConfigFile, type ConfigProblem, type Conf
 import type { OptionError } from '../options.ts'
 import { tokenIn } from '../token-file.ts'
 import { fleetOf, jsonOption, withExamples } from './command.ts'
-import { colorsFor, CommandError, exitCodes, print, printJson, say, type CommandIo } from './io.ts'
+import { colorsFor, CommandError, exitCodes, plain, print, printJson, say, type CommandIo } from './io.ts'
 import { defaultFile } from './target.ts'
 import { count } from './wording.ts'
 
@@ -31,6 +31,7 @@ export function checkCommand (io: CommandIo): Command {
 
 async function check (given: string | undefined, flags: CheckFlags, io: CommandIo): Promise<void> {
   if (given !== undefined && flags.fleet !== undefined) throw new CommandError('Name the file once', exitCodes.wrongUsage)
+  if (given === '') throw new CommandError('Name a file: what was given is empty', exitCodes.wrongUsage)
   const file = given ?? flags.fleet ?? defaultFile
   const { problems, config } = await examine(file, io)
   const agents = new Set(config?.agents.map(({ name }) => name)).size
@@ -41,7 +42,7 @@ async function check (given: string | undefined, flags: CheckFlags, io: CommandI
     return
   }
   if (config === undefined || problems.length > 0) {
-    say(io, new ConfigError(problems).message)
+    say(io, plain(new ConfigError(problems).message))
     throw new CommandError(`${file} has ${count(problems.length, 'problem')}; a running gateway keeps what it has`)
   }
   print(io, `${colorsFor(io.stdout, io.env).green('ok')}  ${file}: ${count(agents, 'agent')}, ${count(instances, 'instance')}`)

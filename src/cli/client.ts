@@ -4,12 +4,23 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent, request, type Dispatcher } from 'undici'
 import type { agentView } from '../../plugins/admin/views.ts'
+import type { TSchema } from '../options.ts'
 import type { Problem } from '../problem.ts'
-import { CommandError, type CommandIo } from './io.ts'
+import { AgentsShape, hasShape, jsonObjectIn, ProblemShape } from './answers.ts'
+import { CommandError, legible, type CommandIo } from './io.ts'
 import { findTarget, type ClientFlags, type Target } from './target.ts'
 
-/** How long the gateway may take to answer. */
-const timeoutMs = 10_000
+/** What an answer may take. */
+export interface AnswerLimits {
+  /** Until it begins. */
+  readonly headMs: number
+  /** Until its end, however steadily it comes. */
+  readonly wholeMs: number
+  /** Ten thousand agents are some 5 MiB; what is much longer is no gateway's. */
+  readonly bytes: number
+}
+
+const defaultLimits: AnswerLimits = { headMs: 10_000, wholeMs: 60_000, bytes: 64 * 1024 * 1024 }
 
 /** A limit that ends sooner than this is waited for, */
 const mostPatienceMs = 15_000
@@ -21,53 +32,57 @@ export type AgentView = ReturnType<typeof agentView>
 
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE'
 
-export interface GatewayAnswer<Body> {
+export interface GatewayAnswer {
   readonly status: number
-  readonly body: Body
+  readonly body: object
   readonly latencyMs: number
 }
 
 export class GatewayClient {
   readonly target: Target
-  readonly #agent = new Agent({ connect: { timeout: timeoutMs }, headersTimeout: timeoutMs, bodyTimeout: timeoutMs })
-
   readonly #self: string
+  readonly #limits: AnswerLimits
+  readonly #agent: Agent
 
-  constructor (target: Target, self: string) {
+  constructor (target: Target, self: string, limits = defaultLimits) {
     this.target = target
     this.#self = self
+    this.#limits = limits
+    this.#agent = new Agent({ connect: { timeout: limits.headMs }, headersTimeout: limits.headMs, bodyTimeout: limits.headMs })
   }
 
   /**
-   * The body of a 2xx answer.
-   * @param key what every body of this kind has, to tell a gateway's from somebody else's
+   * The body of a 2xx answer, as it came: what is shown of it has to be made legible().
+   * @param shape what every body of this kind has, to tell a gateway's from somebody else's
    * @throws CommandError for every other answer
    */
-  async get<Body> (path: string, key?: keyof Body & string): Promise<Body> {
-    return this.send<Body>('GET', path, undefined, key)
+  async get<Body> (path: string, shape: TSchema): Promise<Body> {
+    return this.send<Body>('GET', path, shape)
   }
 
   /** All agents by name. @throws CommandError when it can't be had */
   async agents (): Promise<Record<string, AgentView>> {
-    const agents = await this.get<Record<string, AgentView>>('/agents')
-    if (!areAgents(agents)) throw this.#stranger(200)
-    return agents
+    return this.get<Record<string, AgentView>>('/agents', AgentsShape)
   }
 
   /** As get(), with another method and a body. */
-  async send<Body> (method: Method, path: string, body?: unknown, key?: keyof Body & string): Promise<Body> {
-    const answer = await this.ask<Body>(method, path, body === undefined ? {} : { body })
-    if (answer.status >= 300) throw this.refusal(answer as GatewayAnswer<Problem>)
-    if (key !== undefined && !hasKey(answer.body, key)) throw this.#stranger(answer.status)
-    return answer.body
+  async send<Body> (method: Method, path: string, shape: TSchema, body?: unknown): Promise<Body> {
+    return this.bodyOf<Body>(await this.ask(method, path, body === undefined ? {} : { body }), shape)
+  }
+
+  /** @throws CommandError when the answer is no success, or its body has another shape */
+  bodyOf<Body> (answer: GatewayAnswer, shape: TSchema): Body {
+    if (answer.status >= 300) throw this.#refusal(answer)
+    if (!hasShape(shape, answer.body)) throw this.#stranger(answer.status)
+    return answer.body as Body
   }
 
   /**
-   * Any answer that is JSON. A rate limit that is over soon is waited for.
+   * Any answer that is a JSON object. A rate limit that is over soon is waited for.
    * @param anonymous without the token
    * @throws CommandError when there is none
    */
-  async ask<Body> (method: Method, path: string, { body, anonymous = false }: { body?: unknown, anonymous?: boolean } = {}): Promise<GatewayAnswer<Body>> {
+  async ask (method: Method, path: string, { body, anonymous = false }: { body?: unknown, anonymous?: boolean } = {}): Promise<GatewayAnswer> {
     const { token } = this.target
     const headers = {
       accept: 'application/json',
@@ -85,40 +100,45 @@ export class GatewayClient {
         await sleep(waitMs)
         continue
       }
-      return { status: statusCode, body: this.#parse<Body>(text, statusCode), latencyMs }
+      const answer = jsonObjectIn(text)
+      if (answer === undefined) throw this.#stranger(statusCode)
+      return { status: statusCode, body: answer, latencyMs }
     }
   }
 
   async #exchange (path: string, options: { method: Method, headers: Record<string, string>, body?: string }): Promise<Pick<Dispatcher.ResponseData, 'statusCode' | 'headers'> & { text: string }> {
     const { url } = this.target
     try {
-      const { statusCode, headers, body } = await request(url + path, { ...options, dispatcher: this.#agent })
-      return { statusCode, headers, text: await body.text() }
+      const { statusCode, headers, body } = await request(url + path, { ...options, dispatcher: this.#agent, signal: AbortSignal.timeout(this.#limits.wholeMs) })
+      return { statusCode, headers, text: await this.#textOf(body) }
     } catch (error) {
+      if (error instanceof CommandError) throw error
       throw this.#unreachable(error as NodeJS.ErrnoException)
     }
   }
 
+  async #textOf (body: AsyncIterable<Buffer>): Promise<string> {
+    const chunks: Buffer[] = []
+    let bytes = 0
+    for await (const chunk of body) {
+      bytes += chunk.length
+      if (bytes > this.#limits.bytes) throw new CommandError(`What answers at ${this.target.url} is no Fleet Gateway, to go by an answer of more than ${this.#limits.bytes} bytes: correct --url or FLEET_URL`)
+      chunks.push(chunk)
+    }
+    return new TextDecoder().decode(Buffer.concat(chunks))
+  }
+
   #unreachable (error: NodeJS.ErrnoException & { errors?: NodeJS.ErrnoException[] }): CommandError {
     const { url, urlFrom } = this.target
-    const code = error.code ?? error.errors?.[0]?.code ?? ''
     const where = `${url} (from ${urlFrom})`
+    if (error.name === 'TimeoutError') return new CommandError(`The gateway at ${where} does not finish its answer within ${this.#limits.wholeMs / 1_000} s: see what is between you and it`)
+    const code = error.code ?? error.errors?.[0]?.code ?? ''
     if (code === 'ECONNREFUSED') return new CommandError(`No gateway listens at ${where}: start one with "${this.#self} serve", or name another with --url or FLEET_URL`)
     if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return new CommandError(`The host of ${where} has no address: correct --url or FLEET_URL`)
-    if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new CommandError(`The gateway at ${where} does not answer within ${timeoutMs / 1_000} s: see whether it runs, and what is between you and it`)
+    if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new CommandError(`The gateway at ${where} does not answer within ${this.#limits.headMs / 1_000} s: see whether it runs, and what is between you and it`)
     if (error.name === 'HTTPParserError') return new CommandError(`What listens at ${where} does not speak HTTP: correct the port, or begin the address with https://`)
     if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return new CommandError(`What listens at ${where} does not speak TLS: begin the address with http://`)
     return new CommandError(`The gateway at ${where} can't be asked: ${error.message}`)
-  }
-
-  #parse<Body> (text: string, status: number): Body {
-    try {
-      const body: unknown = JSON.parse(text)
-      if (typeof body === 'object' && body !== null && !Array.isArray(body)) return body as Body
-    } catch {
-      // What is no JSON is no gateway's.
-    }
-    throw this.#stranger(status)
   }
 
   #stranger (status: number): CommandError {
@@ -126,10 +146,10 @@ export class GatewayClient {
   }
 
   /** What to tell of an answer that is no success. */
-  refusal ({ status, body }: GatewayAnswer<Problem>): CommandError {
+  #refusal ({ status, body }: GatewayAnswer): CommandError {
     const { url, token } = this.target
-    const { code, detail, title, errors = [], nearest = [] } = body
-    if (typeof code !== 'string' || !code.startsWith('FLEET_') || typeof detail !== 'string') return this.#stranger(status)
+    if (!hasShape(ProblemShape, body)) return this.#stranger(status)
+    const { code, detail, title, errors = [], nearest = [] } = legible(body as Problem)
     if (code === 'FLEET_UNAUTHENTICATED') {
       return new CommandError(token === undefined
         ? `The gateway at ${url} asks for a token, and none was found: give it with --secret, FLEET_SECRET or FLEET_SECRET_FILE, or run this beside the gateway's fleet.yaml`
@@ -144,14 +164,6 @@ export class GatewayClient {
   async close (): Promise<void> {
     await this.#agent.destroy()
   }
-}
-
-function hasKey (value: unknown, key: string): boolean {
-  return typeof value === 'object' && value !== null && key in value
-}
-
-function areAgents (value: Record<string, unknown>): boolean {
-  return Object.values(value).every(agent => hasKey(agent, 'instances') && hasKey(agent, 'friendly_names') && Array.isArray((agent as AgentView).instances))
 }
 
 /** Runs `use` with a client for the gateway that the flags mean. */

@@ -2,6 +2,8 @@
  * What the commands have in common: flags, their checks, examples in the help.
  */
 import { Command, InvalidArgumentError } from 'commander'
+import { hostProblem } from '../fleet/address.ts'
+import { CommandError, exitCodes } from './io.ts'
 
 /** A command that talks to a gateway. */
 export function clientCommand (name: string): Command {
@@ -21,8 +23,9 @@ export function withExamples (command: Command, examples: readonly (readonly [li
   return command.addHelpText('after', `\nExamples:\n${lines.join('\n')}`)
 }
 
-/** `--fleet` has two names, and commander calls the option by the second. */
+/** `--fleet` has two names, and commander calls the option by the second. @throws CommandError when it is given and empty, as from a variable that is not set */
 export function fleetOf<Flags extends { fleet?: string }> ({ fleetYaml, ...flags }: Flags & { fleetYaml?: string }): Flags {
+  if (fleetYaml === '') throw new CommandError('--fleet needs the name of a file', exitCodes.wrongUsage)
   return { ...flags as unknown as Flags, ...(fleetYaml !== undefined && { fleet: fleetYaml }) }
 }
 
@@ -51,5 +54,7 @@ export function address (text: string): Address {
   const port = Number(digits)
   if (digits === undefined || port < 1 || port > 65_535) throw new InvalidArgumentError('It must be a port or HOST:PORT, as 8501, localhost:8501 or [::1]:8501.')
   const host = bracketed ?? plain
+  const problem = host === undefined || host === '' ? undefined : hostProblem(host)
+  if (problem !== undefined) throw new InvalidArgumentError(`Its host ${problem}.`)
   return { ...(host !== undefined && host !== '' && { host }), port }
 }

@@ -2,9 +2,10 @@
  * `fleet-gateway deregister NAME [ADDRESS]`: takes an agent, or one instance of it, out of the fleet.
  */
 import type { Command } from 'commander'
+import { DeregisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, fleetOf, integer, jsonOption, withExamples, type Address } from './command.ts'
-import { CommandError, exitCodes, print, printJson, type CommandIo } from './io.ts'
+import { CommandError, exitCodes, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 
 interface DeregisterFlags extends ClientFlags {
@@ -44,11 +45,12 @@ async function deregister (name: string, at: Address | undefined, flags: Deregis
   if (host !== undefined && port === undefined) throw new CommandError('--host needs --port', exitCodes.wrongUsage)
   if (drain && instance === undefined) throw new CommandError(`--drain needs --instance; "${io.self} agents ${name}" lists the ids`, exitCodes.wrongUsage)
   const one = at ?? (port === undefined ? undefined : { port, ...(host !== undefined && { host }) })
-  const { answer, url } = await withClient(flags, io, async client => ({ answer: await client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain), undefined, 'message'), url: client.target.url }))
+  const { answer, url } = await withClient(flags, io, async client => ({ answer: await client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain), DeregisteredShape), url: client.target.url }))
   if (flags.json) return printJson(io, answer)
   const which = one === undefined ? instance : `${one.host ?? 'localhost'}:${one.port}`
-  print(io, `${answer.message}${which === undefined || answer.message.includes(which) ? '' : `: ${which}`} (gateway ${url})`)
-  if (answer.note !== undefined) print(io, answer.note)
+  const { message, note } = legible(answer)
+  print(io, `${message}${which === undefined || message.includes(which) ? '' : `: ${which}`} (gateway ${url})`)
+  if (note !== undefined) print(io, note)
 }
 
 function pathOf (name: string, one: Address | undefined, instance: string | undefined, drain: boolean): string {

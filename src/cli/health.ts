@@ -4,9 +4,10 @@
 import type { Command } from 'commander'
 import type { HealthReport, ServiceHealth } from '../../plugins/health/routes.ts'
 import { authorityOf } from '../fleet/instance.ts'
+import { HealthShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
-import { colorsFor, CommandError, print, printJson, type CommandIo } from './io.ts'
+import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
 import { count, duration } from './wording.ts'
@@ -20,9 +21,9 @@ export function healthCommand (io: CommandIo): Command {
 }
 
 async function showHealth (flags: ClientFlags, io: CommandIo): Promise<void> {
-  const report = await withClient(flags, io, client => client.get<HealthReport>('/health', 'services'))
+  const report = await withClient(flags, io, client => client.get<HealthReport>('/health', HealthShape))
   if (flags.json) printJson(io, report)
-  else showReport(report, io)
+  else showReport(legible(report), io)
   if (report.status !== 'healthy') throw new CommandError()
 }
 

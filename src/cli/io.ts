@@ -21,8 +21,8 @@ export interface CommandIo {
   readonly stdout: Writable & Terminal
   /** For people: progress, questions, failures. */
   readonly stderr: Writable & Terminal
-  /** Calls `listener` for each SIGTERM, SIGINT and SIGHUP. */
-  readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => void
+  /** Calls `listener` for each SIGTERM, SIGINT and SIGHUP, until the returned function leaves them to the system again. */
+  readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => () => void
   /** Ends the process at once. */
   readonly exit: (code: number) => never
 }
@@ -41,23 +41,46 @@ export class CommandError extends Error {
 
 /** Writes a line for people. */
 export function say ({ stderr }: Pick<CommandIo, 'stderr'>, line: string): void {
-  stderr.write(`${line}\n`)
+  stderr.write(`${onlyColours(line)}\n`)
 }
 
 /** Writes data that was asked for. */
 export function print ({ stdout }: Pick<CommandIo, 'stdout'>, text: string): void {
-  stdout.write(`${text}\n`)
+  stdout.write(`${onlyColours(text)}\n`)
 }
+
+/** What stands for a character that is not shown. */
+const notShown = '\ufffd'
+
+/** Control characters, but for the line break; what turns the direction of writing, so that a line reads as another; further line breaks. */
+// eslint-disable-next-line no-control-regex
+const orders = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g
 
 /** Text from elsewhere without what a terminal would take for orders (escape sequences and other control characters). */
 export function plain (text: string): string {
-  // eslint-disable-next-line no-control-regex
-  return stripVTControlCharacters(text).replace(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g, '\ufffd')
+  return stripVTControlCharacters(text).replace(orders, notShown)
 }
 
-/** As `--json` has it: two spaces on a terminal, and the same in a pipe, so that both can be read and compared. */
+/** A value from elsewhere as it may be shown: every text in it, and every key, is plain and on one line. */
+export function legible<T> (value: T): T {
+  if (typeof value === 'string') return plain(value.replaceAll(/[\t\r\n]+/g, ' ')) as T
+  if (Array.isArray(value)) return value.map(legible) as T
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [legible(key), legible(inner)])) as T
+}
+
+/** The last guard before a terminal: whatever a text is made of, only line breaks and the program's own colours are left of its control characters. */
+export function onlyColours (text: string): string {
+  // eslint-disable-next-line no-control-regex
+  return text.split(/(\u001b\[\d{1,2}m)/).map((part, index) => index % 2 === 1 ? part : part.replace(orders, notShown)).join('')
+}
+
+/**
+ * As `--json` has it: two spaces on a terminal, and the same in a pipe, so that both can be read and compared. JSON itself escapes the first
+ * 32 control characters alone; the others are escaped here, since the terminal is the same.
+ */
 export function printJson (io: Pick<CommandIo, 'stdout'>, value: unknown): void {
-  print(io, JSON.stringify(value, null, 2))
+  print(io, JSON.stringify(value, null, 2).replace(orders, character => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`))
 }
 
 export type Colors = ReturnType<typeof pc.createColors>

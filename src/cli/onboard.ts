@@ -1,7 +1,7 @@
 /**
  * `fleet-gateway onboard`: writes a fleet.yaml with comments, from a few questions or from flags.
  */
-import { existsSync } from 'node:fs'
+import { existsSync, lstatSync, statSync } from 'node:fs'
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { pathToFileURL } from 'node:url'
@@ -13,7 +13,7 @@ import { ConfigError, parseConfig } from '../config.ts'
 import { parseYaml } from '../yaml.ts'
 import { address, fleetOf, repeated, withExamples } from './command.ts'
 import { fleetFile, type OnboardedAgent } from './fleet-file.ts'
-import { CommandError, say, type CommandIo } from './io.ts'
+import { CommandError, plain, say, type CommandIo } from './io.ts'
 import { packageFile } from './package.ts'
 import { defaultFile } from './target.ts'
 import { count } from './wording.ts'
@@ -40,9 +40,10 @@ export function onboardCommand (io: CommandIo): Command {
 
 async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
   const file = flags.fleet ?? defaultFile
+  checkPlace(file)
   const interactive = io.stdin.isTTY === true && io.stderr.isTTY === true && flags.yes !== true
   const agents = interactive ? await interview(file, flags.agent, io) : flags.agent ?? []
-  if (!interactive && flags.yes !== true && existsSync(file) && !await saysYes(`${file} is there already. Write over it? [y/N] `, io)) {
+  if (!interactive && flags.yes !== true && existsSync(file) && !await saysYes(`${plain(file)} is there already. Write over it? [y/N] `, io)) {
     throw new CommandError(`${file} is left as it is; --yes writes over it, --fleet names another file`)
   }
 
@@ -61,7 +62,7 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
     `${io.self} check   tells what is wrong with the file after you edited it`
   ]
   const named = new Set(agents.map(({ name }) => name)).size
-  const done = `${file} is written, with ${named === 0 ? 'no agent yet' : count(named, 'agent')}; everything else in it shows its default, commented out.`
+  const done = `${plain(file)} is written, with ${named === 0 ? 'no agent yet' : count(named, 'agent')}; everything else in it shows its default, commented out.`
   if (interactive) {
     note(next.join('\n'), 'What to do next', { output: io.stderr })
     outro(done, { output: io.stderr })
@@ -69,6 +70,28 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
     say(io, done)
     for (const line of next) say(io, `  ${line}`)
   }
+}
+
+/** Before anything is asked. @throws CommandError when no file can be written there */
+function checkPlace (file: string): void {
+  let problem: string | undefined
+  try {
+    problem = placeProblem(file)
+  } catch (error) {
+    problem = (error as Error).message
+  }
+  if (problem !== undefined) throw new CommandError(`${file} can't be written: ${problem}`)
+}
+
+/** What is in the way of a file; a device or a pipe would be replaced by it. @throws what node:fs throws */
+function placeProblem (file: string): string | undefined {
+  const folder = statSync(dirname(file), { throwIfNoEntry: false })
+  if (folder === undefined) return `there is no folder ${dirname(file)}`
+  if (!folder.isDirectory()) return `${dirname(file)} is no folder`
+  if (lstatSync(file, { throwIfNoEntry: false }) === undefined) return undefined
+  const there = statSync(file, { throwIfNoEntry: false })
+  if (there === undefined) return 'it is a link to a file that does not exist; remove it, or name that file'
+  return there.isFile() ? undefined : there.isDirectory() ? 'it is a folder' : 'it is no ordinary file'
 }
 
 /** For an editor: relative where the package is below the file's folder, so that it holds on another machine, too. A container's image has none. */
@@ -89,8 +112,8 @@ async function interview (file: string, given: readonly OnboardedAgent[] | undef
   for (const event of ['end', 'close']) io.stdin.once(event, () => left.abort())
   const streams = { input: io.stdin, output: io.stderr, signal: left.signal }
   const agents: OnboardedAgent[] = []
-  intro(`This writes ${file}, the list of your agents for the gateway.`, streams)
-  if (existsSync(file) && !answered(await confirm({ message: `${file} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {
+  intro(`This writes ${plain(file)}, the list of your agents for the gateway.`, streams)
+  if (existsSync(file) && !answered(await confirm({ message: `${plain(file)} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {
     throw new CommandError(`${file} is left as it is; --fleet names another file`)
   }
   if (given !== undefined) return [...given]
@@ -119,7 +142,7 @@ function isListed (agents: readonly OnboardedAgent[], { name, host = 'localhost'
 /** @throws CommandError when it was no answer but Ctrl-C */
 function answered<T> (answer: T, file: string, { stderr }: CommandIo): Exclude<T, symbol> {
   if (typeof answer !== 'symbol') return answer as Exclude<T, symbol>
-  cancel(`Nothing was written; ${existsSync(file) ? `${file} is as it was` : `there is no ${file}`}.`, { output: stderr })
+  cancel(`Nothing was written; ${existsSync(file) ? `${plain(file)} is as it was` : `there is no ${plain(file)}`}.`, { output: stderr })
   throw new CommandError()
 }
 

@@ -2,11 +2,12 @@
  * The command line as a whole: its commands, its help, and what each kind of failure prints and exits with.
  */
 import { Command, CommanderError } from 'commander'
+import { nearestNames } from '../fleet/nearest-names.ts'
 import { agentsCommand } from './agents.ts'
 import { checkCommand } from './check.ts'
 import { deregisterCommand } from './deregister.ts'
 import { healthCommand } from './health.ts'
-import { colorsFor, CommandError, exitCodes, plain, say, type CommandIo } from './io.ts'
+import { colorsFor, CommandError, exitCodes, onlyColours, plain, say, type CommandIo } from './io.ts'
 import { onboardCommand } from './onboard.ts'
 import { packageVersion } from './package.ts'
 import { registerCommand } from './register.ts'
@@ -32,17 +33,25 @@ Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (li
       .exitOverride()
       .showHelpAfterError(`("${['fleet-gateway', command === program ? '' : command.name()].filter(name => name !== '').join(' ')} --help" tells more)`)
       .configureOutput({
-        writeOut: text => io.stdout.write(text),
-        writeErr: text => io.stderr.write(text),
+        writeOut: text => io.stdout.write(onlyColours(text)),
+        writeErr: text => io.stderr.write(onlyColours(text)),
         getOutHelpWidth: () => io.stdout.columns ?? 100,
         getErrHelpWidth: () => io.stderr.columns ?? 100,
         getOutHasColors: () => colorsFor(io.stdout, io.env).isColorSupported,
         getErrHasColors: () => colorsFor(io.stderr, io.env).isColorSupported,
-        outputError: (text, write) => write(colorsFor(io.stderr, io.env).red(text))
+        outputError: (text, write) => write(colorsFor(io.stderr, io.env).red(plain(withoutValue(text, command))))
       })
       .configureHelp({ styleTitle: title => colorsFor(io.stdout, io.env).bold(title), sortOptions: false })
   }
   return program
+}
+
+/** A misspelt `--secert=TOKEN` is no reason to print the token. */
+function withoutValue (text: string, { options }: Command): string {
+  const [, name] = /^error: unknown option '([^'=]+)=/.exec(text) ?? []
+  if (name === undefined) return text
+  const [meant] = nearestNames(name, options.flatMap(({ long, short }) => [long ?? '', short ?? '']))
+  return `error: unknown option '${name}'\n${meant === undefined ? '' : `(Did you mean ${meant}?)\n`}`
 }
 
 /** Runs the command that the arguments name. @returns the exit code */
@@ -57,7 +66,7 @@ export async function run (args: readonly string[], io: CommandIo): Promise<numb
       if (error.message !== '') say(io, red(plain(error.message)))
       return error.exitCode
     }
-    say(io, red(error instanceof Error ? error.stack ?? error.message : String(error)))
+    say(io, red(plain(error instanceof Error ? error.stack ?? error.message : String(error))))
     return exitCodes.failed
   }
 }

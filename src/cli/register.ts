@@ -4,9 +4,10 @@
 import { InvalidArgumentError, type Command } from 'commander'
 import type { instanceView, leaseView } from '../../plugins/admin/views.ts'
 import { authorityOf } from '../fleet/instance.ts'
+import { RegisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'
-import { CommandError, exitCodes, print, printJson, type CommandIo } from './io.ts'
+import { CommandError, exitCodes, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 
 interface RegisterFlags extends ClientFlags {
@@ -61,11 +62,11 @@ async function register (name: string, at: Address | undefined, flags: RegisterF
   }
   const { protocol, alias: aliases, ttl, weight, timeout, healthPath, metadata } = flags
   const body = { name, host, port, protocol, aliases, ttl, weight, timeout, metadata, ...(healthPath !== undefined && { health: { path: healthPath } }) }
-  const { registered, url } = await withClient(flags, io, async client => ({ registered: await client.send<Registered>('POST', '/registry/register', body, 'message'), url: client.target.url }))
+  const { registered, url } = await withClient(flags, io, async client => ({ registered: await client.send<Registered>('POST', '/registry/register', RegisteredShape, body), url: client.target.url }))
   if (flags.json) return printJson(io, registered)
-  const { instance, lease } = registered
-  print(io, `${registered.message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${url})`)
-  if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${registered.name}/instances/${instance.id}`)
+  const { message, name: called, instance, lease } = legible(registered)
+  print(io, `${message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${url})`)
+  if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${called}/instances/${instance.id}`)
 }
 
 /** The API takes durations and bare numbers of seconds; which text is neither, it says itself. */

@@ -5,9 +5,10 @@ import type { Command } from 'commander'
 import type { AgentStatus } from '../fleet/agent.ts'
 import { authorityOf } from '../fleet/instance.ts'
 import { statusText } from './agents.ts'
+import { IndexShape } from './answers.ts'
 import { withClient, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
-import { colorsFor, printJson, type CommandIo } from './io.ts'
+import { colorsFor, legible, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
 
@@ -33,7 +34,7 @@ async function showRoutes (flags: ClientFlags, io: CommandIo): Promise<void> {
   const routes = await withClient(flags, io, routesOf)
   if (flags.json) return printJson(io, routes)
   const colors = colorsFor(io.stdout, io.env)
-  printTable(io, ['path', 'methods', 'leads to', 'status'], routes.map(({ path, methods, agent, instances = [], status, about = '' }) => agent === undefined
+  printTable(io, ['path', 'methods', 'leads to', 'status'], legible(routes).map(({ path, methods, agent, instances = [], status, about = '' }) => agent === undefined
     ? [path, methods, colors.dim(`the gateway: ${about}`), '']
     : [path, methods, `${agent}: ${instances.length === 0 ? 'no instance' : instances.join(', ')}`, status === undefined ? '' : statusText(status, colors)]))
 }
@@ -43,7 +44,7 @@ const agentsPath = '/api/{agent}/{path}'
 
 /** Those of the agents first, each under its name and then under its aliases. */
 async function routesOf (client: GatewayClient): Promise<Route[]> {
-  const { routes } = await client.get<{ routes: Route[] }>('/', 'routes')
+  const { routes } = await client.get<{ routes: Route[] }>('/', IndexShape)
   const agents = await client.agents()
   const prefix = routes.find(({ path }) => path.endsWith(agentsPath))?.path.slice(0, -agentsPath.length) ?? ''
   const ofAgents = Object.entries(agents).flatMap(([agent, { friendly_names: aliases, instances, status }]) => [agent, ...aliases].map(name => ({

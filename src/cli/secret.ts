@@ -3,11 +3,12 @@
  * `serve` makes one where there is none; the client commands only look.
  */
 import { randomBytes } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import { mkdir, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import writeFileAtomic from 'write-file-atomic'
 import type { FleetConfigInput } from '../config.ts'
-import { CommandError, type CommandIo } from './io.ts'
+import { CommandError, exitCodes, type CommandIo } from './io.ts'
 
 export interface FoundSecret {
   /** Undefined when fleet.yaml has it: the auth plugin reads it there. */
@@ -33,6 +34,10 @@ export interface ClientToken {
 type Auth = FleetConfigInput['auth']
 
 const fewestCharacters = 8
+const mostCharacters = 4_096
+
+/** No more of a file is read: a device or a wrong name must not fill the memory. */
+const mostBytes = 64 * 1024
 
 /**
  * What `serve` asks its clients for.
@@ -49,8 +54,8 @@ export async function findSecret (flag: string | undefined, env: CommandIo['env'
 
 /** What flag or environment give. @throws CommandError when it is no good */
 export async function givenToken (flag: string | undefined, { FLEET_SECRET: fromEnv, FLEET_SECRET_FILE: file }: CommandIo['env']): Promise<ClientToken | undefined> {
-  if (flag !== undefined) return checked(flag, '--secret')
-  if (fromEnv !== undefined && fromEnv !== '') return checked(fromEnv, 'FLEET_SECRET')
+  if (flag !== undefined) return checked(flag, '--secret', exitCodes.wrongUsage)
+  if (fromEnv !== undefined && fromEnv !== '') return checked(fromEnv, 'FLEET_SECRET', exitCodes.wrongUsage)
   if (file === undefined || file === '') return undefined
   return checked(await readToken(file, 'FLEET_SECRET_FILE'), `FLEET_SECRET_FILE (${file})`)
 }
@@ -75,7 +80,12 @@ async function fileToken (auth: Auth): Promise<ClientToken | undefined> {
 }
 
 async function readToken (file: string, from: string): Promise<string> {
-  const text = await readFile(file, 'utf8').catch((error: Error) => { throw new CommandError(`${from} can't be read: ${error.message}`) })
+  let text = ''
+  try {
+    for await (const chunk of createReadStream(file, { encoding: 'utf8', end: mostBytes - 1 })) text += chunk as string
+  } catch (error) {
+    throw new CommandError(`${from} can't be read: ${(error as Error).message}`)
+  }
   return text.trim()
 }
 
@@ -110,10 +120,10 @@ function newSecret (stateDir: string): FoundSecret {
 }
 
 function isSound (token: string): boolean {
-  return token.length >= fewestCharacters && /^[!-~]+$/.test(token)
+  return token.length >= fewestCharacters && token.length <= mostCharacters && /^[!-~]+$/.test(token)
 }
 
-function checked (token: string, from: string): ClientToken {
-  if (!isSound(token)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces`)
+function checked (token: string, from: string, exitCode: number = exitCodes.failed): ClientToken {
+  if (!isSound(token)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces${token.length > mostCharacters ? `, ${mostCharacters} at most` : ''}`, exitCode)
   return { token, from }
 }

@@ -64,39 +64,56 @@ export function serveCommand (io: CommandIo): Command {
 
 /** Runs until a signal ends it; resolves with the exit code. @throws CommandError */
 export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> {
-  const file = flags.fleet ?? defaultFile
+  const signals = watchSignals(io)
   try {
-    const { value, ...source } = await readConfigFile(file, io.env)
-    const overrides = overridesOf(flags, io.env, value)
-    const merged = mergeConfig(value, overrides)
-    const stateDir = stateDirOf(merged, file)
-    parseConfig(merged, source) // what is wrong with the file comes before what is wrong with the secret
-    if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
-    const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
-    if (secret?.secret !== undefined && !secret.isOwn) overrides.auth = { ...overrides.auth, secret: secret.secret }
-
-    const config = parseConfig(mergeConfig(value, overrides), source)
-    const log = pino({ level: 'warn' }, logDestination(io))
-    const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
-    await listen(gateway, config)
-    try {
-      await secret?.keep()
-    } catch (error) {
-      await gateway.close()
-      throw error
+    const running = runGateway(flags, io, signals)
+    const code = await Promise.race([running, signals.endedEarly])
+    if (signals.ending) {
+      await Promise.race([running.catch(() => {}), sleep(sameSignalMs)])
+      signals.leave() // something that hangs in the system, as a pipe that nobody writes to, may keep the process: the next signal ends it
     }
-    log.level = 'info' // from now on also that an instance is back; where it listens is said below
-    const ended = untilSignal(gateway, config, io)
-    say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)
-    const canKeep = await isWritable(stateDir)
-    await Promise.race([gateway.health.firstRound(), sleep(firstProbesMs, undefined, { ref: false }), ended])
-    if (gateway.drain.draining) return await ended // somebody has changed their mind
-    announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep }, io)
-    return await ended
+    return code
   } catch (error) {
     if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)
     throw error
   }
+}
+
+async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): Promise<number> {
+  const file = flags.fleet ?? defaultFile
+  const { value, ...source } = await readConfigFile(file, io.env)
+  const overrides = overridesOf(flags, io.env, value)
+  const merged = mergeConfig(value, overrides)
+  const stateDir = stateDirOf(merged, file)
+  parseConfig(merged, source) // what is wrong with the file comes before what is wrong with the secret
+  if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
+  const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
+  if (secret?.secret !== undefined && !secret.isOwn) overrides.auth = { ...overrides.auth, secret: secret.secret }
+
+  const config = parseConfig(mergeConfig(value, overrides), source)
+  if (signals.ending) return exitCodes.good
+  const log = pino({ level: 'warn' }, logDestination(io))
+  const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
+  if (signals.ending) {
+    await gateway.close()
+    return exitCodes.good
+  }
+  await listen(gateway, config)
+  const ended = untilSignal(gateway, config, signals, io)
+  try {
+    await secret?.keep()
+  } catch (error) {
+    await gateway.close()
+    throw error
+  }
+  log.level = 'info' // from now on also that an instance is back; where it listens is said below
+  if (gateway.drain.draining) return await ended // somebody has changed their mind
+  say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)
+  const canKeep = await isWritable(stateDir)
+  await Promise.race([gateway.health.firstRound(), sleep(firstProbesMs, undefined, { ref: false }), ended])
+  if (gateway.drain.draining) return await ended
+  announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep }, io)
+  return await ended
 }
 
 /** Flags come before the environment, and both before the file. */
@@ -137,11 +154,47 @@ async function isWritable (folder: string): Promise<boolean> {
   }
 }
 
+/** Signals from the very beginning on: as the first process of a container, this one is ended by none that it does not listen to. */
+interface Signals {
+  /** Resolves with the exit code when one ends it while nobody takes them yet: nothing has begun, so there is nothing to finish. */
+  readonly endedEarly: Promise<number>
+  readonly ending: boolean
+  /** From now on; a reload that was asked for is made up for. */
+  take (listener: (signal: NodeJS.Signals) => void): void
+  /** Leaves them to the system. */
+  leave (): void
+}
+
+function watchSignals (io: CommandIo): Signals {
+  const early: NodeJS.Signals[] = []
+  let ending = false
+  let listener: (signal: NodeJS.Signals) => void
+  const endedEarly = new Promise<number>(resolve => {
+    listener = signal => {
+      early.push(signal)
+      if (signal === 'SIGHUP' || ending) return
+      ending = true
+      say(io, `${signal}: ended before it listened`)
+      resolve(exitCodes.good)
+    }
+  })
+  const leave = io.onSignal(signal => listener(signal))
+  return {
+    leave,
+    endedEarly,
+    get ending () { return ending },
+    take (next) {
+      listener = next
+      for (const signal of early.splice(0)) next(signal)
+    }
+  }
+}
+
 /** Drains on the first signal, ends at once on a later one, reloads on SIGHUP. */
-function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, io: CommandIo): Promise<number> {
+function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals: Signals, io: CommandIo): Promise<number> {
   return new Promise((resolve, reject) => {
     let firstAt: number | null = null
-    io.onSignal(signal => {
+    signals.take(signal => {
       if (signal === 'SIGHUP') {
         void gateway.discovery.reload()
         return

@@ -3,9 +3,10 @@
  */
 import type { Command } from 'commander'
 import type { StatsSnapshot } from '../../plugins/stats/index.ts'
+import { StatsShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
-import { colorsFor, plain, print, printJson, type CommandIo } from './io.ts'
+import { colorsFor, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
 import { duration } from './wording.ts'
@@ -19,16 +20,16 @@ export function statsCommand (io: CommandIo): Command {
 }
 
 async function showStats (flags: ClientFlags, io: CommandIo): Promise<void> {
-  const stats = await withClient(flags, io, client => client.get<StatsSnapshot>('/stats', 'total_requests'))
+  const stats = await withClient(flags, io, client => client.get<StatsSnapshot>('/stats', StatsShape))
   if (flags.json) printJson(io, stats)
-  else showSnapshot(stats, io)
+  else showSnapshot(legible(stats), io)
 }
 
 function showSnapshot (stats: StatsSnapshot, io: CommandIo): void {
   const { red } = colorsFor(io.stdout, io.env)
   const { total_requests: requests, total_proxied: proxied, total_errors: errors, in_flight: inFlight, uptime_seconds: uptime, config, agents } = stats
   print(io, `${requests} requests in ${duration(uptime)}, ${proxied} of them to agents, ${errors} errors, ${inFlight} in flight`)
-  if (!config.ok) print(io, red(plain(`An older configuration runs, since the file is bad: ${config.error ?? ''}`)))
+  if (!config.ok) print(io, red(`An older configuration runs, since the file is bad: ${config.error ?? ''}`))
   const entries = Object.entries(agents)
   if (entries.length === 0) return
   print(io, '')

@@ -4,11 +4,11 @@
 import type { Command } from 'commander'
 import type { HealthReport } from '../../plugins/health/routes.ts'
 import { authorityOf } from '../fleet/instance.ts'
-import type { Problem } from '../problem.ts'
 import { adviceFor, type ProbeAnswer } from './advice.ts'
+import { AgentsShape, HealthShape, ProbeShape } from './answers.ts'
 import { withClient, type AgentView, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
-import { colorsFor, CommandError, plain, print, printJson, type CommandIo } from './io.ts'
+import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 import { count } from './wording.ts'
 
@@ -91,9 +91,9 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
 
 async function testGateway (client: GatewayClient): Promise<TestReport['gateway']> {
   try {
-    const { status, body, latencyMs } = await client.ask<HealthReport>('GET', '/health', { anonymous: true })
-    if (status !== 200 || body.gateway !== 'ok') throw client.refusal({ status, body: body as unknown as Problem, latencyMs })
-    return { ok: true, latency_ms: latencyMs, status: body.status }
+    const answer = await client.ask('GET', '/health', { anonymous: true })
+    const { status } = client.bodyOf<HealthReport>(answer, HealthShape)
+    return { ok: true, latency_ms: answer.latencyMs, status }
   } catch (error) {
     return failure(error)
   }
@@ -103,10 +103,10 @@ async function testAuth (client: GatewayClient): Promise<{ step: TestReport['aut
   const { token } = client.target
   const from = token?.from ?? null
   try {
-    const open = await client.ask<unknown>('GET', '/agents', { anonymous: true })
-    const { status, body, latencyMs } = open.status === 200 ? open : await client.ask('GET', '/agents')
-    if (status !== 200) throw client.refusal({ status, body: body as Problem, latencyMs })
-    return { step: { ok: true, latency_ms: latencyMs, token_from: open.status === 200 ? null : from }, agents: body as Record<string, AgentView> }
+    const open = await client.ask('GET', '/agents', { anonymous: true })
+    const answer = open.status === 200 ? open : await client.ask('GET', '/agents')
+    const agents = client.bodyOf<Record<string, AgentView>>(answer, AgentsShape)
+    return { step: { ok: true, latency_ms: answer.latencyMs, token_from: open.status === 200 ? null : from }, agents }
   } catch (error) {
     return { step: { ...failure(error), token_from: from }, agents: {} }
   }
@@ -116,7 +116,7 @@ async function testInstance (client: GatewayClient, name: string, { id, protocol
   const address = authorityOf(host, port)
   const known = { id, address: `${protocol}://${address}`, state }
   try {
-    const answer = await client.send<ProbeAnswer>('POST', `/registry/${encodeURIComponent(name)}/instances/${id}/probe`)
+    const answer = await client.send<ProbeAnswer>('POST', `/registry/${encodeURIComponent(name)}/instances/${encodeURIComponent(id)}/probe`, ProbeShape)
     return { ...known, ok: answer.ok, latency_ms: answer.latency_ms, ...(answer.ok ? {} : adviceFor(answer, address, protocol)) }
   } catch (error) {
     return { ...known, ...failure(error) }
@@ -130,10 +130,11 @@ function failure (error: unknown): Step {
 
 function reporter (io: CommandIo): Show {
   const { green, red, dim } = colorsFor(io.stdout, io.env)
-  return (label, { ok, latency_ms: latencyMs, problem, advice }, note) => {
+  return (...shown) => {
+    const [label, { ok, latency_ms: latencyMs, problem, advice }, note] = legible(shown)
     const figures = [ok && latencyMs !== undefined ? `${latencyMs} ms` : '', note ?? ''].filter(part => part !== '').join(', ')
     print(io, `${ok ? green('ok    ') : red('failed')}  ${label}${figures === '' ? '' : dim(`  ${figures}`)}`)
-    if (problem !== undefined) print(io, plain(`          ${problem}`))
-    if (advice !== undefined) print(io, plain(`          → ${advice}`))
+    if (problem !== undefined) print(io, `          ${problem}`)
+    if (advice !== undefined) print(io, `          → ${advice}`)
   }
 }

@@ -1,6 +1,7 @@
 /** The client commands against a real gateway, run in this process with streams of the test's own. */
 import t, { type Test } from 'tap'
-import { readFile, writeFile } from 'node:fs/promises'
+import { spawnSync } from 'node:child_process'
+import { lstat, readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { run } from '../../src/cli/program.ts'
@@ -212,7 +213,7 @@ t.test('why a gateway can\'t be asked is a line with its cure', async t => {
   const cases: [url: string, args: string[], code: number, message: RegExp][] = [
     [gateway.origin, [], 1, /asks for a token, and none was found: give it with --secret, FLEET_SECRET or FLEET_SECRET_FILE/],
     [gateway.origin, ['--secret', 'another-token'], 1, /does not take the token from --secret/],
-    [gateway.origin, ['--secret', 'short'], 1, /--secret must be 8 or more/],
+    [gateway.origin, ['--secret', 'short'], 2, /--secret must be 8 or more/],
     [`http://127.0.0.1:${await deadPort()}`, [], 1, /No gateway listens at .* \(from --url\): start one with "fleet-gateway serve"/],
     ['http://no-such-place.invalid:80', [], 1, /has no address: correct --url/],
     [other.origin, [], 1, /is no Fleet Gateway, to go by its answer of status 200/],
@@ -276,7 +277,7 @@ t.test('address and token are found where serve would find them', async t => {
   for (const [name, args, env] of cases) t.match(await command(['agents', ...args], { env }), { code: 0, stderr: '' }, name)
   t.match(await command(['agents', '--fleet', join(dir, 'bad.yaml')], { env: { FLEET_URL: gateway.origin } }), { code: 0, stderr: /bad\.yaml is not valid and is not used here; "fleet-gateway check" tells why/ })
   t.match(await command(['agents', '--fleet', join(dir, 'secret.yaml')], { env: { FLEET_PORT: 'tcp://10.0.0.1:9001' } }), { code: 0 }, 'Kubernetes means something else')
-  t.match(await command(['agents'], { env: { FLEET_PORT: 'x' } }), { code: 1, stderr: /FLEET_PORT must be a port/ })
+  t.match(await command(['agents'], { env: { FLEET_PORT: 'x' } }), { code: 2, stderr: /FLEET_PORT must be a port/ })
 })
 
 t.test('colour is for terminals, unless NO_COLOR or FORCE_COLOR say otherwise', async t => {
@@ -343,11 +344,64 @@ t.test('wrong usage is 2, with what was meant', async t => {
     [['onboard', '--agent', 'x'], /NAME=PORT/],
     [['onboard', '--agent', 'x y=80'], /NAME=PORT/],
     [['onboard', '--agent', 'x=y'], /must be a port or HOST:PORT/],
+    [['onboard', '--agent', 'x=${HOME}:80'], /Its host must be a valid host name or IP address/],
+    [['onboard', '--agent', 'x=a b:80'], /Its host must not contain spaces/],
+    [['onboard', '--agent', 'x=a\n  evil: 1:80'], /NAME=PORT/],
+    [['register', 'x', 'a@b:80'], /Its host must be a bare host name/],
     [['serve', '--port', '70000'], /whole number from 0 to 65535/],
+    [['serve', '--host', ''], /^--host must not be empty/],
+    [['serve', '--host', 'http://x'], /^--host must be a bare host name/],
+    [['serve', '--secret', 'short'], /^The secret of --secret must be 8 or more/],
+    [['serve', '--fleet', ''], /^--fleet needs the name of a file/],
+    [['agents', '--fleet-yaml', ''], /^--fleet needs the name of a file/],
+    [['check', ''], /^Name a file/],
     [['serve', '--no-auth', '--secret', secret], /contradict/]
   ]
 
   for (const [args, message] of cases) t.match(await command(args), { code: 2, stdout: '', stderr: message }, args.join(' ') || '(nothing)')
+})
+
+t.test('what the environment says wrong is wrong usage, and is named', async t => {
+  const cases: [env: Record<string, string>, message: string][] = [
+    ...['abc', '70000', ' 9001 ', '-1', '1e3'].map((port): [Record<string, string>, string] => [{ FLEET_PORT: port }, `FLEET_PORT must be a port from 0 to 65535 (got "${port}")\n`]),
+    [{ FLEET_HOST: 'a b' }, 'FLEET_HOST must not contain spaces (got "a b")\n'],
+    [{ FLEET_HOST: '[::1]' }, 'FLEET_HOST must be an IPv6 address without brackets (got "[::1]")\n'],
+    [{ FLEET_SECRET: 'short' }, 'The secret of FLEET_SECRET must be 8 or more printable characters without spaces\n'],
+    [{ FLEET_SECRET: 'x'.repeat(5_000) }, 'The secret of FLEET_SECRET must be 8 or more printable characters without spaces, 4096 at most\n']
+  ]
+
+  for (const [env, message] of cases) {
+    t.same(await command(['serve', '--fleet', 'none.yaml'], { env }), { code: 2, stdout: '', stderr: message })
+    t.same(await command(['agents', '--fleet', 'none.yaml'], { env }), { code: 2, stdout: '', stderr: message })
+  }
+})
+
+t.test('of a file with the secret no more is read than a secret needs', async t => {
+  const dir = t.testdir({ 'crlf.txt': `${secret}\r\n`, 'empty.txt': '', 'huge.txt': 'x'.repeat(1_000_000) })
+  const { gateway } = await fleet(t)
+  const withFile = (file: string) => command(['agents', '--url', gateway.origin], { env: { FLEET_SECRET_FILE: file } })
+
+  t.match(await withFile(join(dir, 'crlf.txt')), { code: 0 })
+  for (const file of [join(dir, 'empty.txt'), join(dir, 'huge.txt'), '/dev/zero']) t.match(await withFile(file), { code: 1, stderr: /^The secret of FLEET_SECRET_FILE \(.*\) must be 8 or more/ }, file)
+  t.match(await withFile(dir), { code: 1, stderr: /^FLEET_SECRET_FILE can't be read: EISDIR/ })
+})
+
+t.test('a misspelt option does not give its value away', async t => {
+  const { code, stdout, stderr } = await command(['serve', `--secert=${secret}`])
+
+  t.same({ code, stdout, stderr }, { code: 2, stdout: '', stderr: 'error: unknown option \'--secert\'\n(Did you mean --secret?)\n("fleet-gateway serve --help" tells more)\n' })
+  t.match(await command(['agents', `--zzzzzzzzzzzz=${secret}`]), { code: 2, stderr: /^error: unknown option '--zzzzzzzzzzzz'\n\(/ })
+})
+
+t.test('what was typed gives the terminal no orders either', async t => {
+  const orders = 'a\u001b[2J\u009b31m\rb'
+  const dir = t.testdir({ 'keys.yaml': '"a\\e[2J\\x9b31mb": 1\n' })
+  for (const args of [[orders], ['agents', `--${orders}`], ['agents', orders, orders], ['register', 'a', orders], ['check', orders], ['check', join(dir, 'keys.yaml')], ['check', orders, '--json'], ['agents', '--url', orders]]) {
+    const { code, stdout, stderr } = await command(args)
+    t.not(code, 0)
+    // eslint-disable-next-line no-control-regex
+    t.notMatch(stdout + stderr, /[\u001b\u009b\r]/, JSON.stringify(args))
+  }
 })
 
 t.test('help: every command, with examples, and a version', async t => {
@@ -402,7 +456,32 @@ t.test('onboard writes a valid file with comments, and never over one without a 
     t.equal(await readFile(there, 'utf8') === 'agents: []\n', !isYes)
   }
   t.match(await command(['check', there]), { code: 0, stdout: /0 agents/ })
-  t.match(await command(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: ENOENT/ })
+  t.match(await command(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: there is no folder/ })
+})
+
+t.test('onboard writes through a link, and over nothing that is no file', async t => {
+  const dir = t.testdir({ 'real.yaml': 'agents: []\n', folder: {}, 'link.yaml': t.fixture('symlink', 'real.yaml'), 'dangling.yaml': t.fixture('symlink', 'nowhere.yaml'), 'loop.yaml': t.fixture('symlink', 'loop.yaml') })
+  const pipe = join(dir, 'pipe.yaml')
+  t.equal(spawnSync('mkfifo', [pipe]).status, 0)
+  const refused: [file: string, why: RegExp][] = [
+    ['folder', /folder can't be written: it is a folder/],
+    ['pipe.yaml', /it is no ordinary file/],
+    ['dangling.yaml', /it is a link to a file that does not exist; remove it, or name that file/],
+    ['none/fleet.yaml', /there is no folder .*none/],
+    ['loop.yaml', /ELOOP/],
+    ['real.yaml/fleet.yaml', /real\.yaml is no folder/]
+  ]
+
+  for (const [name, why] of refused) {
+    t.match(await command(['onboard', '--fleet', join(dir, name), '--yes']), { code: 1, stderr: why })
+    t.match(await typed(['onboard', '--fleet', join(dir, name)], []), { code: 1, stderr: why }, 'before anything is asked')
+  }
+  t.match(await command(['onboard', '--fleet', '/dev/null', '--yes']), { code: 1, stderr: /no ordinary file/ })
+  t.ok((await lstat(pipe)).isFIFO())
+  t.match(await command(['onboard', '--fleet', join(dir, 'link.yaml'), '--agent', 'planner=8501', '--yes']), { code: 0 })
+  t.equal(await readlink(join(dir, 'link.yaml')), 'real.yaml')
+  t.match(await readFile(join(dir, 'real.yaml'), 'utf8'), 'planner')
+  t.same((await readdir(dir)).sort(), ['dangling.yaml', 'folder', 'link.yaml', 'loop.yaml', 'pipe.yaml', 'real.yaml'], 'nothing is left behind')
 })
 
 t.test('what onboard leaves as comments is valid, too', async t => {

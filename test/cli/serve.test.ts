@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile, stat, writeFile } from 'node:fs/promises'
+import { open, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -129,10 +129,10 @@ t.test('what keeps it from starting is said in a line, with the exit code that b
     [['serve', '--fleet', 'syntax.yaml'], {}, 1, /^syntax\.yaml:\d+:\d+/],
     [['serve', '--port', String(taken.port), '--secret', 'fleet-secret-token'], {}, 1, /is in use/],
     [['serve', '--host', '192.0.2.1', '--secret', 'fleet-secret-token'], {}, 1, /not an address of this machine/],
-    [['serve', '--secret', 'short'], {}, 1, /--secret must be 8 or more/],
+    [['serve', '--secret', 'short'], {}, 2, /--secret must be 8 or more/],
     [['serve'], { FLEET_SECRET_FILE: 'missing.txt' }, 1, /FLEET_SECRET_FILE can't be read/],
     [['serve'], { FLEET_SECRET_FILE: 'short.txt' }, 1, /must be 8 or more/],
-    [['serve'], { FLEET_PORT: 'x' }, 1, /FLEET_PORT must be a port/],
+    [['serve'], { FLEET_PORT: 'x' }, 2, /FLEET_PORT must be a port/],
     [['serve', '--port', 'x'], {}, 2, /whole number from 0 to 65535/],
     [['serve', '--no-auth', '--secret', 'fleet-secret-token'], {}, 2, /contradict/],
     [['serve', '--nonsense'], {}, 2, /unknown option/],
@@ -256,4 +256,34 @@ t.test('the audit log has a line per request and never a secret', async t => {
     { path: '/api/a/x', agent: null, status: 401, code: 'FLEET_UNAUTHENTICATED' }
   ])
   t.notMatch(printed() + said(), /query-secret|wrong-secret|fleet-secret/)
+})
+
+t.test('a signal while it waits for its file ends it well', async t => {
+  const cwd = t.testdir()
+  t.equal(spawnSync('mkfifo', [join(cwd, 'pipe.yaml')]).status, 0)
+  const { child, exited, said } = launch(t, ['serve', '--fleet', 'pipe.yaml'], { cwd })
+  const writer = await open(join(cwd, 'pipe.yaml'), 'w') // when somebody reads
+
+  child.kill('SIGTERM')
+
+  while (!said().includes('\n')) await once(child.stderr, 'data')
+  t.equal(said(), 'SIGTERM: ended before it listened\n')
+  await writer.close()
+  t.equal(await exited, 0)
+})
+
+t.test('what hangs in the system is left by a second signal', async t => {
+  const cwd = t.testdir()
+  t.equal(spawnSync('mkfifo', [join(cwd, 'pipe.yaml')]).status, 0)
+  const { child, exited, said } = launch(t, ['serve', '--fleet', 'pipe.yaml'], { cwd })
+  const writer = await open(join(cwd, 'pipe.yaml'), 'w')
+  t.teardown(() => writer.close())
+  child.kill('SIGTERM')
+  while (!said().includes('\n')) await once(child.stderr, 'data')
+
+  const again = setInterval(() => child.kill('SIGTERM'), 100)
+
+  await exited
+  clearInterval(again)
+  t.equal(child.signalCode, 'SIGTERM')
 })

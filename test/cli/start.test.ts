@@ -110,6 +110,28 @@ t.test('a signal while it is still looking around ends it in order', async t => 
   t.match(io.stderr(), /SIGINT: no new connections/)
 })
 
+t.test('a signal before it listens ends it at once, and well', async t => {
+  const file = join(t.testdir(), 'fleet.yaml')
+  const io = fakeIo()
+  const ended = serve({ port: 0, fleet: file }, io.io)
+  io.signal('SIGTERM')
+  io.signal('SIGTERM')
+
+  t.equal(await ended, 0)
+  t.equal(io.stderr(), 'SIGTERM: ended before it listened\n')
+  t.same(await readdir(t.testdirName), [], 'no secret was made')
+})
+
+t.test('a reload that is asked for while it starts does not end it', async t => {
+  const io = fakeIo({ env: { FLEET_SECRET: 'fleet-secret-token' } })
+  io.onLine(/^ {2}try .*\n.*\n/m, () => io.signal('SIGTERM'))
+  const ended = serve({ port: 0, fleet: join(t.testdir(), 'fleet.yaml') }, io.io)
+  io.signal('SIGHUP')
+
+  t.equal(await ended, 0)
+  t.match(io.stderr(), /SIGTERM: no new connections/)
+})
+
 t.test('a bad change of the file is a line for a person, and an object for a log', async t => {
   const bad = async (io: FakeIo) => {
     io.onLine(/unknown key/, () => io.signal('SIGTERM'))

@@ -37,7 +37,10 @@ export function fakeIo ({ isTTY = false, env = {} }: FakeIoOptions = {}): FakeIo
       stdin,
       stdout: stdout.stream,
       stderr: stderr.stream,
-      onSignal: listener => { listeners.push(listener) },
+      onSignal (listener) {
+        listeners.push(listener)
+        return () => { listeners.splice(listeners.indexOf(listener), 1) }
+      },
       exit: code => { throw new Error(`exit ${code}`) }
     },
     stdout: stdout.text,

@@ -1,0 +1,127 @@
+/**
+ * What the client commands rely on in a gateway's answers. Whatever answers may be something else, old, broken or hostile, so each answer is
+ * held against its shape before anything of it is used. A field more is no fault: a newer gateway may tell more.
+ */
+import { Value } from 'typebox/value'
+import { namePattern } from '../agent-options.ts'
+import { Type, type TSchema } from '../options.ts'
+
+/** Metadata may be nested 64 deep; an answer that is nested much deeper only wants to break who walks it. */
+const mostDepth = 100
+
+const Name = Type.String({ pattern: namePattern })
+
+/** By the name of an agent; a key that is none could not be one of a gateway's. */
+function byName (value: TSchema) {
+  return Type.Record(Name, value, { additionalProperties: false })
+}
+
+const Lease = Type.Object({ expires_at: Type.String() })
+
+const Instance = Type.Object({
+  id: Type.String(),
+  protocol: Type.String(),
+  host: Type.String(),
+  port: Type.Integer(),
+  healthy: Type.Boolean(),
+  state: Type.String(),
+  source: Type.String(),
+  lease: Type.Union([Lease, Type.Null()])
+})
+
+/** `GET /agents/{name}` */
+export const AgentShape = Type.Object({
+  status: Type.String(),
+  instances: Type.Array(Type.Intersect([Instance, Type.Object({ in_flight: Type.Integer() })])),
+  friendly_names: Type.Array(Name),
+  metadata: Type.Object({}),
+  in_flight: Type.Integer()
+})
+
+/** `GET /agents` */
+export const AgentsShape = byName(AgentShape)
+
+/** `GET /health`; who may not know more gets no instances. */
+export const HealthShape = Type.Object({
+  status: Type.String(),
+  gateway: Type.Literal('ok'),
+  uptime_seconds: Type.Number(),
+  services: byName(Type.Object({
+    healthy: Type.Boolean(),
+    healthy_instances: Type.Integer(),
+    total_instances: Type.Integer(),
+    instances: Type.Optional(Type.Array(Type.Object({ host: Type.String(), port: Type.Integer(), state: Type.String() })))
+  }))
+})
+
+/** `GET /` */
+export const IndexShape = Type.Object({
+  routes: Type.Array(Type.Object({ path: Type.String(), methods: Type.String(), about: Type.String() }))
+})
+
+/** `GET /stats` */
+export const StatsShape = Type.Object({
+  total_requests: Type.Integer(),
+  total_proxied: Type.Integer(),
+  total_errors: Type.Integer(),
+  in_flight: Type.Integer(),
+  uptime_seconds: Type.Number(),
+  config: Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) }),
+  agents: byName(Type.Object({
+    requests: Type.Integer(),
+    errors: Type.Integer(),
+    retries: Type.Integer(),
+    in_flight: Type.Integer(),
+    latency_ms: Type.Object({ p50: Type.Number(), p90: Type.Number(), p99: Type.Number(), max: Type.Number() })
+  }))
+})
+
+/** `POST /registry/register` */
+export const RegisteredShape = Type.Object({
+  message: Type.String(),
+  name: Type.String(),
+  instance: Instance,
+  lease: Type.Optional(Lease)
+})
+
+/** `DELETE /registry/{name}` and below */
+export const DeregisteredShape = Type.Object({ message: Type.String(), note: Type.Optional(Type.String()) })
+
+/** `POST /registry/{name}/instances/{id}/probe` */
+export const ProbeShape = Type.Object({
+  ok: Type.Boolean(),
+  outcome: Type.String(),
+  status: Type.Union([Type.Integer(), Type.Null()]),
+  cause: Type.Union([Type.String(), Type.Null()]),
+  path: Type.String(),
+  latency_ms: Type.Number()
+})
+
+/** Every refusal (RFC 9457). */
+export const ProblemShape = Type.Object({
+  code: Type.String({ pattern: '^FLEET_[A-Z_]+$' }),
+  title: Type.String(),
+  detail: Type.String(),
+  errors: Type.Optional(Type.Array(Type.Object({ path: Type.String(), message: Type.String() }))),
+  nearest: Type.Optional(Type.Array(Type.String()))
+})
+
+export function hasShape (shape: TSchema, value: unknown): boolean {
+  return Value.Check(shape, value)
+}
+
+/** The object that a text is as JSON; undefined when it is none, or none that may be walked. */
+export function jsonObjectIn (text: string): object | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return undefined
+  }
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && !isDeeper(value, mostDepth) ? value : undefined
+}
+
+function isDeeper (value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some(inner => isDeeper(inner, levels - 1))
+}
