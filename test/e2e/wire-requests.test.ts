@@ -335,3 +335,23 @@ t.test('pipelined requests reach agents one after the other as soon as one of th
   const arrived = agent.requests.map(({ target }) => target)
   t.same(arrived.filter(target => target !== '/other'), ['/first', '/second', '/third', '/fourth'])
 })
+
+t.test('many pipelined requests that change something are served in their order, and nobody complains', async t => {
+  const { agent, gateway } = await planner(t)
+  const arrived: string[] = []
+  agent.answer = (socket, { target }) => {
+    arrived.push(target)
+    socket.write(okAnswer)
+  }
+  const targets = Array.from({ length: 60 }, (_, index) => `/${index}`)
+  const warnings: Error[] = []
+  const keepWarning = (warning: Error) => { warnings.push(warning) }
+  process.on('warning', keepWarning)
+  t.teardown(() => process.off('warning', keepWarning))
+
+  const answers = readAnswers(await rawRequest(t, gateway.port, targets.map((target, index) => `POST /api/planner${target} HTTP/1.1\r\n${host}${index === 59 ? 'Connection: close\r\n' : ''}Content-Length: 0\r\n\r\n`).join('')))
+
+  t.equal(answers.filter(({ status }) => status === 200).length, 60)
+  t.same(arrived, targets)
+  t.same(warnings, [])
+})

@@ -303,3 +303,16 @@ t.test('an answer to an upload that is still coming reaches the client whole, an
     }
   }
 })
+
+t.test('an answer reaches the client also when the agent resets the connection behind it, with the upload still coming', async t => {
+  const { gateway, agent } = await planner(t)
+  agent.earlyAnswer = socket => { socket.write('HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno', () => socket.resetAndDestroy()) }
+  const statuses: number[] = []
+  for (let round = 0; round < 20; round++) { // whether a write or the answer comes first is chance
+    const answers = readAnswers(await rawRequest(t, gateway.port, `POST /api/planner/x HTTP/1.1\r\n${host}Content-Length: 5000000\r\n\r\n${'x'.repeat(4_000_000)}`))
+
+    statuses.push(...answers.map(({ status }) => status))
+  }
+
+  t.same(statuses, Array(20).fill(413))
+})
