@@ -84,6 +84,13 @@ export function inSafeOrder (request: IncomingMessage, response: ServerResponse,
   const due = answerDue(request.socket)
   const before = [...queues.get(request.socket) ?? [], ...(due === undefined ? [] : [due])].filter(({ req }) => req !== request)
   if ([request, ...before.map(({ req }) => req)].every(({ method }) => safeMethods.has(method))) return callback()
-  // One listener per answer however many wait. Node is not done with giving the turn yet when it says so.
-  response.once('socket', () => queueMicrotask(() => { if (!response.destroyed) callback() }))
+  onTurn(request.socket, response, callback)
+}
+
+function onTurn (socket: HttpSocket, response: ServerResponse, callback: () => void): void {
+  // As many listeners as requests wait, which is no leak.
+  socket._httpMessage?.setMaxListeners(0).once('finish', () => { // Node's own listener came first: the next answer has its turn
+    if (response.socket !== null) callback()
+    else onTurn(socket, response, callback)
+  })
 }
