@@ -5,9 +5,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
-/** The answer that has its turn on the connection, as Node keeps it. */
+/** The answer that has its turn on the connection, as Node keeps it; it closes the connection behind the `_last` one. */
 interface HttpSocket extends Socket {
-  _httpMessage?: ServerResponse | null
+  _httpMessage?: (ServerResponse & { _last?: boolean }) | null
 }
 
 /** The answer to a wholly received request that is still due on the connection. */
@@ -22,7 +22,7 @@ function answerDue (socket: HttpSocket): ServerResponse | undefined {
  */
 export function afterAnswers (socket: Socket, callback: () => void): void {
   const due = answerDue(socket)
-  if (due === undefined) return callback()
+  if (due === undefined) return socket.writable ? callback() : undefined
   // After an upgrade Node has taken its own listeners off the socket.
   const relayDrain = () => { if (due.writableNeedDrain) due.emit('drain') }
   const ignore = () => {}
@@ -60,6 +60,17 @@ export function hasFollowers (socket: Socket, response: ServerResponse): boolean
   if (queue === undefined || queue.size === 0) return false
   if (!queue.has(response)) return true
   return [...queue].at(-1) !== response
+}
+
+/**
+ * Whether an earlier answer on the connection says that it closes: the request is not to be processed then (RFC 9112 §9.6), least of all when
+ * what was refused before it had two readings, and this is a piece of one.
+ */
+export function isBehindLast ({ socket }: IncomingMessage, response: ServerResponse): boolean {
+  if (!socket.writable) return true
+  if (response.socket !== null) return false
+  const { _httpMessage: first } = socket as HttpSocket
+  return [first, ...queues.get(socket) ?? []].some(earlier => earlier !== response && earlier?.headersSent === true && (earlier as typeof first)?._last === true)
 }
 
 const safeMethods: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'OPTIONS'])

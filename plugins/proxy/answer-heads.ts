@@ -5,8 +5,8 @@
 
 /** Bytes; an interim head that is longer is left to undici, which bounds it. */
 const maxInterimBytes = 4 * 1024
-/** `HTTP/1.1 100` */
-const startBytes = 12
+/** `HTTP/1.1 100 ` */
+const startBytes = 13
 const headEnd = '\r\n\r\n'
 
 export class AnswerHeads {
@@ -39,7 +39,7 @@ export class AnswerHeads {
       }
       const start = rest.toString('latin1', 0, startBytes)
       this.version = start.slice(5, 8)
-      if (!/^HTTP\/1\.1 1(?!01)\d\d/.test(start)) {
+      if (!/^HTTP\/1\.1 1(?!01)\d\d[ \r\n]/.test(start)) { // `1000` is no status
         this.#atStart = false
         passed.push(rest)
         break
@@ -54,7 +54,7 @@ export class AnswerHeads {
         break
       }
       const next = end + headEnd.length
-      if (!start.endsWith('100')) passed.push(rest.subarray(0, next))
+      if (start.slice(9, 12) !== '100') passed.push(rest.subarray(0, next))
       rest = rest.subarray(next)
     }
     if (passed.length === 0) return null

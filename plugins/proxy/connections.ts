@@ -60,6 +60,7 @@ export class Connection {
           this.connected = true
           this.broken = false
           watchBreak(socket, this)
+          readBeforeFailing(socket)
           followHeads(socket, this)
           callback(null, socket)
         })
@@ -89,6 +90,25 @@ export class Connection {
 function watchBreak (socket: Socket, connection: Connection): void {
   socket.once('error', () => { connection.broken = true })
   socket.once('end', () => { if (socket.remoteAddress === undefined) connection.broken = true })
+}
+
+/** How long what came before the agent closed may take to be read. */
+const lastReadMs = 1_000
+
+/**
+ * An agent may answer an upload and close without having read all of it: the next write fails then, while the answer waits to be read. So a
+ * write's failure is told only when reading has had its time to find that answer, and the end behind it.
+ */
+function readBeforeFailing (socket: Socket): void {
+  const { _write: write, _writev: writev } = socket
+  const late = (callback: (error?: Error | null) => void) => (error?: Error | null): void => {
+    const { code } = (error ?? {}) as NodeJS.ErrnoException
+    if (code !== 'EPIPE' && code !== 'ECONNRESET') return callback(error)
+    const timer = setTimeout(callback, lastReadMs, error)
+    socket.once('close', () => clearTimeout(timer))
+  }
+  socket._write = (chunk, encoding, callback) => write.call(socket, chunk, encoding, late(callback))
+  socket._writev = (chunks, callback) => writev!.call(socket, chunks, late(callback))
 }
 
 /** What undici reads goes through `heads` as long as a head is awaited. */

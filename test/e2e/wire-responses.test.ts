@@ -70,6 +70,7 @@ t.test('an answer that can be read in two ways, or in none, is 502, and the clie
     ['HTTP/1.2', 'HTTP/1.2 200 OK\r\nContent-Length: 2\r\n\r\nok'],
     ['a status of two digits', 'HTTP/1.1 20 OK\r\nContent-Length: 2\r\n\r\nok'],
     ['a status of four digits', 'HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\nok'],
+    ['a status of four digits that begins as an interim one', 'HTTP/1.1 1000 OK\r\nContent-Length: 0\r\n\r\n'],
     ['status 099', 'HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\nok'],
     ['status 000', 'HTTP/1.1 000 Odd\r\nContent-Length: 2\r\n\r\nok'],
     ['a status of letters', 'HTTP/1.1 abc OK\r\nContent-Length: 2\r\n\r\nok'],
@@ -301,4 +302,17 @@ t.test('an answer to an upload that is still coming reaches the client whole, an
       t.same(answers[0]!.valuesOf('connection').map(value => value.toLowerCase()), ['close'])
     }
   }
+})
+
+t.test('an answer reaches the client also when the agent resets the connection behind it, with the upload still coming', async t => {
+  const { gateway, agent } = await planner(t)
+  agent.earlyAnswer = socket => { socket.write('HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno', () => socket.resetAndDestroy()) }
+  const statuses: number[] = []
+  for (let round = 0; round < 20; round++) { // whether a write or the answer comes first is chance
+    const answers = readAnswers(await rawRequest(t, gateway.port, `POST /api/planner/x HTTP/1.1\r\n${host}Content-Length: 5000000\r\n\r\n${'x'.repeat(4_000_000)}`))
+
+    statuses.push(...answers.map(({ status }) => status))
+  }
+
+  t.same(statuses, Array(20).fill(413))
 })

@@ -56,6 +56,32 @@ t.test('what comes behind a refused request is not read as the next one', async 
   t.same(agent.requests, [])
 })
 
+t.test('what comes behind a refusal that closes the connection reaches no agent', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+  const line = 'GET /api/planner/x HTTP/1.1\r\n'
+  const host = 'Host: localhost\r\n'
+  const next = `GET /api/planner/next HTTP/1.1\r\n${host}\r\n`
+  const table: [string, string, number][] = [
+    ['no Host', `${line}\r\n`, 400],
+    ['two Hosts', `${line}${host}${host}\r\n`, 400],
+    ['a target without a form', `GET * HTTP/1.1\r\n${host}\r\n`, 400],
+    ['broken encoding', `GET /api/planner/%zz HTTP/1.1\r\n${host}\r\n`, 400],
+    ['another expectation', `${line}${host}Expect: fast\r\n\r\n`, 417]
+  ]
+  for (const [name, bytes, status] of table) {
+    await rawRequest(t, gateway.port, `${line}${host}Connection: close\r\n\r\n`) // leaves an idle connection: what is sent on it is there at once
+    agent.requests.length = 0
+
+    const answer = await rawRequest(t, gateway.port, bytes + next)
+    await rawRequest(t, gateway.port, `${line}${host}Connection: close\r\n\r\n`)
+
+    t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} `), name)
+    t.equal(answer.match(/HTTP\/1\.1 /g)!.length, 1, name)
+    t.same(agent.requests, ['GET /x'], name)
+  }
+})
+
 t.test('a head over 32 KiB is 431', async t => {
   const gateway = await startGateway(t)
 
