@@ -193,7 +193,7 @@ t.test('a client that sends slowly makes no instance look slow', async t => {
   const attempt = upstream.begin(instance!)
 
   while (performance.now() < attempt.startedMark + 50); // the client is at it
-  upstream.progress(attempt)
+  upstream.progress(attempt, true)
   upstream.settle(attempt, 'answered', 200)
   upstream.progress(attempt)
   upstream.release(attempt)

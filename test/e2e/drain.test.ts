@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { fakeAgent, type FakeAgent } from '../helpers/fake-agent.ts'
-import { rawClient, rawRequest } from '../helpers/raw-client.ts'
+import { rawClient } from '../helpers/raw-client.ts'
 
 /** As `npm test` has built it. */
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
