@@ -16,7 +16,7 @@ export {
   BadRequestError, InvalidRegistrationError, UnauthenticatedError, ForbiddenError, NotFoundError, AgentNotFoundError, InstanceNotFoundError,
   MethodNotAllowedError, RequestTimeoutError, NameConflictError, BodyTooLargeError, ExpectationFailedError, RateLimitedError,
   HeadersTooLargeError, InternalError, NotImplementedError, UpstreamUnreachableError, UpstreamInvalidError, NoInstanceAvailableError,
-  AgentBusyError, DrainingError, UpstreamTimeoutError, LoopDetectedError,
+  AgentBusyError, NotKeptError, DrainingError, UpstreamTimeoutError, LoopDetectedError,
   type ErrorExtras, type FieldError, type FleetError, type FleetErrorConstructor
 } from './errors.ts'
 

@@ -92,7 +92,7 @@ t.test('it says why when a part of it can\'t start', async t => {
   const { code, output } = await demo.ended()
 
   t.equal(code, 1)
-  t.match(output, /The demo ends: the gateway ended \(exit code 1\):\n.*secret/)
+  t.match(output, /The demo ends: the gateway ended \(exit code 2\):\n.*secret/)
   t.same(demo.leftovers(), [])
 })
 
