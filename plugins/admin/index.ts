@@ -7,6 +7,7 @@ import type { FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/index.ts'
 import type {} from '../registry/index.ts'
+import type {} from '../upstream/index.ts'
 import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
@@ -79,6 +80,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
       throw error
     }
     unkept.delete(name)
+    reconsider(name)
     void reply.code(created ? 201 : 200).header('location', `${mountedAt}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
     return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
   })
@@ -106,9 +108,15 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
     if (drain === 'false') return removeInstance(name, id)
     const instance = registry.drain(name, id)
+    reconsider(instance.agent)
     removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
+
+  /** Who waits for a place at the agent may have one now, or nobody to wait for: a drain that begins or ends is no change of the registry. */
+  function reconsider (name: string): void {
+    if (fastify.hasDecorator('upstream')) fastify.upstream.reconsider(name)
+  }
 
   /** New agents of which nothing is on disk yet. */
   const unkept = new Set<string>()

@@ -374,3 +374,24 @@ t.test('a request keeps its place over the pause before its retry', async t => {
   t.same(agent.requests, ['GET /a', 'GET /a'])
   t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
 })
+
+t.test('a drain of the only instance tells who waits at once, and its end serves again', async t => {
+  const agent = await holdingAgent(t)
+  const gateway = await start(t, { max: 1, queue: 5, queueTimeout: '1h' }, agent)
+  const { id } = gateway.registry.get('planner').instances[0]!
+
+  const first = get(gateway, 'a')
+  await agent.arrived(1)
+  const second = get(gateway, 'b')
+  await queued(gateway, 1)
+  await gateway.inject({ method: 'DELETE', url: `/registry/planner/instances/${id}?drain=true` })
+
+  t.match(await (await second).json(), { status: 503, code: 'FLEET_NO_INSTANCE_AVAILABLE' })
+  await gateway.inject({ method: 'POST', url: '/registry/register', payload: { name: 'planner', host: agent.host, port: agent.port } })
+  const third = get(gateway, 'c')
+  await queued(gateway, 1)
+  agent.held[0]!.release()
+  await agent.arrived(2)
+  agent.held[1]!.release()
+  t.same([await textOf(first), await textOf(third)], ['/a', '/c'])
+})
