@@ -8,6 +8,7 @@ import type { Agent } from '../../src/fleet/agent.ts'
 import { isAmong, type Asker } from '../../src/fleet/balancer.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { createWaitingLine, type WaitingLine } from '../../src/fleet/waiting-line.ts'
+import { formatMs } from '../../src/options.ts'
 import { toFleetError } from '../../src/problem.ts'
 import type { Chooser } from './chooser.ts'
 
@@ -32,9 +33,10 @@ export function noInstance ({ name }: Agent): FleetError {
   return new NoInstanceAvailableError(`The agent "${name}" has no instance that can take the request`, retryAfter)
 }
 
-/** All instances are full, and so is the queue. */
-export function busy ({ name }: Agent): FleetError {
-  return new AgentBusyError(`All instances of the agent "${name}" have as many requests as they may`, retryAfter)
+/** All instances are full, and so is the queue, or it took too long. */
+export function busy ({ name }: Agent, waitedMs = 0): FleetError {
+  const waited = waitedMs === 0 ? '' : `, and none became free within ${formatMs(waitedMs)}`
+  return new AgentBusyError(`All instances of the agent "${name}" have as many requests as they may${waited}`, retryAfter)
 }
 
 export class Places {
@@ -115,9 +117,10 @@ export class Places {
       this.#lines.set(name, line = createWaitingLine(this.#clock))
       this.#serveAfterEjection(name)
     }
-    line.add(waiter, this.#chooser().settingsOf(agent).concurrency.queueTimeout, () => {
+    const { queueTimeout } = this.#chooser().settingsOf(agent).concurrency
+    line.add(waiter, queueTimeout, () => {
       this.#endIfEmpty(name)
-      waiter.onRefused(busy(agent))
+      waiter.onRefused(busy(agent, queueTimeout))
     })
   }
 

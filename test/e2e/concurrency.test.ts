@@ -96,7 +96,7 @@ t.test('who waits longer than queueTimeout gets 503', async t => {
   await agent.arrived(1)
   const second = await get(gateway, 'b')
 
-  t.match(await second.json(), { status: 503, code: 'FLEET_AGENT_BUSY' })
+  t.match(await second.json(), { status: 503, code: 'FLEET_AGENT_BUSY', detail: /within 50ms/ })
   t.equal(gateway.upstream.waiting('planner'), 0)
   agent.held[0]!.release()
   t.equal(await textOf(first), '/a')
