@@ -29,6 +29,11 @@ export class AnswerHeads {
   pass (chunk: Buffer): Buffer | null {
     if (!this.#atStart) return chunk
     this.began = true
+    if (this.#held === null && isFinalHead(chunk)) { // nearly always
+      this.version = '1.1'
+      this.#atStart = false
+      return chunk
+    }
     let rest = this.#held === null ? chunk : Buffer.concat([this.#held, chunk])
     this.#held = null
     const passed: Buffer[] = []
@@ -60,6 +65,11 @@ export class AnswerHeads {
     if (passed.length === 0) return null
     return passed.length === 1 ? passed[0]! : Buffer.concat(passed)
   }
+}
+
+/** Begins with `HTTP/1.1`, and with no 1xx: told by single bytes, since it is asked for every answer. */
+function isFinalHead (bytes: Buffer): boolean {
+  return bytes.length >= startBytes && bytes[5] === 0x31 && bytes[6] === 0x2e && bytes[7] === 0x31 && bytes[9] !== 0x31
 }
 
 /** Anything else need not be waited for. */
