@@ -34,7 +34,7 @@ export async function smallRequests (soak) {
       chunked
     })
     // One of the two that may be asked was told to fail, and the other killed: nothing is left then. And nobody repeats a POST for us.
-    const told = result.text === 'told to fail' || (failing !== '' && result.status === 502)
+    const told = failing !== '' && result.status >= 500
     if (told && (kind === 'post' || soak.fleet.wasDisturbed(['alpha'], result.startedAt - 50))) ledger.count('requests')
     else judge(soak, result, { agents: places[place], answerBytes: kind === 'head' ? 0 : answerBytes, bytes, agentMayReset: place === '/api/stale' || failing !== '' })
     await soak.pause(random.integer(0, 30))
