@@ -7,7 +7,6 @@ import type { FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { Asker } from '../../src/fleet/balancer.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
-import { toFleetError } from '../../src/problem.ts'
 
 /** Who makes the attempts. None of these may throw. */
 export interface PlacingOwner {
@@ -45,11 +44,7 @@ export class Placing implements Waiter {
 
   /** Asks for an instance that was not tried. */
   take (): void {
-    try { // called from timers and listeners, where nobody would catch it
-      this.#upstream.place(this.#agent, this)
-    } catch (error) {
-      this.#owner.onNoInstance(toFleetError(error))
-    }
+    this.#upstream.place(this.#agent, this)
   }
 
   /** Nothing was sent: the next instance, and `error` for the client when there is none. */

@@ -25,11 +25,10 @@ interface AgentSettings {
 export interface Chooser {
   /** The settings that hold for the agent. */
   settingsOf (agent: Agent): AgentSettings
-  /**
-   * The instance for an attempt; undefined when there is none that could take it now.
-   * @param mayPanic also take one that is down or ejected, when every one is
-   */
-  pick (agent: Agent, tried: readonly Instance[], asker: Asker | null, now: number, mayPanic: boolean): Instance | undefined
+  /** The instance for an attempt, in panic mode if it must be; undefined when there is none that could take it now. */
+  pick (agent: Agent, tried: readonly Instance[], asker: Asker | null, now: number): Instance | undefined
+  /** Whether an available instance that was not tried could take an attempt now. */
+  hasRoom (agent: Agent, tried: readonly Instance[], now: number): boolean
   /** Whether it is only for being full that instances can't take an attempt: to wait is worth it. */
   isBusy (agent: Agent, tried: readonly Instance[], now: number): boolean
 }
@@ -67,10 +66,14 @@ export function createChooser (defaults: ChooserDefaults, random: () => number, 
   return {
     settingsOf,
     isBusy,
-    pick (agent, tried, asker, now, mayPanic) {
+    hasRoom (agent, tried, now) {
+      const { capacity } = settingsOf(agent)
+      return agent.instances.some(instance => isAvailable(instance, now, capacity) && !isAmong(tried, instance))
+    },
+    pick (agent, tried, asker, now) {
       const { balancer, capacity } = settingsOf(agent)
       const instance = balancer.pick(agent, { tried, now, panic: false, capacity, asker })
-      if (instance !== undefined || !mayPanic || isBusy(agent, tried, now)) return instance
+      if (instance !== undefined || isBusy(agent, tried, now)) return instance
       return balancer.pick(agent, { tried, now, panic: true, capacity, asker })
     }
   }

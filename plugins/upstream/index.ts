@@ -8,8 +8,8 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import type { FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { Attempt, AttemptOutcome } from '../../src/fleet/attempt.ts'
-import { isAmong, type Asker, type Balancer } from '../../src/fleet/balancer.ts'
-import { isAvailable, type Instance } from '../../src/fleet/instance.ts'
+import type { Asker, Balancer } from '../../src/fleet/balancer.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
 import { recordLatency } from '../../src/fleet/latency.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { createChooser, type Chooser } from './chooser.ts'
@@ -108,18 +108,13 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
   fastify.decorate('upstream', {
     resolve (agent, tried, asker) {
       const now = clock.now()
-      const instance = chooser.pick(agent, tried, asker ?? null, now, true)
+      const instance = chooser.pick(agent, tried, asker ?? null, now)
       if (instance === undefined) throw chooser.isBusy(agent, tried, now) ? busy(agent) : noInstance(agent)
       return instance
     },
     place: (agent, waiter) => places.place(present(agent), waiter),
     leave: (agent, waiter) => places.leave(agent, waiter),
-    hasRoom (agent, tried) {
-      const now = clock.now()
-      const current = present(agent)
-      const { capacity } = chooser.settingsOf(current)
-      return current.instances.some(instance => isAvailable(instance, now, capacity) && !isAmong(tried, instance))
-    },
+    hasRoom: (agent, tried) => chooser.hasRoom(present(agent), tried, clock.now()),
     hold ({ agent, runtime }) {
       runtime.inFlight++
       return () => {

@@ -5,7 +5,7 @@
 import type { Clock } from '../../src/clock.ts'
 import { AgentBusyError, NoInstanceAvailableError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
-import { isAmong, type Asker } from '../../src/fleet/balancer.ts'
+import type { Asker } from '../../src/fleet/balancer.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { createWaitingLine, type WaitingLine } from '../../src/fleet/waiting-line.ts'
 import { formatMs } from '../../src/options.ts'
@@ -58,25 +58,19 @@ export class Places {
 
   /** Gives a place, at once or later, or refuses: calls back exactly once, unless the waiter leaves before. */
   place (agent: Agent, waiter: Waiter): void {
-    // An instance may have come back since the last place became free, or be one that only those who wait have tried.
-    if (this.#lines.has(agent.name) && this.#hasPlace(agent)) this.#serve(agent.name)
-    if (!this.#lines.has(agent.name) || waiter.hasTried) {
-      const instance = this.#pick(agent, waiter)
-      if (instance !== undefined) return waiter.onPlace(instance)
-    }
-    const refusal = this.refusal(agent, waiter.tried)
-    if (refusal !== undefined) return waiter.onRefused(refusal)
+    const { name } = agent
+    // An instance may have come back since the last place became free. Who waits still while there is a place has tried it.
+    if (this.#lines.has(name) && this.#hasPlace(agent)) this.#serve(name)
+    const isNext = waiter.hasTried || !this.#lines.has(name) || this.#hasPlace(agent)
+    if (isNext && this.#placeOrRefuse(agent, waiter)) return
+    if (this.#isFull(agent)) return waiter.onRefused(busy(agent))
     this.#wait(agent, waiter)
   }
 
-  /** Why a request has no chance now: nobody there, or a full queue before full instances. */
-  refusal (agent: Agent, tried: readonly Instance[] = []): FleetError | undefined {
-    const { settingsOf, isBusy } = this.#chooser()
-    const { concurrency, capacity } = settingsOf(agent)
-    if (!agent.instances.some(instance => !instance.runtime.draining && !isAmong(tried, instance))) return noInstance(agent)
-    const line = this.#lines.get(agent.name)
-    if (line === undefined && (capacity === Infinity || !isBusy(agent, tried, this.#clock.now()))) return undefined
-    return (line?.size ?? 0) >= concurrency.queue ? busy(agent) : undefined
+  /** Why a request that has tried nobody would be refused now: nobody there, or a full queue before full instances. */
+  refusal (agent: Agent): FleetError | undefined {
+    if (!this.#hasPlace(agent)) return this.#isFull(agent) ? busy(agent) : undefined
+    return agent.instances.some(({ runtime }) => !runtime.draining) ? undefined : noInstance(agent)
   }
 
   /** The waiter wants no place any more. */
@@ -106,8 +100,9 @@ export class Places {
     for (const name of this.#lines.keys()) this.freed(name)
   }
 
-  #pick (agent: Agent, { tried, asker }: Waiter): Instance | undefined {
-    return this.#chooser().pick(agent, tried, asker, this.#clock.now(), true)
+  /** The queue takes nobody more. */
+  #isFull (agent: Agent): boolean {
+    return this.waiting(agent.name) >= this.#chooser().settingsOf(agent).concurrency.queue
   }
 
   #wait (agent: Agent, waiter: Waiter): void {
@@ -141,28 +136,33 @@ export class Places {
   #serve (name: string): void {
     const agent = this.#agentOf(name)
     this.#lines.get(name)?.serve(waiter => {
-      if (agent === undefined) waiter.onRefused(new NoInstanceAvailableError(`The agent "${name}" was removed`, retryAfter))
-      else if (!this.#offer(agent, waiter)) return false
+      if (agent !== undefined) return this.#placeOrRefuse(agent, waiter)
+      waiter.onRefused(new NoInstanceAvailableError(`The agent "${name}" was removed`, retryAfter))
       return true
     }, () => agent === undefined || this.#hasPlace(agent))
     this.#endIfEmpty(name)
   }
 
-  /** Whether anybody at all could be placed now. */
+  /** Whether anybody at all need not wait now. */
   #hasPlace (agent: Agent): boolean {
     return !this.#chooser().isBusy(agent, [], this.#clock.now())
   }
 
-  /** Whether the waiter waits no longer. */
-  #offer (agent: Agent, waiter: Waiter): boolean {
+  /** False when there is nothing for the waiter now that it could not get by waiting. */
+  #placeOrRefuse (agent: Agent, waiter: Waiter): boolean {
+    const { tried, asker } = waiter
+    const chooser = this.#chooser()
+    const now = this.#clock.now()
+    let instance: Instance | undefined
     try {
-      const instance = this.#pick(agent, waiter)
-      if (instance !== undefined) waiter.onPlace(instance)
-      else if (agent.instances.some(({ runtime }) => !runtime.draining)) return false
-      else waiter.onRefused(noInstance(agent))
+      instance = chooser.pick(agent, tried, asker, now)
     } catch (error) { // of a balancer that the application brought
       waiter.onRefused(toFleetError(error))
+      return true
     }
+    if (instance !== undefined) waiter.onPlace(instance)
+    else if (chooser.isBusy(agent, tried, now)) return false
+    else waiter.onRefused(noInstance(agent))
     return true
   }
 

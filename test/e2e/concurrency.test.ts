@@ -395,3 +395,35 @@ t.test('a drain of the only instance tells who waits at once, and its end serves
   agent.held[1]!.release()
   t.same([await textOf(first), await textOf(third)], ['/a', '/c'])
 })
+
+t.test('who waits for another instance than the one with room keeps nobody from that', async t => {
+  const [full, other] = await Promise.all([holdingAgent(t), holdingAgent(t)])
+  const gateway = await start(t, { max: 1, queue: 5, queueTimeout: '1h' }, other, full)
+  const [open, busy] = gateway.registry.get('planner').instances
+  const asker = { headers: {}, clientAddress: '' }
+  const release = gateway.upstream.hold(busy!)
+  const placed: string[] = []
+  const picky = { tried: [open!], asker, hasTried: true, onPlace: () => { placed.push('picky') }, onRefused: () => t.fail('it may wait') }
+  gateway.upstream.place(gateway.registry.get('planner'), picky)
+  t.equal(gateway.upstream.waiting('planner'), 1)
+
+  const reply = get(gateway, 'a', { method: 'POST', body: 'x' })
+  await other.arrived(1)
+  other.held[0]!.release()
+
+  t.equal(await textOf(reply), '/a')
+  release()
+  await Promise.resolve()
+  t.same(placed, ['picky'])
+})
+
+t.test('a balancer that chooses nobody is an answer at once, with and without a limit', async t => {
+  const agent = await holdingAgent(t)
+  for (const concurrency of [{}, { max: 1, queue: 5, queueTimeout: '1h' }]) {
+    const gateway = await startGateway(t, { concurrency, balancer: { pick: () => undefined }, agents: [agentAt('planner', agent)] })
+
+    t.match(await (await get(gateway, 'a')).json(), { status: 503, code: 'FLEET_NO_INSTANCE_AVAILABLE' })
+    t.match(await (await get(gateway, 'b', { method: 'POST', body: 'x' })).json(), { status: 503, code: 'FLEET_NO_INSTANCE_AVAILABLE' })
+  }
+  t.same(agent.requests, [])
+})
