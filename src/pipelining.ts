@@ -37,40 +37,58 @@ export function afterAnswers (socket: Socket, callback: () => void): void {
   })
 }
 
-const queues = new WeakMap<Socket, Set<ServerResponse>>()
+/** The answers of a connection that wait for their turn. */
+interface Line {
+  readonly waiting: Set<ServerResponse>
+  /** The one that joined last, whether or not it waits still. */
+  latest: ServerResponse
+  /** How many of those that wait are to requests that change something. */
+  changing: number
+}
 
-/** Node tells only the answer that has its turn of a connection that is over: this tells `response`, which waits for its turn. */
-export function closeWithConnection ({ socket }: IncomingMessage, response: ServerResponse): void {
-  let queue = queues.get(socket)
-  if (queue === undefined) {
-    const created = queue = new Set<ServerResponse>()
-    queues.set(socket, created)
+const lines = new WeakMap<Socket, Line>()
+
+/**
+ * Puts an answer that has to wait for its turn in line. Node tells only the answer that has its turn of a connection that is over: here the
+ * others are told.
+ */
+export function joinLine ({ socket, method }: IncomingMessage, response: ServerResponse): void {
+  let line = lines.get(socket)
+  if (line === undefined) {
+    const created = line = { waiting: new Set(), latest: response, changing: 0 }
+    lines.set(socket, created)
     socket.once('close', () => {
-      for (const waiting of created) waiting.emit('close')
+      for (const waiting of created.waiting) waiting.emit('close')
     })
   }
-  const waiting = queue
-  waiting.add(response)
-  response.once('socket', () => waiting.delete(response)).once('close', () => waiting.delete(response))
+  const joined = line
+  const changes = safeMethods.has(method) ? 0 : 1
+  joined.waiting.add(response)
+  joined.latest = response
+  joined.changing += changes
+  const leave = () => { if (joined.waiting.delete(response)) joined.changing -= changes }
+  response.once('socket', leave).once('close', leave)
 }
 
 /** Whether requests came on the connection behind the one of `response`, whose answers are due after it: to close the connection then would lose them. */
 export function hasFollowers (socket: Socket, response: ServerResponse): boolean {
-  const queue = queues.get(socket)
-  if (queue === undefined || queue.size === 0) return false
-  if (!queue.has(response)) return true
-  return [...queue].at(-1) !== response
+  const line = lines.get(socket)
+  return line !== undefined && line.waiting.size > 0 && line.latest !== response
 }
 
 /**
  * Whether an earlier answer on the connection says that it closes: the request is not to be processed then (RFC 9112 §9.6), least of all when
- * what was refused before it had two readings, and this is a piece of one.
+ * what was refused before it had two readings, and this is a piece of one. Since nothing joins behind such an answer, it is the latest or has
+ * its turn.
  */
 export function isBehindLast ({ socket }: IncomingMessage, response: ServerResponse): boolean {
   if (!socket.writable) return true
   if (response.socket !== null) return false
-  const { _httpMessage: first } = socket as HttpSocket
-  return [first, ...queues.get(socket) ?? []].some(earlier => earlier !== response && earlier?.headersSent === true && (earlier as typeof first)?._last === true)
+  return closes((socket as HttpSocket)._httpMessage) || closes(lines.get(socket)?.latest)
+}
+
+function closes (answer: HttpSocket['_httpMessage']): boolean {
+  return answer?.headersSent === true && answer._last === true
 }
 
 const safeMethods: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'OPTIONS'])
@@ -79,18 +97,8 @@ const safeMethods: ReadonlySet<string | undefined> = new Set(['GET', 'HEAD', 'OP
  * Calls back when the request may be processed: at once when it and all those before it on the connection only read, else when its answer has
  * its turn, since what one changes the next may rely on (RFC 9112 §9.3.2). Never when the connection ends before.
  */
-export function inSafeOrder (request: IncomingMessage, response: ServerResponse, callback: () => void): void {
+export function inSafeOrder ({ socket }: IncomingMessage, response: ServerResponse, callback: () => void): void {
   if (response.socket !== null) return callback()
-  const socket: HttpSocket = request.socket
-  const changesBefore = changing.get(socket) ?? 0
-  const isSafe = safeMethods.has(request.method)
-  if (isSafe && changesBefore === 0 && safeMethods.has(socket._httpMessage?.req.method)) return callback()
-  if (!isSafe) changing.set(socket, changesBefore + 1)
-  response.once('socket', () => {
-    if (!isSafe) changing.set(socket, changing.get(socket)! - 1)
-    queueMicrotask(callback)
-  })
+  if (lines.get(socket)?.changing === 0 && safeMethods.has((socket as HttpSocket)._httpMessage?.req.method)) return callback()
+  response.once('socket', () => queueMicrotask(callback))
 }
-
-/** How many requests that change something wait for their turn on a connection. */
-const changing = new WeakMap<Socket, number>()

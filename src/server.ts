@@ -9,7 +9,7 @@ import type { Socket } from 'node:net'
 import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
-import { afterAnswers, closeWithConnection, inSafeOrder, isBehindLast } from './pipelining.ts'
+import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
 
 /** Bytes of request line and header fields together; more is answered with 431. */
@@ -77,7 +77,7 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   if (http2) throw new Error('serverOptions() is for HTTP/1.1: leave http2 out, and let a proxy in front speak HTTP/2')
   const accept: RequestListener = (request, response) => {
     if (isBehindLast(request, response)) return
-    if (response.socket === null) closeWithConnection(request, response)
+    if (response.socket === null) joinLine(request, response)
     if (request.headers.host === undefined && request.httpVersion !== '1.0') return answerProblem(response, new BadRequestError('The Host header is missing'))
     inSafeOrder(request, response, () => listener(request, response))
   }
