@@ -8,10 +8,7 @@ import { Client, type buildConnector } from 'undici'
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import { AnswerHeads } from './answer-heads.ts'
-import { connectTo } from './connector.ts'
-
-/** Bytes; more in a response head is an invalid answer. */
-const maxResponseHeadBytes = 128 * 1024
+import { connectTo, maxResponseHeadBytes } from './connector.ts'
 
 /**
  * Which connections a request may use again. One that can't be replayed takes none whose end may be under way: `settled` leaves out those

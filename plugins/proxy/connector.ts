@@ -5,6 +5,9 @@ import { connect as connectTcp, isIP, type LookupFunction, type Socket } from 'n
 import { connect as connectTls } from 'node:tls'
 import type { Instance } from '../../src/fleet/instance.ts'
 
+/** Bytes; more in the head of an answer, of whatever kind of request, is an invalid one. */
+export const maxResponseHeadBytes = 128 * 1024
+
 /** No connection in time; `code` tells it from a refused one. */
 export class ConnectTimeoutError extends Error {
   readonly code = 'FLEET_CONNECT_TIMEOUT'

@@ -13,11 +13,11 @@ import { toFleetError } from '../../src/problem.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
 import { failureOf } from './failures.ts'
-import { dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
+import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead } from './request-head.ts'
-import { interimFields, responseHead, trailerFields } from './response-head.ts'
+import { interimFields, trailerFields } from './response-head.ts'
 import { RetryRules } from './retry-rules.ts'
 
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
@@ -211,20 +211,13 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   }
 
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
-    const { names, corsEnabled, viaPseudonym } = this.#context
-    const { prefix, knownPrefixes, policy } = this.#target
     let isEventStream: boolean
     try {
       const replyHeaders = this.#reply.getHeaders() as Record<string, string>
-      const head = responseHead(rawFields, names, {
+      const head = answerHead(rawFields, this.#context, this.#target, {
         status,
         method: this.#facts.method,
         instance: handler.attempt.instance,
-        prefix,
-        knownPrefixes,
-        rewriteLocation: policy.rewriteLocation,
-        corsEnabled,
-        viaPseudonym,
         replyHeaders,
         canChunk: this.#request.httpVersion === '1.1'
       })

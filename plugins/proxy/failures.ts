@@ -1,10 +1,10 @@
 /**
- * What the client is told of an attempt that failed: the error of the catalogue for its outcome. The log has the cause.
+ * Outcomes of attempts as errors of the catalogue.
  */
 import { BadRequestError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 
-/** What the client is told of an attempt that failed. */
+/** What the client is told of an attempt that failed; the log is told `cause`. */
 export function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
   const options = { cause }
   switch (outcome) {

@@ -11,6 +11,7 @@ import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import type { Connections } from './connections.ts'
 import type { ForwardPolicy } from './policy.ts'
 import type { RequestHeadContext } from './request-head.ts'
+import { responseHead, type ResponseHead, type ResponseHeadSettings } from './response-head.ts'
 
 /** What all exchanges of a gateway share. */
 export interface ForwardContext extends RequestHeadContext {
@@ -27,7 +28,7 @@ export interface ForwardContext extends RequestHeadContext {
   readonly onStreamed: (bytes: number) => void
   /** Tells the log what the client is not told: the cause. */
   readonly report: (error: FleetError, facts: RequestFacts) => void
-  /** Open event streams and tunnels, to be ended when a drain runs out of time. */
+  /** Open event streams and tunnels, handshakes under way among them: to be ended when a drain runs out of time. */
   readonly streams: Set<EndableStream>
 }
 
@@ -53,4 +54,13 @@ export interface ForwardTarget {
 /** Whether the client's `Authorization` stays behind. What is not trusted gets no tokens, whoever else of the agent does. */
 export function dropsAuthorization ({ authorizationIsGateways, policy }: ForwardTarget, instance: Instance): boolean {
   return authorizationIsGateways && !(policy.forwardAuthorization && instance.trusted)
+}
+
+/**
+ * The head of an agent's answer as the client of this request gets it.
+ * @param raw the agent's fields, flat
+ * @throws when its framing is ambiguous
+ */
+export function answerHead (raw: readonly string[], { names, corsEnabled, viaPseudonym }: ForwardContext, { prefix, knownPrefixes, policy }: ForwardTarget, answer: Pick<ResponseHeadSettings, 'status' | 'method' | 'instance' | 'replyHeaders' | 'canChunk'>): ResponseHead {
+  return responseHead(raw, names, { ...answer, prefix, knownPrefixes, rewriteLocation: policy.rewriteLocation, corsEnabled, viaPseudonym })
 }

@@ -6,10 +6,7 @@ import { request as httpRequest, type ClientRequest, type IncomingMessage } from
 import type { LookupFunction, Socket } from 'node:net'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
-import { ConnectTimeoutError, connectTo } from './connector.ts'
-
-/** Bytes; more in a response head is an invalid answer. */
-const maxResponseHeadBytes = 128 * 1024
+import { ConnectTimeoutError, connectTo, maxResponseHeadBytes } from './connector.ts'
 
 export interface HandshakeSettings {
   /** Path and query. */

@@ -12,11 +12,11 @@ import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { ClientResponse, sendableReason } from './client-response.ts'
 import { failureOf } from './failures.ts'
-import { dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
+import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { shakeHands, type HandshakeOwner } from './handshake.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
 import { requestHead } from './request-head.ts'
-import { interimFields, responseHead } from './response-head.ts'
+import { interimFields } from './response-head.ts'
 import { RetryRules } from './retry-rules.ts'
 import { SocketPair } from './socket-pair.ts'
 import { gatewaysChoice } from './token-protocol.ts'
@@ -234,17 +234,10 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
   }
 
   #head (response: IncomingMessage) {
-    const { names, corsEnabled, viaPseudonym } = this.#context
-    const { prefix, knownPrefixes, policy } = this.#target
-    return responseHead(response.rawHeaders, names, {
+    return answerHead(response.rawHeaders, this.#context, this.#target, {
       status: response.statusCode ?? 0,
       method: 'GET',
       instance: this.#attempt!.instance,
-      prefix,
-      knownPrefixes,
-      rewriteLocation: policy.rewriteLocation,
-      corsEnabled,
-      viaPseudonym,
       replyHeaders: this.#reply.getHeaders() as Record<string, string>,
       canChunk: true
     })
