@@ -57,9 +57,16 @@ export async function buildHealth (t: Test, options: HealthPluginOptions & { pre
     add (port: number, rest: Partial<Registration> = {}): Instance {
       return app.registry.register({ name: 'planner', host: '127.0.0.1', port, ...rest }).instance
     },
-    /** Answers each probe under way. */
+    /** Answers so many of the probes under way, in the order in which they began. */
     async answer (...outcomes: ProbeOutcome[]) {
       for (const outcome of outcomes) await calls.shift()!.answer(outcome)
+    },
+    /** Answers one probe after the other, a second passing before each. */
+    async answerEachSecond (...outcomes: ProbeOutcome[]) {
+      for (const outcome of outcomes) {
+        clock.advance(1_000)
+        await calls.shift()!.answer(outcome)
+      }
     },
     /** Ends attempts at an instance with an outcome. */
     attempts (instance: Instance, times: number, outcome: AttemptOutcome, status = 0) {
@@ -70,4 +77,12 @@ export async function buildHealth (t: Test, options: HealthPluginOptions & { pre
       }
     }
   }
+}
+
+/** As buildHealth(), with one instance, whose first probe is under way. */
+export async function watchOne (t: Test, options: HealthPluginOptions = {}) {
+  const health = await buildHealth(t, options)
+  const instance = health.add(8_501)
+  await health.app.ready()
+  return { ...health, instance }
 }

@@ -3,7 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { isHealthy, stateOf } from '../../src/fleet/instance.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
-import { buildHealth } from '../helpers/health-app.ts'
+import { buildHealth, watchOne } from '../helpers/health-app.ts'
 
 t.test('every instance is probed at once: those that are there, and each that comes', async t => {
   const s = await buildHealth(t)
@@ -19,9 +19,7 @@ t.test('every instance is probed at once: those that are there, and each that co
 })
 
 t.test('an instance that is up is probed each interval', async t => {
-  const s = await buildHealth(t, { interval: '4s' })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { interval: '4s' })
   await s.answer('ok')
 
   s.clock.advance(3_900)
@@ -34,9 +32,7 @@ t.test('an instance that is up is probed each interval', async t => {
 })
 
 t.test('intervals are shortened at random, the first by more, so that instances drift apart', async t => {
-  const s = await buildHealth(t, { random: () => 0.999_9 })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { random: () => 0.999_9 })
 
   await s.answer('ok')
   s.clock.advance(5_000)
@@ -49,9 +45,7 @@ t.test('intervals are shortened at random, the first by more, so that instances 
 })
 
 t.test('of one that failed a probe the verdict takes two seconds more, not two intervals; a good probe ends the hurry', async t => {
-  const s = await buildHealth(t)
-  const instance = s.add(8_501)
-  await s.app.ready()
+  const { instance, ...s } = await watchOne(t)
   await s.answer('ok')
   s.clock.advance(10_000)
 
@@ -64,10 +58,7 @@ t.test('of one that failed a probe the verdict takes two seconds more, not two i
   t.equal(s.calls.length, 0, 'a good one: there is time again')
   s.clock.advance(100)
   await s.answer('refused')
-  for (let probes = 0; probes < 2; probes++) {
-    s.clock.advance(1_000)
-    await s.answer('refused')
-  }
+  await s.answerEachSecond('refused', 'refused')
 
   t.equal(stateOf(instance), 'down')
 })
@@ -82,16 +73,13 @@ t.test('a new instance that does not answer is down two seconds after it came', 
   t.equal(s.calls.length, 0, 'hurry is not shortened by half, as first intervals are')
   s.clock.advance(200)
   await s.answer('refused')
-  s.clock.advance(1_000)
-  await s.answer('refused')
+  await s.answerEachSecond('refused')
 
   t.equal(stateOf(instance), 'down')
 })
 
 t.test('who is probed more often than every second keeps to that', async t => {
-  const s = await buildHealth(t, { interval: '200ms' })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { interval: '200ms' })
 
   await s.answer('refused')
   s.clock.advance(200)
@@ -140,9 +128,7 @@ t.test('instances that never answer hold up nobody else', async t => {
 t.test('a clock that is set back stops no probe', async t => {
   const clock = fakeClock()
   let now = 0
-  const s = await buildHealth(t, { clock: { ...clock, now: () => clock.now() + now } })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { clock: { ...clock, now: () => clock.now() + now } })
   await s.answer('ok')
 
   now = -3_600_000
@@ -152,9 +138,7 @@ t.test('a clock that is set back stops no probe', async t => {
 })
 
 t.test('an instance is never probed twice at once, however long it takes', async t => {
-  const s = await buildHealth(t, { interval: '1s' })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { interval: '1s' })
 
   s.clock.advance(60_000)
 
@@ -183,9 +167,7 @@ t.test('at most 64 probes are under way, and everybody gets a turn', async t => 
 })
 
 t.test('an instance that leaves is forgotten: its probe is given up and says nothing', async t => {
-  const s = await buildHealth(t, { unhealthyAfter: 1 })
-  const instance = s.add(8_501)
-  await s.app.ready()
+  const { instance, ...s } = await watchOne(t, { unhealthyAfter: 1 })
 
   s.registry.removeInstance('planner', instance.id)
   t.equal(s.calls[0]!.signal.aborted, true)

@@ -2,7 +2,7 @@
 import t from 'tap'
 import type { ProbeOutcome } from '../../plugins/health/index.ts'
 import { stateOf, type Instance } from '../../src/fleet/instance.ts'
-import { buildHealth } from '../helpers/health-app.ts'
+import { buildHealth, watchOne } from '../helpers/health-app.ts'
 
 t.test('an agent overrides settings one by one', async t => {
   const s = await buildHealth(t, { path: '/status', timeout: 500, unhealthyAfter: 7 })
@@ -20,9 +20,7 @@ t.test('an agent overrides settings one by one', async t => {
 })
 
 t.test('new settings take effect at once, or not at all', async t => {
-  const s = await buildHealth(t, { interval: '1h' })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { interval: '1h' })
   await s.answer('ok')
   s.clock.advance(5_000)
 
@@ -39,9 +37,7 @@ t.test('new settings take effect at once, or not at all', async t => {
 })
 
 t.test('an agent\'s new policy takes effect before its old interval is over', async t => {
-  const s = await buildHealth(t, { interval: '1h' })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { interval: '1h' })
   await s.answer('ok')
 
   s.add(8_501, { policy: { health: { interval: 2_000 } } })
@@ -82,9 +78,7 @@ t.test('a new path is asked at once; the verdict stays until that has answered o
 })
 
 t.test('a new path in an agent\'s policy is asked within a second', async t => {
-  const s = await buildHealth(t, { interval: '1h' })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { interval: '1h' })
   await s.answer('ok')
 
   s.add(8_501, { policy: { health: { path: '/up' } } })
@@ -94,9 +88,7 @@ t.test('a new path in an agent\'s policy is asked within a second', async t => {
 })
 
 t.test('a new timeout ends the probe that waits by the old one; new thresholds count for what is under way', async t => {
-  const s = await buildHealth(t, { timeout: '1h' })
-  const instance = s.add(8_501)
-  await s.app.ready()
+  const { instance, ...s } = await watchOne(t, { timeout: '1h' })
 
   s.reconfigure({ timeout: '1s' })
   t.equal(s.calls[0]!.signal.aborted, true)

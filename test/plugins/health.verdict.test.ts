@@ -3,19 +3,15 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import type { Probe } from '../../plugins/health/index.ts'
 import { isHealthy, stateOf } from '../../src/fleet/instance.ts'
-import { buildHealth } from '../helpers/health-app.ts'
+import { buildHealth, watchOne } from '../helpers/health-app.ts'
 
 t.test('three failures in a row are down, two successes in a row up; the log has each change once', async t => {
-  const s = await buildHealth(t)
-  const instance = s.add(8_501)
-  await s.app.ready()
+  const { instance, ...s } = await watchOne(t)
 
   await s.answer('refused')
-  s.clock.advance(1_000)
-  await s.answer('timeout')
-  s.clock.advance(1_000)
+  await s.answerEachSecond('timeout')
   t.equal(stateOf(instance), 'up')
-  await s.answer('bad')
+  await s.answerEachSecond('bad')
   t.equal(stateOf(instance), 'down')
   for (const outcome of ['refused', 'ok', 'ok'] as const) {
     s.clock.advance(1_000)
@@ -31,9 +27,7 @@ t.test('three failures in a row are down, two successes in a row up; the log has
 })
 
 t.test('busy is not dead: a timeout does not count while requests make progress, a refused connection does', async t => {
-  const s = await buildHealth(t, { unhealthyAfter: 1 })
-  const instance = s.add(8_501)
-  await s.app.ready()
+  const { instance, ...s } = await watchOne(t, { unhealthyAfter: 1 })
   const attempt = s.upstream.begin(instance)
 
   s.clock.advance(1_000)
@@ -44,10 +38,7 @@ t.test('busy is not dead: a timeout does not count while requests make progress,
   await s.answer('timeout')
   t.equal(stateOf(instance), 'down', 'no progress since this probe began')
 
-  s.clock.advance(1_000)
-  await s.answer('ok')
-  s.clock.advance(1_000)
-  await s.answer('ok')
+  await s.answerEachSecond('ok', 'ok')
   s.clock.advance(10_000)
   s.upstream.progress(attempt)
   await s.answer('refused')
@@ -61,9 +52,7 @@ t.test('a probe that throws is a bad answer, and the next is due as always', asy
     if (count % 2 === 1) throw new Error('at once')
     return Promise.reject(new Error('later'))
   }) as Probe
-  const s = await buildHealth(t, { probe: failing, unhealthyAfter: 2 })
-  s.add(8_501)
-  await s.app.ready()
+  const s = await watchOne(t, { probe: failing, unhealthyAfter: 2 })
   await nextTurn()
   s.clock.advance(10_000)
   await nextTurn()
