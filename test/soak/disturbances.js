@@ -121,7 +121,7 @@ export async function registrar (soak) {
       // Once its request is at the agent, an agent may be gone.
       const { status } = await ask(gateway, 'DELETE', `/registry/${name}`)
       const result = await pending
-      if (result.status !== 404) judge(soak, result, { agents: [], answerBytes })
+      if (result.status !== 404) judge(soak, result, { answerBytes })
       if (status !== 200) ledger.fault('wrong', `deregistering ${name}: ${status}`)
       const gone = await ask(gateway, 'GET', `/api/${name}/`)
       if (gone.status !== 404) ledger.fault('wrong', `${name} was deregistered and answers ${gone.status}`)
