@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { Readable } from 'node:stream'
+import { setTimeout as pause } from 'node:timers/promises'
 import { createComparison, pieces } from './pattern.js'
 
 const idempotent = new Set(['GET', 'HEAD', 'PUT', 'DELETE'])
@@ -73,7 +74,7 @@ export function exchange ({ gateway, pool }, { id, method = 'GET', path, headers
 
 async function * slowly (chunks, gapMs) {
   for (const chunk of chunks) {
-    await new Promise(resolve => { setTimeout(resolve, gapMs) })
+    await pause(gapMs)
     yield chunk
   }
 }
