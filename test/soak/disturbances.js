@@ -109,8 +109,7 @@ export async function registrar (soak) {
       else {
         await soak.pause(random.integer(0, 300))
         const { status: left } = await ask(gateway, 'DELETE', `/registry/pool/instances/${instance.id}${random.chance(0.6) ? '?drain=true' : ''}`)
-        // Another one of us may have been faster.
-        if (left !== 200 && left !== 404) ledger.fault('wrong', `deregistering ${name}: ${left}`)
+        if (left !== 200) ledger.fault('wrong', `deregistering ${name}: ${left}`)
       }
     } else {
       const name = `moment-${random.integer(0, 1e9)}`
