@@ -4,6 +4,7 @@
 import { balancerProblems } from './agent-rules.ts'
 import type { FleetConfigInput } from './config.ts'
 import { allowedHostProblem, hostProblem, isAddressRange } from './fleet/address.ts'
+import { balancerPolicies } from './fleet/balancers.ts'
 import type { OptionError } from './options.ts'
 
 type Section<Key extends keyof FleetConfigInput> = NonNullable<FleetConfigInput[Key]>
@@ -20,7 +21,7 @@ export function sectionProblems (config: FleetConfigInput, isSound: (path: strin
   if (cors !== undefined && isSound('cors')) problems.push(...corsProblems(cors))
   if (registry !== undefined && isSound('registry')) problems.push(...allowedHostProblems(registry.allowedHosts ?? []))
   if (isSound('balancer')) {
-    const { policy = 'round-robin' } = balancer
+    const { policy = balancerPolicies[0] } = balancer
     problems.push(...balancerProblems(balancer, policy, 'balancer'), ...agentBalancerProblems(config.agents, policy, isSound))
   }
   return problems

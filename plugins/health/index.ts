@@ -108,8 +108,9 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     const agent = registry.find(instance.agent)
     if (agent === undefined) return
     const change = recordAttempt(agent, attempt, clock.now())
-    if (change !== null) upstream.reconsider(agent.name)
-    if (change !== null && prober.watches(instance)) tell(instance, change, attemptReason(attempt))
+    if (change === null) return
+    if (prober.watches(instance)) tell(instance, change, attemptReason(attempt))
+    upstream.reconsider(agent.name)
   })
 
   fastify.decorate('health', {

@@ -2,6 +2,7 @@
  * `fleet-gateway deregister NAME [ADDRESS]`: takes an agent, or one instance of it, out of the fleet.
  */
 import type { Command } from 'commander'
+import { authorityOf } from '../fleet/instance.ts'
 import { DeregisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, fleetOf, integer, jsonOption, withExamples, type Address } from './command.ts'
@@ -45,12 +46,14 @@ async function deregister (name: string, at: Address | undefined, flags: Deregis
   if (host !== undefined && port === undefined) throw new CommandError('--host needs --port', exitCodes.wrongUsage)
   if (drain && instance === undefined) throw new CommandError(`--drain needs --instance; "${io.self} agents ${name}" lists the ids`, exitCodes.wrongUsage)
   const one = at ?? (port === undefined ? undefined : { port, ...(host !== undefined && { host }) })
-  const { answer, url } = await withClient(flags, io, async client => ({ answer: await client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain), DeregisteredShape), url: client.target.url }))
-  if (flags.json) return printJson(io, answer)
-  const which = one === undefined ? instance : `${one.host ?? 'localhost'}:${one.port}`
-  const { message, note } = legible(answer)
-  print(io, `${message}${which === undefined || message.includes(which) ? '' : `: ${which}`} (gateway ${url})`)
-  if (note !== undefined) print(io, note)
+  await withClient(flags, io, async client => {
+    const answer = await client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain), DeregisteredShape)
+    if (flags.json) return printJson(io, answer)
+    const which = one === undefined ? instance : authorityOf(one.host ?? 'localhost', one.port)
+    const { message, note } = legible(answer)
+    print(io, `${message}${which === undefined || message.includes(which) ? '' : `: ${which}`} (gateway ${client.target.url})`)
+    if (note !== undefined) print(io, note)
+  })
 }
 
 function pathOf (name: string, one: Address | undefined, instance: string | undefined, drain: boolean): string {

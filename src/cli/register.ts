@@ -62,11 +62,13 @@ async function register (name: string, at: Address | undefined, flags: RegisterF
   }
   const { protocol, alias: aliases, ttl, weight, timeout, healthPath, metadata } = flags
   const body = { name, host, port, protocol, aliases, ttl, weight, timeout, metadata, ...(healthPath !== undefined && { health: { path: healthPath } }) }
-  const { registered, url } = await withClient(flags, io, async client => ({ registered: await client.send<Registered>('POST', '/registry/register', RegisteredShape, body), url: client.target.url }))
-  if (flags.json) return printJson(io, registered)
-  const { message, name: called, instance, lease } = legible(registered)
-  print(io, `${message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${url})`)
-  if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${called}/instances/${instance.id}`)
+  await withClient(flags, io, async client => {
+    const registered = await client.send<Registered>('POST', '/registry/register', RegisteredShape, body)
+    if (flags.json) return printJson(io, registered)
+    const { message, name: called, instance, lease } = legible(registered)
+    print(io, `${message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${client.target.url})`)
+    if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${called}/instances/${instance.id}`)
+  })
 }
 
 /** The API takes durations and bare numbers of seconds; which text is neither, it says itself. */

@@ -27,8 +27,11 @@ export interface Target {
 /** The file that is looked for in the current folder. */
 export const defaultFile = 'fleet.yaml'
 
+const defaultHost = '127.0.0.1'
+const defaultPort = 9001
+
 /** Where a gateway is when nobody says otherwise. */
-export const defaultUrl = 'http://127.0.0.1:9001'
+export const defaultUrl = `http://${defaultHost}:${defaultPort}`
 
 /** @throws CommandError when the address is no URL, or a source of the token is no good */
 export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFlags, io: CommandIo): Promise<Target> {
@@ -40,7 +43,7 @@ export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFl
   const file = keys.length === 0 ? {} : await readForClient(fleet, keys, io)
   const token = given ?? await foundToken(file.auth, stateDirOf(file, fleet))
   if (address !== undefined) return { ...address, token }
-  const { host = '127.0.0.1', port = 9001, from } = listenerOf({}, env, file)
+  const { host = defaultHost, port = defaultPort, from } = listenerOf({}, env, file)
   return { url: `http://${reachable(host)}:${port}`, urlFrom: from, token }
 }
 
@@ -68,7 +71,7 @@ function givenUrl (flag: string | undefined, { FLEET_URL }: CommandIo['env']): P
 function checkedUrl (text: string, from: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined
   if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:') || url.hostname === '') {
-    throw new CommandError(`${from} must be an address such as http://127.0.0.1:9001${text.includes('@') ? '' : ` (got "${text}")`}`, exitCodes.wrongUsage)
+    throw new CommandError(`${from} must be an address such as ${defaultUrl}${text.includes('@') ? '' : ` (got "${text}")`}`, exitCodes.wrongUsage)
   }
   if (url.username !== '' || url.password !== '') throw new CommandError(`${from} must not hold a password: give the token with FLEET_SECRET`, exitCodes.wrongUsage)
   return url.origin + url.pathname.replace(/\/+$/, '')

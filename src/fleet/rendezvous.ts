@@ -10,6 +10,10 @@ import { roundRobin } from './round-robin.ts'
 /** How `hashOn` is written: names are tokens (RFC 9110 §5.6.2, RFC 6265 §4.1.1). */
 export const hashOnPattern = /^(?:address|(?:header|cookie):[!#$%&'*+.^_`|~0-9A-Za-z-]+)$/
 
+/** Where FNV-1a begins, and another place, so that an instance's two numbers have nothing to do with each other. */
+const fnvOffset = 0x811c9dc5
+const otherOffset = 0x9e3779b9
+
 /** @param hashOn `address`, `header:NAME` or `cookie:NAME`: what tells clients apart, and otherwise the address does */
 export function rendezvous (hashOn: string): Balancer {
   const keyOf = keyReader(hashOn)
@@ -21,7 +25,7 @@ export function rendezvous (hashOn: string): Balancer {
       const { instances } = agent
       let seeds = known.get(instances)
       if (seeds === undefined) known.set(instances, seeds = seedsOf(instances))
-      const client = hash(key, 0x811c9dc5)
+      const client = hash(key, fnvOffset)
       let best: Instance | undefined
       let shortest = Infinity
       for (let index = 0; index < instances.length; index++) {
@@ -67,7 +71,7 @@ function cookieOf (cookies: string, name: string): string {
 
 /** Two numbers for each instance, made of its id alone. */
 function seedsOf (instances: readonly Instance[]): Uint32Array {
-  return Uint32Array.from(instances.flatMap(({ id }) => [hash(id, 0x811c9dc5), hash(id, 0x9e3779b9)]))
+  return Uint32Array.from(instances.flatMap(({ id }) => [hash(id, fnvOffset), hash(id, otherOffset)]))
 }
 
 /** 32 bits of a text (FNV-1a, and mixed). Every gateway has to agree on them, also one of the next version. */

@@ -116,6 +116,8 @@ t.test('register and deregister', async t => {
   t.match(await ask('deregister', 'p', '--host', '127.0.0.1', '--port', String(port + 1)), { code: 1, stderr: /has no such instance/ })
   const [{ id }] = gateway.registry.get('planner').instances as unknown as [{ id: string }]
   t.match(await json('deregister', 'planner', '--instance', id, '--drain'), { message: `draining ${id} of planner` })
+  t.match(await ask('register', 'coder', '[::1]:9002'), { code: 0, stdout: /at http:\/\/\[::1\]:9002 / })
+  t.match(await ask('deregister', 'coder', '[::1]:9002'), { code: 0, stdout: `deregistered coder: [::1]:9002 (gateway ${gateway.origin})\n` })
   t.match(await ask('deregister', 'coder'), { code: 0, stdout: `deregistered coder (gateway ${gateway.origin})\n` })
   t.match(await ask('deregister', 'coder'), { code: 1, stderr: /No agent is registered as "coder"/ })
 })

@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, buildGateway, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
-import { deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
+import { closed, deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 
 /** A gateway that tells of its instances' changes. */
@@ -369,11 +369,6 @@ t.test('a client that leaves a probe on demand takes nothing with it', async t =
   t.match(await other, { outcome: 'ok' })
   t.match(await (async () => { const reply = probeRequest(gateway); await once(agent.server, 'request'); held[1]!.end(); return (await reply).json() })(), { ok: true })
 })
-
-/** Resolves when the connection is over, in whatever way. */
-async function closed (socket: Socket): Promise<void> {
-  if (!socket.closed) await new Promise(resolve => socket.once('close', resolve))
-}
 
 t.test('closing the gateway ends a probe on demand and its connection', async t => {
   let asked = () => {}

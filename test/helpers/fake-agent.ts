@@ -92,3 +92,8 @@ export async function deadPort (): Promise<number> {
   await once(server, 'close')
   return port
 }
+
+/** Resolves when the connection is over, in whatever way. */
+export async function closed (socket: Socket): Promise<void> {
+  if (!socket.closed) await new Promise(resolve => socket.once('close', resolve))
+}

@@ -6,6 +6,7 @@
 import { openSync, writeSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { once } from 'node:events'
+import { setTimeout as pause } from 'node:timers/promises'
 import { WebSocketServer } from 'ws'
 import { createComparison, pieces } from './pattern.js'
 import { randomFrom } from './random.js'
@@ -66,8 +67,6 @@ const writable = response => new Promise(resolve => {
   }
   response.on('drain', go).on('close', go)
 })
-
-const pause = ms => new Promise(resolve => { setTimeout(resolve, ms) })
 
 function sendEvents (name, id, response, everyMs) {
   response.writeHead(200, { 'content-type': 'text/event-stream', 'x-soak-id': id, 'x-soak-instance': name })

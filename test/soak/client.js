@@ -2,9 +2,12 @@
 import { once } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { Readable } from 'node:stream'
+import { setTimeout as pause } from 'node:timers/promises'
 import { createComparison, pieces } from './pattern.js'
 
 const idempotent = new Set(['GET', 'HEAD', 'PUT', 'DELETE'])
+/** The gateway keeps no more of a body to send it again (`retry.maxBodyBytes`). */
+const mostRepeatedBytes = 64 * 1024
 
 export const createPool = () => new Agent({ keepAlive: true, maxSockets: 64 })
 
@@ -71,36 +74,36 @@ export function exchange ({ gateway, pool }, { id, method = 'GET', path, headers
 
 async function * slowly (chunks, gapMs) {
   for (const chunk of chunks) {
-    await new Promise(resolve => { setTimeout(resolve, gapMs) })
+    await pause(gapMs)
     yield chunk
   }
 }
 
 /**
  * Says what is wrong with an outcome, if anything is.
- * @param asked what of the answer is known beforehand: `answerBytes`, `bytes` sent, the `agents` whose instances may have caused a failure
+ * @param asked what of the answer is known beforehand: `answerBytes`, `bytes` sent, the names of `mortal` instances that may have caused a failure
  */
-export function judge ({ ledger, fleet }, result, { agents, answerBytes = 0, bytes = 0, repeatable = bytes <= 64 * 1024, agentMayReset = false, expected = 200 }) {
+export function judge ({ ledger, fleet }, result, { mortal = [], answerBytes = 0, bytes = 0, agentMayReset = false }) {
   const { id, method, status, headers, complete, error, body, text } = result
   const what = `${id} ${method} ${result.path}: ${status} ${error} ${text}`.trim()
-  const safe = (idempotent.has(method) || id.startsWith('keyed')) && repeatable
-  const disturbed = fleet.wasDisturbed(agents, result.startedAt - 50)
+  const safe = (idempotent.has(method) || id.startsWith('keyed')) && bytes <= mostRepeatedBytes
+  const instanceDied = fleet.wasDown(mortal, result.startedAt)
   ledger.count('requests')
   if (status === 0 || (status >= 500 && headers['x-soak-instance'] === undefined)) {
     if (safe) ledger.fault('failed', what)
-    else if (disturbed || agentMayReset) ledger.count('failed, not to be repeated')
+    else if (instanceDied || agentMayReset) ledger.count('failed, not to be repeated')
     else ledger.fault('wrong', `${what} (nothing was disturbed)`)
     return
   }
-  if (headers['x-request-id'] !== id || headers['x-soak-id'] !== id) return ledger.fault(status === expected ? 'foreign' : 'wrong', `${what} answered for ${headers['x-soak-id']} ${headers['x-request-id']}`)
+  if (headers['x-request-id'] !== id || headers['x-soak-id'] !== id) return ledger.fault(status === 200 ? 'foreign' : 'wrong', `${what} answered for ${headers['x-soak-id']} ${headers['x-request-id']}`)
   if (!body.equal) return ledger.fault('foreign', `${what}: the body is another's`)
   if (!complete) {
-    if (disturbed) ledger.count('cut, instance died')
+    if (instanceDied) ledger.count('cut, instance died')
     else ledger.fault('broken', `${what}: cut after ${body.bytes} of ${answerBytes} bytes`)
     return
   }
   if (method !== 'HEAD' && body.bytes !== answerBytes) return ledger.fault('truncated', `${what}: ${body.bytes} of ${answerBytes} bytes`)
-  if (status !== expected) return ledger.fault('wrong', what)
+  if (status !== 200) return ledger.fault('wrong', what)
   const received = headers['x-soak-received']
   if (received !== undefined && received !== `${bytes} true`) ledger.fault('truncated', `${what}: the agent got "${received}" of ${bytes} bytes`)
 }

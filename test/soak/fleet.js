@@ -30,14 +30,20 @@ const mortal = ['alpha-0', 'alpha-1', 'alpha-2', 'beta-0', 'beta-1', 'nomad']
 /** All in one process that stays. */
 const lasting = ['gamma-0', 'steady-0', 'stale-0', 'stale-1', 'pool-0', 'pool-1', 'pool-2']
 
+/** Each agent, and what the names of those of its instances begin with that are killed. */
+export const mortalOf = { alpha: ['alpha'], beta: ['beta', 'nomad'], gamma: ['gamma', 'nomad'], stale: [], pool: [], steady: [] }
+
+/** What happened so shortly before a request may have met its connection. */
+const aftermathMs = 50
+
 export async function startFleet ({ folder, random }) {
   const names = [...mortal, ...lasting]
   const ports = await freePorts(names.length)
   const portOf = Object.fromEntries(names.map((name, index) => [name, ports[index]]))
   const processes = new Map()
   const records = []
-  /** Per instance: when it was down, [from, to] of a monotonic clock. */
-  const downs = new Map(names.map(name => [name, []]))
+  /** Of each instance that was down: until when, of a monotonic clock; Infinity while it is. */
+  const downUntil = new Map()
   const busy = new Set()
   let runs = 0
 
@@ -55,30 +61,31 @@ export async function startFleet ({ folder, random }) {
     mortal,
     portOf,
     records,
-    /** Whether one of the instances was down, or came or went, at some time since `from`. */
-    wasDisturbed: (prefixes, from) => [...downs].some(([name, times]) => prefixes.some(prefix => name.startsWith(prefix)) && times.some(([, to]) => to >= from)),
-    /** Runs `task` while nobody else disturbs these agents; false when somebody does already. */
+    /** Whether an instance with such a name was down when something began, or since; just this one, when one is named. */
+    wasDown: (prefixes, beganAt, instance = '') => [...downUntil].some(([name, until]) => {
+      return prefixes.some(prefix => name.startsWith(prefix)) && (instance === '' || name === instance) && until >= beganAt - aftermathMs
+    }),
+    /** Runs `task` while nobody else disturbs these agents, and not at all when somebody does already. */
     async disturb (agents, task) {
-      if (agents.some(agent => busy.has(agent))) return false
+      if (agents.some(agent => busy.has(agent))) return
       for (const agent of agents) busy.add(agent)
       try {
         await task()
       } finally {
         for (const agent of agents) busy.delete(agent)
       }
-      return true
     },
     /** Ends the instance's process. */
     async kill (name, signal) {
       const child = processes.get(name)
-      downs.get(name).push([performance.now(), Infinity])
+      downUntil.set(name, Infinity)
       const exited = once(child, 'exit')
       child.kill(signal)
       await exited
     },
     async revive (name) {
       await start(name)
-      downs.get(name).at(-1)[1] = performance.now()
+      downUntil.set(name, performance.now())
     },
     end () {
       for (const child of new Set(processes.values())) child.kill('SIGKILL')

@@ -38,15 +38,14 @@ export async function startGateway ({ main, folder }) {
     port: Number(new URL(origin).port),
     pid: child.pid,
     faults,
-    log: () => log,
+    /** How many files it has open, and how many of them are sockets. */
     descriptors,
-    /** Memory after a collection, timers, the longest pause of the event loop since the last reset, open sockets. */
+    /** Memory after a collection, timers, the longest pause of the event loop since the last reset; NaN of a process that has ended. */
     async figures ({ reset = false } = {}) {
-      if (child.exitCode !== null || child.signalCode !== null) return { rssMiB: NaN, heapMiB: NaN, timers: NaN, sockets: NaN, pauseMs: NaN }
-      child.send({ reset })
+      if (child.connected) child.send({ reset })
       for (;;) {
-        const [{ figures }] = await Promise.race([once(child, 'message'), exited.then(() => [{ figures: { rssMiB: NaN } }])])
-        if (figures !== undefined) return { ...figures, ...await descriptors() }
+        const [{ figures }] = await Promise.race([once(child, 'message'), exited.then(() => [{ figures: { rssMiB: NaN, heapMiB: NaN, timers: NaN, pauseMs: NaN } }])])
+        if (figures !== undefined) return figures
       }
     },
     signal: name => child.kill(name),

@@ -1,7 +1,8 @@
-/** Parts of the soak that stay: event streams and WebSockets. One that breaks must have had a reason: its instance was disturbed. */
+/** Parts of the soak that stay: event streams and WebSockets. One that breaks must have had a reason: its instance was down. */
 import { request as httpRequest } from 'node:http'
 import { once } from 'node:events'
 import { WebSocket } from 'ws'
+import { mortalOf } from './fleet.js'
 import { pieces } from './pattern.js'
 
 const agents = ['steady', 'steady', 'pool', 'alpha', 'beta', 'gamma']
@@ -48,7 +49,7 @@ export async function eventStreams (soak) {
     if (ending === '') await Promise.race([over, soak.pause(stays)])
     ledger.count('event streams')
     if (disordered) ledger.fault('foreign', `${id}: an event is missing, twice, or another's`)
-    if (ending !== '' && !explained(fleet, agent, instance, begun)) ledger.fault('broken', `${id} of ${agent} (${instance}) after ${next} events: ${ending}`)
+    if (ending !== '' && !fleet.wasDown(mortalOf[agent], begun, instance)) ledger.fault('broken', `${id} of ${agent} (${instance}) after ${next} events: ${ending}`)
     else if (ending === '' && next === 0 && instance === '') ledger.fault('broken', `${id} of ${agent}: nothing came in ${patienceMs} ms`)
     ending = 'by us'
     outgoing.destroy()
@@ -88,7 +89,7 @@ export async function webSockets (soak) {
       }
     }
     ledger.count('WebSockets')
-    if (ending !== '' && !explained(fleet, agent, instance, begun)) ledger.fault('broken', `${id} of ${agent} (${instance}): ${ending}`)
+    if (ending !== '' && !fleet.wasDown(mortalOf[agent], begun, instance)) ledger.fault('broken', `${id} of ${agent} (${instance}): ${ending}`)
     const byUs = ending === ''
     ending ||= 'by us'
     if (byUs && random.chance(0.7)) socket.close(1000)
@@ -96,10 +97,4 @@ export async function webSockets (soak) {
     await closed
     await soak.pause(random.integer(0, 100))
   }
-}
-
-/** Whether the stream's instance was disturbed; before it had one, whether any of the agent's was. */
-function explained (fleet, agent, instance, since) {
-  if (agent === 'steady' || agent === 'pool') return false
-  return fleet.wasDisturbed(instance === '' ? [agent, ...(agent === 'alpha' ? [] : ['nomad'])] : [instance], since - 50)
 }

@@ -2,41 +2,35 @@
 import { connect } from 'node:net'
 import { once } from 'node:events'
 import { exchange, judge } from './client.js'
+import { mortalOf } from './fleet.js'
 
 const KiB = 1024
-const places = {
-  '/api/alpha': ['alpha'],
-  '/api/beta': ['beta', 'nomad'],
-  '/api/gamma': ['gamma', 'nomad'],
-  '/api/stale': [],
-  '/api/pool': [],
-  '/api/steady': []
-}
+const agents = Object.keys(mortalOf)
 
 /** Requests of each kind, whole answers. */
 export async function smallRequests (soak) {
   const { random, ledger } = soak
   while (!soak.over()) {
-    const place = random.pick(Object.keys(places))
+    const agent = random.pick(agents)
     const kind = random.pick(['get', 'get', 'get', 'put', 'delete', 'post', 'post', 'keyed', 'head'])
     const id = ledger.id(kind)
     const bytes = ['put', 'post', 'keyed'].includes(kind) ? random.integer(1, 60 * KiB) : 0
     const answerBytes = random.integer(0, 40 * KiB)
-    const failing = place === '/api/alpha' && random.chance(0.4) ? `&failing=alpha-${random.integer(0, 2)}&status=${random.pick([0, 502, 503])}` : ''
+    const failing = agent === 'alpha' && random.chance(0.4) ? `&failing=alpha-${random.integer(0, 2)}&status=${random.pick([0, 502, 503])}` : ''
     const query = `bytes=${answerBytes}${random.chance(0.4) ? '&chunked' : ''}${random.chance(0.3) ? `&delay=${random.integer(1, 200)}` : ''}${failing}`
     const chunked = bytes > 0 && random.chance(0.3)
     const result = await exchange(soak, {
       id,
       method: kind === 'keyed' ? 'POST' : kind.toUpperCase(),
-      path: `${place}/echo?${query}`,
+      path: `/api/${agent}/echo?${query}`,
       headers: kind === 'keyed' ? { 'idempotency-key': id } : {},
       bytes,
       chunked
     })
     // One of the two that may be asked was told to fail, and the other killed: nothing is left then. And nobody repeats a POST for us.
     const told = failing !== '' && result.status >= 500
-    if (told && (kind === 'post' || soak.fleet.wasDisturbed(['alpha'], result.startedAt - 50))) ledger.count('requests')
-    else judge(soak, result, { agents: places[place], answerBytes: kind === 'head' ? 0 : answerBytes, bytes, agentMayReset: place === '/api/stale' || failing !== '' })
+    if (told && (kind === 'post' || soak.fleet.wasDown(mortalOf.alpha, result.startedAt))) ledger.count('requests')
+    else judge(soak, result, { mortal: mortalOf[agent], answerBytes: kind === 'head' ? 0 : answerBytes, bytes, agentMayReset: agent === 'stale' || failing !== '' })
     await soak.pause(random.integer(0, 30))
   }
 }
@@ -45,15 +39,15 @@ export async function smallRequests (soak) {
 export async function largeBodies (soak) {
   const { random, ledger } = soak
   while (!soak.over()) {
-    const place = random.pick(['/api/alpha', '/api/steady', '/api/gamma', '/api/pool'])
+    const agent = random.pick(['alpha', 'steady', 'gamma', 'pool'])
     const size = random.integer(100 * KiB, soak.largestBytes)
     const up = random.chance(0.5)
     const id = ledger.id(up ? 'put' : 'get')
     const result = await exchange(soak, {
-      id, method: up ? 'PUT' : 'GET', path: `${place}/large?bytes=${up ? 0 : size}${random.chance(0.5) ? '&chunked' : ''}`, bytes: up ? size : 0, chunked: random.chance(0.5)
+      id, method: up ? 'PUT' : 'GET', path: `/api/${agent}/large?bytes=${up ? 0 : size}${random.chance(0.5) ? '&chunked' : ''}`, bytes: up ? size : 0, chunked: random.chance(0.5)
     })
     ledger.count('MiB of large bodies', size / 2 ** 20)
-    judge(soak, result, { agents: places[place], answerBytes: up ? 0 : size, bytes: up ? size : 0 })
+    judge(soak, result, { mortal: mortalOf[agent], answerBytes: up ? 0 : size, bytes: up ? size : 0 })
     await soak.pause(random.integer(50, 300))
   }
 }
@@ -75,7 +69,7 @@ export async function slowClients (soak) {
       gapMs: kind === 'writer' ? gap : 0,
       readGapMs: kind === 'reader' ? gap : 0
     })
-    judge(soak, result, { agents: [], answerBytes: isUpload ? 0 : size, bytes: isUpload ? size : 0 })
+    judge(soak, result, { answerBytes: isUpload ? 0 : size, bytes: isUpload ? size : 0 })
     await soak.pause(random.integer(0, 100))
   }
 }
@@ -84,13 +78,13 @@ export async function slowClients (soak) {
 export async function aborts (soak) {
   const { random, ledger } = soak
   while (!soak.over()) {
-    const place = random.pick(Object.keys(places))
+    const agent = random.pick(agents)
     const up = random.chance(0.4)
     const bytes = up ? random.integer(1, 512 * KiB) : 0
     await exchange(soak, {
       id: ledger.id('aborted'),
       method: up ? 'PUT' : 'GET',
-      path: `${place}/${random.chance(0.2) ? 'events?every=20' : `echo?bytes=${random.integer(0, 512 * KiB)}&delay=${random.integer(0, 60)}&gap=${random.integer(0, 20)}`}`,
+      path: `/api/${agent}/${random.chance(0.2) ? 'events?every=20' : `echo?bytes=${random.integer(0, 512 * KiB)}&delay=${random.integer(0, 60)}&gap=${random.integer(0, 20)}`}`,
       bytes,
       gapMs: random.chance(0.5) ? random.integer(1, 20) : 0,
       abortOn: random.pick([undefined, 'at once', 'head', 'body']),
