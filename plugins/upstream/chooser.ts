@@ -5,7 +5,7 @@
 import type { Agent } from '../../src/fleet/agent.ts'
 import { isAmong, type Asker, type Balancer } from '../../src/fleet/balancer.ts'
 import { createBalancer } from '../../src/fleet/balancers.ts'
-import { isAvailable, isWanted, type Instance } from '../../src/fleet/instance.ts'
+import { hasPlace, isAvailable, type Instance } from '../../src/fleet/instance.ts'
 import type { BalancerOptions, ConcurrencyOptions } from './options.ts'
 
 /** What agents can override, one by one. */
@@ -60,7 +60,7 @@ export function createChooser (defaults: ChooserDefaults, random: () => number, 
     const untried = agent.instances.filter(instance => !isAmong(tried, instance))
     const healthy = untried.filter(instance => isAvailable(instance, now))
     const wanted = healthy.length > 0 ? healthy : untried.filter(({ runtime }) => !runtime.draining)
-    return wanted.length > 0 && !wanted.some(instance => isWanted(instance, capacity))
+    return wanted.length > 0 && !wanted.some(instance => hasPlace(instance, capacity))
   }
 
   return {

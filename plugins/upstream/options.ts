@@ -1,9 +1,10 @@
 /** What may be configured of how instances are chosen, and of how much they take. Agents override these one by one; bounds and words are in src/agent-options.ts, for both. */
 import { balancerRules, concurrencyRules } from '../../src/agent-options.ts'
+import { balancerPolicies } from '../../src/fleet/balancers.ts'
 import { Duration, Options, Type, type StaticDecode } from '../../src/options.ts'
 
 export const BalancerOptions = Options({
-  policy: balancerRules.policy({ default: 'round-robin' }),
+  policy: balancerRules.policy({ default: balancerPolicies[0] }),
   hashOn: balancerRules.hashOn({ default: 'address' }),
   slowStart: Duration({ default: '0s', ...balancerRules.slowStart })
 }, 'How the instance for a request is chosen among those that are available.')

@@ -2,7 +2,7 @@
  * What a balancer is, and who may be picked at all. Each policy is a file of its own beside this one; balancers.ts finds them by name.
  */
 import type { Agent } from './agent.ts'
-import { isAvailable, isWanted, type Instance } from './instance.ts'
+import { hasPlace, isAvailable, type Instance } from './instance.ts'
 
 /** Who asks: what a balancer may look at of a request. */
 export interface Asker {
@@ -33,7 +33,7 @@ export interface Balancer {
 
 /** Whether the instance may be picked: every balancer asks this, and nothing else. */
 export function mayTake (instance: Instance, { tried, now, panic, capacity }: Choice): boolean {
-  const isOpen = panic ? isWanted(instance, capacity) : isAvailable(instance, now, capacity)
+  const isOpen = panic ? hasPlace(instance, capacity) : isAvailable(instance, now, capacity)
   return isOpen && !isAmong(tried, instance)
 }
 

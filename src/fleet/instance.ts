@@ -126,7 +126,7 @@ export function isServing (instance: Instance): boolean {
 }
 
 /** Not draining and not full, whatever its health: the least that is asked of an instance. @param capacity the most attempts it may have under way */
-export function isWanted ({ runtime }: Instance, capacity: number): boolean {
+export function hasPlace ({ runtime }: Instance, capacity: number): boolean {
   return !runtime.draining && runtime.inFlight < capacity
 }
 
@@ -136,7 +136,7 @@ export function isWanted ({ runtime }: Instance, capacity: number): boolean {
  */
 export function isAvailable (instance: Instance, now: number, capacity = Infinity): boolean {
   const { health } = instance.runtime
-  if (!health.up || !isWanted(instance, capacity)) return false
+  if (!health.up || !hasPlace(instance, capacity)) return false
   return health.ejectedUntil === 0 || isDueForTrial(instance, now)
 }
 
