@@ -112,6 +112,8 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
     if (!response.headersSent) response.writeContinue()
     read.call(request, size)
   }
+  // The client did not wait: nothing of the body is left to come, for which Node would close the connection.
+  request.once('end', () => { (response as { _expect_continue?: boolean })._expect_continue = false })
 }
 
 /**

@@ -357,6 +357,15 @@ t.test('nothing behind an expectation that is refused in its turn reaches an age
   t.same(agent.requests.map(({ target }) => target), ['/first', '/other'])
 })
 
+t.test('a body that comes together with its expectation, behind another request, leaves the connection to the next request', async t => {
+  const { agent, gateway } = await planner(t)
+
+  const text = await rawRequest(t, gateway.port, `${get}\r\n${post}Expect: 100-continue\r\nContent-Length: 2\r\n\r\nhi${last}`)
+
+  t.same(readAnswers(text).map(({ status }) => status).filter(status => status !== 100), [200, 200, 200])
+  t.same(agent.requests.map(({ target }) => target), ['/x', '/x', '/last'])
+})
+
 t.test('hundreds of pipelined requests that change something cost one listener each', async t => {
   const agent = await fakeAgent(t, (request, response) => { request.resume(); response.end(request.url) })
   const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
