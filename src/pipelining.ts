@@ -21,21 +21,22 @@ function answerDue (socket: HttpSocket): ServerResponse | undefined {
  * ends before.
  */
 export function afterAnswers (socket: Socket, callback: () => void): void {
+  // After an upgrade Node has taken its own listeners off the socket. An error is told later than it happens: this one stays.
+  if (!socket.listeners('error').includes(ignore)) socket.on('error', ignore)
   const due = answerDue(socket)
   if (due === undefined) return socket.writable ? callback() : undefined
-  // After an upgrade Node has taken its own listeners off the socket.
   const relayDrain = () => { if (due.writableNeedDrain) due.emit('drain') }
-  const ignore = () => {}
-  socket.on('drain', relayDrain).on('error', ignore)
+  socket.on('drain', relayDrain)
   due.once('finish', () => { // Node's own listener came first: the next answer has its turn
     socket.off('drain', relayDrain)
     if (!socket.destroyed && socket.writable) {
       socket.setTimeout(0)
       afterAnswers(socket, callback)
     }
-    socket.off('error', ignore)
   })
 }
+
+function ignore (): void {}
 
 /** The answers of a connection that wait for their turn. */
 interface Line {

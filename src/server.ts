@@ -83,7 +83,9 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   }
   const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
-  const refuseExpectation = (_request: IncomingMessage, response: ServerResponse) => {
+  const refuseExpectation = (request: IncomingMessage, response: ServerResponse) => {
+    if (isBehindLast(request, response)) return
+    if (response.socket === null) joinLine(request, response) // what comes behind must see that this one closes
     answerProblem(response, new ExpectationFailedError('The only expectation that can be met is 100-continue'))
   }
   server.on('checkContinue', (request, response) => {
@@ -110,6 +112,8 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
     if (!response.headersSent) response.writeContinue()
     read.call(request, size)
   }
+  // The client did not wait: nothing of the body is left to come, for which Node would close the connection.
+  request.once('end', () => { (response as { _expect_continue?: boolean })._expect_continue = false })
 }
 
 /**

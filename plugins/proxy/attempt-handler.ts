@@ -26,7 +26,8 @@ export interface AttemptOwner {
 
 /** The most that is read of an answer nobody wants, to keep its connection. */
 const maxDrainBytes = 64 * 1024
-const maxDrainMs = 1_000
+/** The instance is busy with it meanwhile; not longer than the shortest pause before a retry there, which wants that place. */
+const maxDrainMs = 25
 
 export class AttemptHandler implements Dispatcher.DispatchHandler {
   readonly attempt: Attempt
@@ -60,10 +61,9 @@ export class AttemptHandler implements Dispatcher.DispatchHandler {
     this.#resume?.()
   }
 
-  /** The answer is not wanted: what is left of it is read and dropped, or the connection ended. The outcome was settled, and the place is free. */
+  /** The answer is not wanted: what is left of it is read and dropped, or the connection ended. The outcome was settled; the place is free then. */
   discard (): void {
     this.#discarding = true
-    this.#release()
     this.#timer = setTimeout(() => this.cancel('answered'), maxDrainMs)
   }
 

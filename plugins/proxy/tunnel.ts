@@ -129,7 +129,8 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
 
   endStream (): void {
     if (this.#pair !== null) return this.#pair.leave()
-    if (this.#over || this.#raw.headersSent) return
+    if (this.#over) return
+    if (this.#raw.headersSent) return this.#cut() // a refusal: Node's server has let go of the connection, so that nobody else would end it
     this.#settle('aborted')
     this.#giveUp?.()
     this.#fail(new DrainingError('The gateway is shutting down', { headers: { 'retry-after': '1' } }))

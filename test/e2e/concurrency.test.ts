@@ -375,6 +375,25 @@ t.test('a request keeps its place over the pause before its retry', async t => {
   t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
 })
 
+t.test('an instance that still sends an answer nobody wants keeps its place until that is over', async t => {
+  const [slow, other] = await Promise.all([holdingAgent(t), holdingAgent(t)])
+  const gateway = await start(t, { max: 1 }, slow, other)
+  const [instance] = gateway.registry.get('planner').instances
+
+  const reply = get(gateway, 'a')
+  await slow.arrived(1)
+  const { socket } = slow.held[0]!.request
+  const cut = once(socket, 'close')
+  socket.write('HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nno')
+  await other.arrived(1)
+
+  t.equal(instance!.runtime.inFlight, 1)
+  await cut
+  t.equal(instance!.runtime.inFlight, 0)
+  other.held[0]!.release()
+  t.equal(await textOf(reply), '/a')
+})
+
 t.test('a drain of the only instance tells who waits at once, and its end serves again', async t => {
   const agent = await holdingAgent(t)
   const gateway = await start(t, { max: 1, queue: 5, queueTimeout: '1h' }, agent)

@@ -402,6 +402,20 @@ t.test('after hints went to the client a handshake is repeated nowhere', async t
   t.equal((await finished).attempts.length, 1)
 })
 
+t.test('a refusal that never ends is cut off when streams are told to end', async t => {
+  const agent = await answering(t, 'HTTP/1.1 403 Forbidden\r\nContent-Length: 10\r\n\r\nno')
+  const gateway = await gatewayOf(t, [agent])
+  const client = await rawClient(t, gateway.port)
+  client.send(handshake())
+  await client.until(/no$/)
+
+  gateway.proxy.endStreams()
+
+  t.match(await client.closed(), /^HTTP\/1\.1 403 [^]*\r\n\r\nno$/)
+  t.equal(gateway.proxy.openStreams, 0)
+  t.equal(gateway.registry.get('chat').instances[0]!.runtime.inFlight, 0)
+})
+
 t.test('a handshake that is under way when streams are told to end gets 503, and holds nobody up', async t => {
   const silent = await rawAgent(t, () => {})
   const gateway = await gatewayOf(t, [silent])

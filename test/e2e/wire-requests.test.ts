@@ -337,6 +337,35 @@ t.test('pipelined requests reach agents one after the other as soon as one of th
   t.same(arrived.filter(target => target !== '/other'), ['/first', '/second', '/third', '/fourth'])
 })
 
+t.test('nothing behind an expectation that is refused in its turn reaches an agent', async t => {
+  const { agent, gateway } = await planner(t)
+  const client = await rawClient(t, gateway.port)
+  const first = new Promise<Socket>(resolve => {
+    agent.answer = (socket, { target }) => {
+      if (target === '/first') resolve(socket)
+      else socket.write(okAnswer)
+    }
+  })
+
+  client.send(`GET /api/planner/first HTTP/1.1\r\n${host}\r\n${get}Expect: wonders\r\n\r\n${get}\r\n`)
+  const socket = await first
+  // Had the third been let through, it would be here before an answer to somebody who asked later.
+  await rawRequest(t, gateway.port, `GET /api/planner/other HTTP/1.1\r\n${host}Connection: close\r\n\r\n`)
+  socket.write(okAnswer)
+
+  t.same(readAnswers(await client.closed()).map(({ status }) => status), [200, 417])
+  t.same(agent.requests.map(({ target }) => target), ['/first', '/other'])
+})
+
+t.test('a body that comes together with its expectation, behind another request, leaves the connection to the next request', async t => {
+  const { agent, gateway } = await planner(t)
+
+  const text = await rawRequest(t, gateway.port, `${get}\r\n${post}Expect: 100-continue\r\nContent-Length: 2\r\n\r\nhi${last}`)
+
+  t.same(readAnswers(text).map(({ status }) => status).filter(status => status !== 100), [200, 200, 200])
+  t.same(agent.requests.map(({ target }) => target), ['/x', '/x', '/last'])
+})
+
 t.test('hundreds of pipelined requests that change something cost one listener each', async t => {
   const agent = await fakeAgent(t, (request, response) => { request.resume(); response.end(request.url) })
   const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })

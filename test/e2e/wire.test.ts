@@ -168,6 +168,35 @@ t.test('a client that leaves with pipelined requests unanswered leaves none of t
   t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
 })
 
+t.test('a client that leaves with an upgrade behind two answers is an error nobody has to hear of', async t => {
+  const held = new Map<string | undefined, ServerResponse>()
+  let bothHere: () => void
+  const both = new Promise<void>(resolve => { bothHere = resolve })
+  const agent = await fakeAgent(t, (request, response) => {
+    held.set(request.url, response)
+    if (held.size === 2) bothHere()
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
+  const bothAnswered = new Promise<void>(resolve => {
+    let count = 0
+    gateway.facts.onFinished(() => { if (++count === 2) resolve() })
+  })
+  const client = await rawClient(t, gateway.port)
+  const request = (path: string) => `GET /api/planner/${path} HTTP/1.1\r\nHost: localhost\r\n`
+  client.send(`${request('a')}\r\n${request('b')}\r\n${request('c')}${upgrading}\r\n`)
+  await both
+  const settled = new Promise<void>(resolve => { gateway.upstream.onSettled(() => resolve()) })
+
+  client.socket.destroy()
+  held.get('/b')!.end('b')
+  await settled
+  held.get('/a')!.end('a') // the first write meets a client that is gone, the second fails at once
+  await bothAnswered
+
+  t.equal(gateway.facts.inFlight, 0)
+  t.same(agent.requests.length, 2)
+})
+
 t.test('a WebSocket offer with a body, or in HTTP/1.0, is an ordinary request', async t => {
   const agent = await fakeAgent(t)
   const gateway = await startGateway(t, { agents: [agentAt('planner', agent)] })
