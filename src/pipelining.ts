@@ -8,6 +8,8 @@ import type { Socket } from 'node:net'
 /** The answer that has its turn on the connection, as Node keeps it; it closes the connection behind the `_last` one. */
 interface HttpSocket extends Socket {
   _httpMessage?: (ServerResponse & { _last?: boolean }) | null
+  /** The server that accepted it, as net and tls keep it. */
+  readonly server?: object
 }
 
 /** The answer to a wholly received request that is still due on the connection. */
@@ -25,6 +27,7 @@ export function afterAnswers (socket: Socket, callback: () => void): void {
   if (!socket.listeners('error').includes(ignore)) socket.on('error', ignore)
   const due = answerDue(socket)
   if (due === undefined) return socket.writable ? callback() : undefined
+  waitForAnswers(socket)
   const relayDrain = () => { if (due.writableNeedDrain) due.emit('drain') }
   socket.on('drain', relayDrain)
   due.once('finish', () => { // Node's own listener came first: the next answer has its turn
@@ -37,6 +40,24 @@ export function afterAnswers (socket: Socket, callback: () => void): void {
 }
 
 function ignore (): void {}
+
+/** Connections that wait in afterAnswers(), by server: Node forgets those that it took its parser off. */
+const waitingSockets = new WeakMap<object, Set<Socket>>()
+
+function waitForAnswers (socket: HttpSocket): void {
+  const { server } = socket
+  if (server === undefined) return
+  let sockets = waitingSockets.get(server)
+  if (sockets === undefined) waitingSockets.set(server, sockets = new Set())
+  if (sockets.has(socket)) return
+  sockets.add(socket)
+  socket.once('close', () => sockets.delete(socket))
+}
+
+/** What `server.closeAllConnections()` leaves open: connections with an upgrade or a CONNECT behind answers that were never given. */
+export function closeWaitingConnections (server: object): void {
+  for (const socket of waitingSockets.get(server) ?? []) socket.destroy()
+}
 
 /** The answers of a connection that wait for their turn. */
 interface Line {

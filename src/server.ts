@@ -9,6 +9,7 @@ import type { Socket } from 'node:net'
 import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
+import { endLingering } from './linger.ts'
 import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
 
@@ -82,6 +83,8 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
     inSafeOrder(request, response, () => listener(request, response))
   }
   const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
+  // Node ends a connection behind its last answer by this, and would reset it when more has come.
+  server.on(https ? 'secureConnection' : 'connection', (socket: Socket) => { socket.destroySoon = () => endLingering(socket) })
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
   const refuseExpectation = (request: IncomingMessage, response: ServerResponse) => {
     if (isBehindLast(request, response)) return
@@ -139,16 +142,15 @@ function isDecodable (segment: string): boolean {
   }
 }
 
-/** Connections whose last answer waits for those before it. What else comes on them is not looked at. */
+/** Connections whose last answer was given, or waits for those before it. What else comes on them is not looked at. */
 const refused = new WeakSet<Socket>()
 
 /** Answers what Node's parser refused, behind what is still to be answered before it, and closes the connection. */
 function answerClientError (error: ConnectionError, socket: Socket): void {
+  if (error.code !== 'ECONNRESET' && (refused.has(socket) || socket.writableEnded)) return
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
-  if (refused.has(socket)) return
   refused.add(socket)
   afterAnswers(socket, () => {
-    refused.delete(socket)
     const answered = (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true
     if (answered) socket.destroy()
     else writeProblem(socket, parserError(error))
@@ -190,5 +192,6 @@ function writeProblem (socket: Socket, error: FleetError): void {
   const fields = Object.entries({ ...headers, 'x-request-id': id, connection: 'close', date: new Date().toUTCString() })
   const head = fields.map(([name, value]) => `${name}: ${value}\r\n`).join('')
   socket.on('error', () => socket.destroy())
-  socket.end(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${head}\r\n${body}`, 'utf8', () => socket.destroySoon())
+  socket.write(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${head}\r\n${body}`)
+  endLingering(socket)
 }

@@ -7,7 +7,7 @@ import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
 import type {} from '../proxy/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { hasFollowers } from '../../src/pipelining.ts'
+import { closeWaitingConnections, hasFollowers } from '../../src/pipelining.ts'
 
 export interface Drain {
   /** No new work is wanted; from the first call of begin(), or from the moment the application closes. */
@@ -61,6 +61,7 @@ const drainPlugin: FastifyPluginAsync<DrainPluginOptions> = async (fastify, { cl
     if (facts.inFlight > 0 && fastify.hasDecorator('proxy')) fastify.proxy.endStreams()
     await quiet(farewellMs)
     server.closeAllConnections()
+    closeWaitingConnections(server)
   }
 
   fastify.decorate('drain', {

@@ -9,6 +9,7 @@ import type { Duplex } from 'node:stream'
 import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
+import { endLingering } from '../../src/linger.ts'
 import { afterAnswers } from '../../src/pipelining.ts'
 
 /** The connection behind an upgrade request. */
@@ -17,9 +18,6 @@ export interface UpgradeOffer {
   /** What the client sent behind its request. */
   readonly head: Buffer
 }
-
-/** How long a client may take to close after a refusal, so that it can read it first. */
-const lingerMs = 1_000
 
 const offers = new WeakMap<IncomingMessage, UpgradeOffer>()
 
@@ -128,10 +126,7 @@ function route (fastify: FastifyInstance, raw: IncomingMessage, socket: Socket, 
   response.once('finish', () => {
     response.detachSocket(socket)
     response.emit('close') // as Node does: the exchange is over, however long the client takes to close
-    socket.end()
-    socket.resume()
-    const timer = setTimeout(() => socket.destroy(), lingerMs)
-    socket.once('close', () => clearTimeout(timer))
+    endLingering(socket)
   })
   fastify.routing(raw, response)
 }

@@ -172,3 +172,22 @@ t.test('what came before the signal is served, even when nobody has looked at it
   for (const [index, client] of clients.entries()) t.match(await client.closed(), `answer /${index}`)
   t.same(await ended, { code: 0, signal: null })
 })
+
+for (const [what, last] of [
+  ['a WebSocket', 'GET /api/a/socket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n'],
+  ['CONNECT', 'CONNECT a:80 HTTP/1.1\r\nHost: localhost\r\n\r\n']
+] as const) {
+  t.test(`${what} behind a request that is never answered holds no end up`, { timeout: 20_000 }, async t => {
+    const agent = await fakeAgent(t, () => {})
+    const { child, port, says, ended } = await serve(t, fleet(agent, 'drainTimeout: 200ms') + 'timeouts: {response: 1h}\n')
+    const client = await rawClient(t, port)
+    client.send(get('/never') + last)
+    while (agent.requests.length === 0) await once(agent.server, 'request')
+
+    child.kill('SIGTERM')
+    await says(/SIGTERM/)
+
+    t.same(await ended, { code: 0, signal: null })
+    await client.closed()
+  })
+}

@@ -2,6 +2,7 @@
  * What is refused first when there is more than one reason (CONTRACT section 1), 405 with `Allow` on each known path, and what an answer
  * that the gateway made looks like, also under a prefix.
  */
+import { once } from 'node:events'
 import Fastify from 'fastify'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
@@ -9,7 +10,7 @@ import { fleetGateway } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
 import { readAnswers, type Answer } from '../helpers/answers.ts'
 import { agentAt } from '../helpers/build-gateway.ts'
-import { rawRequest } from '../helpers/raw-client.ts'
+import { rawClient, rawRequest } from '../helpers/raw-client.ts'
 import { recordingAgent } from '../helpers/recording-agent.ts'
 
 const tokens = { proxy: 'proxy-token-0001', read: 'read-token-00001', other: 'other-token-0001', limited: 'limited-token-01' }
@@ -111,5 +112,29 @@ for (const prefix of ['', '/fleet']) {
     const head = await ask('HEAD', '/nowhere')
     t.match(head, { status: 404, body: '' })
     t.ok(Number(head.valuesOf('content-length')[0]) > 0)
+  })
+}
+
+for (const [last, request, answer] of [
+  ['a refusal of the parser', 'GARBAGE\r\n\r\n', /^HTTP\/1\.1 400 [^]*FLEET_BAD_REQUEST/],
+  ['an answer with Connection: close', 'GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n', /^HTTP\/1\.1 200 [^]*"status"/]
+] as const) {
+  t.test(`what a client sends after ${last} does not reset the connection`, async t => {
+    const app = Fastify(serverOptions())
+    t.teardown(() => app.close())
+    await app.register(fleetGateway, { notFound: true, auditLog: { enabled: false }, auth: { enabled: false } })
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const client = await rawClient(t, (app.server.address() as AddressInfo).port)
+    const errors: unknown[] = []
+    client.socket.on('error', error => errors.push(error))
+
+    client.send(request)
+    await client.closed()
+    for (let round = 0; round < 20; round++) await new Promise(resolve => client.socket.write('x'.repeat(1_000), resolve))
+    client.socket.end()
+    await once(client.socket, 'close')
+
+    t.same(errors, [])
+    t.match(client.received(), answer)
   })
 }
