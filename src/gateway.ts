@@ -44,6 +44,8 @@ export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> 
   balancer?: NonNullable<FleetConfigInput['balancer']> | Balancer
   /** Told the length of each body chunk that passes, either way. */
   onStreamed?: (bytes: number) => void
+  /** Who speaks HTTP to agents: our own client, or undici's. @default `own` */
+  upstreamClient?: 'own' | 'undici'
   /** Takes the audit log's lines instead of a file. */
   auditDestination?: NonNullable<AuditLogPluginOptions['destination']>
 }
@@ -56,7 +58,7 @@ interface Loaded {
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
-  const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
+  const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, upstreamClient, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
   const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...others } = rest as FleetConfigInput & Record<string, unknown>
   const ownBalancer = isBalancer(balancer) ? balancer : undefined
   const overrides = { ...others, ...(balancer !== undefined && ownBalancer === undefined && { balancer: balancer as FleetConfigInput['balancer'] & {} }) }
@@ -97,6 +99,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     viaPseudonym,
     lookupOf,
     ...(onStreamed && { onStreamed }),
+    ...(upstreamClient && { client: upstreamClient }),
     ...(input.timeouts && { timeouts: input.timeouts }),
     ...(input.retry && { retry: input.retry }),
     ...(input.paths && { paths: input.paths }),

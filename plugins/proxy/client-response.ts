@@ -8,9 +8,13 @@ import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
+import type { Chunk } from './agent-connection.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
 const lingerMs = 1_000
+
+/** The most of an answer that waits in the process for the client to take it. */
+const maxUnsentBytes = 128 * 1024
 
 /** Bytes; interim answers that a client leaves unread beyond this are dropped. */
 const maxInterimBytes = 64 * 1024
@@ -64,16 +68,21 @@ export class ClientResponse {
     this.raw.flushHeaders()
   }
 
-  /** Returns false when the client is behind; `drain` of `raw` tells when it is not. */
-  write (chunk: Buffer): boolean {
+  /**
+   * @param release called when the chunk's memory is not used any more
+   * @returns false when the client is behind; `drain` of `raw` tells when it is not
+   */
+  write (chunk: Chunk, release: (() => void) | null): boolean {
+    const { raw } = this
     const first = this.#facts.bytesSent === 0
     this.#facts.bytesSent += chunk.length
     this.#headBuffered = false
+    const encoding = typeof chunk === 'string' ? 'latin1' : undefined as never
     if (first && chunk.length === this.#contentLength && this.#request.complete) {
-      this.raw.end(chunk) // head and whole body in one write
+      raw.end(chunk, encoding, release ?? undefined) // head and whole body in one write
       return true
     }
-    return this.raw.write(chunk)
+    return raw.write(chunk, encoding, release ?? undefined) || raw.writableLength <= maxUnsentBytes
   }
 
   /** @param trailers flat list of names and values */

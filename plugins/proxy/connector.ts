@@ -24,16 +24,18 @@ export interface ConnectSettings {
   readonly lookup?: LookupFunction | undefined
   /** Keep our side open when the agent closes its own: for tunnels. */
   readonly allowHalfOpen?: boolean
+  /** Where to read, without TLS: see net.connect(). With TLS the bytes come as `data`. */
+  readonly onread?: { buffer: () => Uint8Array, callback: (length: number, buffer: Uint8Array) => boolean } | undefined
 }
 
 /** Opens one connection to `instance`, TLS verified where it speaks https. Calls back exactly once; the returned function gives up. */
-export function connectTo (instance: Instance, { timeoutMs, lookup, allowHalfOpen = false }: ConnectSettings, callback: ConnectCallback): () => void {
+export function connectTo (instance: Instance, { timeoutMs, lookup, allowHalfOpen = false, onread }: ConnectSettings, callback: ConnectCallback): () => void {
   const { host, port, protocol } = instance
   const options = { host, port, allowHalfOpen, noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000, ...(lookup && { lookup }) }
   const secure = protocol === 'https'
   const socket = secure
     ? connectTls({ ...options, ALPNProtocols: ['http/1.1'], ...(isIP(host) === 0 && { servername: host }) })
-    : connectTcp(options)
+    : connectTcp({ ...options, ...(onread && { onread }) })
 
   let over = false
   function settle (error: Error | null): void {

@@ -3,6 +3,7 @@
  * and every side that goes away means. The rules are CONTRACT section 3; the bytes are moved by AttemptHandler and ClientResponse.
  */
 import type { IncomingMessage } from 'node:http'
+import { Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import { BodyTooLargeError, RequestTimeoutError, UpstreamTimeoutError, type FleetError } from '../../src/errors.ts'
@@ -10,6 +11,7 @@ import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { hasFollowers } from '../../src/pipelining.ts'
 import { toFleetError } from '../../src/problem.ts'
+import type { Chunk } from './agent-connection.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
 import { failureOf } from './failures.ts'
@@ -89,6 +91,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
         this.#context.onStreamed(chunkLength)
         if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt, true)
       },
+      trailers: () => trailerFields(this.#request.rawTrailers, this.#context.names),
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
     this.#disarmIdleTimer() // nothing is read before there is a place
@@ -109,23 +112,22 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
   }
 
-  onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): boolean {
+  onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): void {
     this.#context.upstream.settle(handler.attempt, 'answered', status)
     if (status >= 500 && this.#retryRules().afterAnswer(status, this.#mayRepeat())) {
       handler.discard()
       this.#body.detach()
       this.#placing.repeat()
-      return true
+      return
     }
     this.#startResponse(handler, status, fields, reason)
-    return true
   }
 
-  onChunk (handler: AttemptHandler, chunk: Buffer): boolean {
+  onChunk (handler: AttemptHandler, chunk: Chunk, release: (() => void) | null): boolean {
     this.#touch()
     this.#context.onStreamed(chunk.length)
     this.#context.upstream.progress(handler.attempt)
-    if (this.#response.write(chunk)) return true
+    if (this.#response.write(chunk, release)) return true
     this.#response.raw.once('drain', () => {
       this.#touch()
       handler.resume()
@@ -138,7 +140,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     this.#response.end(trailers && trailerFields(trailers, this.#context.names))
     const { socket } = this.#response.raw
     // What is left is the client's to read: its own inactivity ends it, until Node's keep-alive time takes over.
-    if (socket !== null && socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs)
+    if (socket instanceof Socket && socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs)
   }
 
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void {
@@ -178,19 +180,19 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     const { upstream, connections } = this.#context
     const { policy, path } = this.#target
     try {
-      const headers = this.#headersFor(instance)
-      const connection = connections.acquire(instance, policy.connectTimeoutMs, fresh ? 'none' : this.#mayRepeat() ? 'any' : 'settled')
+      const fields = this.#fieldsFor(instance)
+      const connection = connections.acquire(instance, fresh ? 'none' : this.#mayRepeat() ? 'any' : 'settled')
       const attempt = upstream.begin(instance)
       this.#facts.attempts.push(attempt)
       const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)
       this.#current = handler
-      connection.client.dispatch({ path, method: this.#facts.method as 'GET', headers, body: this.#body.open(), reset: false, blocking: false }, handler)
+      handler.start({ method: this.#facts.method, path, fields, body: this.#body, connectTimeoutMs: policy.connectTimeoutMs })
     } catch (error) { // called from timers and body listeners, where nobody would catch it
       this.#fail(toFleetError(error))
     }
   }
 
-  #headersFor (instance: Instance): string[] {
+  #fieldsFor (instance: Instance): string[] {
     const { policy, prefix } = this.#target
     const dropAuthorization = dropsAuthorization(this.#target, instance)
     if (this.#fields === null || this.#fieldsWithout !== dropAuthorization) {

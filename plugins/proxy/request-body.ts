@@ -3,21 +3,32 @@
  * is streamed with backpressure while a copy of its beginning is kept as far as a retry may need it.
  */
 import type { IncomingMessage } from 'node:http'
-import { Readable } from 'node:stream'
 
 /** Called when a chunk came in. */
 type ProgressListener = (chunkLength: number) => void
 
+/** Where a streamed body goes. */
+export interface BodyTarget {
+  /** @returns false when it has enough for now: RequestBody.resume() goes on */
+  write (chunk: Buffer): boolean
+  /** The body is whole. @param trailers what came behind it, flat */
+  end (trailers: readonly string[]): void
+}
+
 export interface RequestBody {
-  /** What an attempt sends. A stream is good for one attempt. */
-  open (): Buffer | Readable | null
+  /** All of it, where it was collected; null when there is none, undefined when it is streamed. */
+  readonly whole: Buffer | null | undefined
+  /** Streams it to `target` from its start; what an earlier target was given does not matter. */
+  pour (target: BodyTarget): void
+  /** The target takes more. */
+  resume (): void
   /** The client has sent all of it. */
   readonly complete: boolean
   /** It can be sent from the start once more, whatever was sent already. */
   readonly replayable: boolean
   /** The client has more to send, and we are waiting for it rather than for the agent. */
   readonly waitsForClient: boolean
-  /** Ends the present attempt's stream; the body stays readable for the next. */
+  /** Nothing more goes to the present target; the body stays readable for the next. */
   detach (): void
   /** No further attempt will come. */
   finish (): void
@@ -25,17 +36,19 @@ export interface RequestBody {
 
 /** No body. */
 export const noBody: RequestBody = {
-  open: () => null,
+  whole: null,
   complete: true,
   replayable: true,
   waitsForClient: false,
+  pour () {},
+  resume () {},
   detach () {},
   finish () {}
 }
 
 /** A body that was collected whole. */
 export function bufferedBody (bytes: Buffer): RequestBody {
-  return { ...noBody, open: () => bytes }
+  return { ...noBody, whole: bytes }
 }
 
 /**
@@ -62,6 +75,8 @@ export interface StreamSettings {
   /** The most bytes the body may have. */
   readonly limitBytes: number
   readonly onProgress: ProgressListener
+  /** What came behind the body, as agents may have it; flat. */
+  readonly trailers: () => readonly string[]
   /** The body is over its limit; called once. */
   readonly onTooLarge: () => void
 }
@@ -73,13 +88,15 @@ export class StreamedBody implements RequestBody {
   readonly #raw: IncomingMessage
   readonly #settings: StreamSettings
   #copy: Buffer[] | null = []
-  #current: Readable | null = null
+  readonly whole = undefined
+  #target: BodyTarget | null = null
   #started = false
   #paused = false
 
   constructor (raw: IncomingMessage, settings: StreamSettings) {
     this.#raw = raw
     this.#settings = settings
+    raw.on('error', () => {}) // the response's close event tells of a client that went away
   }
 
   get replayable (): boolean {
@@ -90,32 +107,31 @@ export class StreamedBody implements RequestBody {
     return !this.complete && !this.#paused
   }
 
-  open (): Readable {
-    const stream = new Readable({
-      highWaterMark: 64 * 1024,
-      read: () => {
-        if (this.#current !== stream || this.complete) return
-        this.#paused = false
-        this.#raw.resume()
-      }
-    })
-    stream.on('error', () => {}) // undici destroys it with its own error, which the attempt reports
-    this.#current = stream
-    for (const chunk of this.#copy ?? []) stream.push(chunk)
-    if (this.complete) stream.push(null)
+  pour (target: BodyTarget): void {
+    this.#target = target
+    let goesOn = true
+    for (const chunk of this.#copy ?? []) goesOn = target.write(chunk) && goesOn
+    if (this.complete) return target.end(this.#settings.trailers())
     this.#start()
-    return stream
+    this.#paused = !goesOn
+    if (goesOn) this.#raw.resume()
+  }
+
+  resume (): void {
+    if (this.#target === null || this.complete || !this.#paused) return
+    this.#paused = false
+    this.#raw.resume()
   }
 
   detach (): void {
-    this.#current = null
+    this.#target = null
     if (this.complete) return
     this.#paused = true
     this.#raw.pause()
   }
 
   finish (): void {
-    this.#current = null
+    this.#target = null
     this.#copy = null
     this.#paused = false
   }
@@ -127,9 +143,8 @@ export class StreamedBody implements RequestBody {
     this.#raw.on('end', () => {
       this.complete = true
       this.#settings.onProgress(0)
-      this.#current?.push(null)
+      this.#target?.end(this.#settings.trailers())
     })
-    this.#raw.on('error', () => {})
     this.#raw.pause()
   }
 
@@ -144,7 +159,7 @@ export class StreamedBody implements RequestBody {
     }
     if (this.bytesReceived <= maxReplayBytes) this.#copy?.push(chunk)
     else this.#copy = null
-    if (this.#current === null || this.#current.push(chunk)) return
+    if (this.#target === null || this.#target.write(chunk)) return
     this.#paused = true
     this.#raw.pause()
   }

@@ -12,6 +12,8 @@ import { isTraceparent, type TraceStarter } from './trace-context.ts'
 export interface RequestHeadContext {
   readonly names: FieldNames
   readonly traces: TraceStarter
+  /** Agents can be sent trailers. */
+  readonly sendsTrailers: boolean
   /** This process's name in `Via`. */
   readonly viaPseudonym: string
 }
@@ -39,9 +41,11 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
       case FieldRole.hop:
       case FieldRole.connection:
       case FieldRole.transferEncoding:
-      case FieldRole.trailer: // undici can't send trailers, so none may be announced
       case FieldRole.forwarding: // said anew below
         continue
+      case FieldRole.trailer:
+        if (!context.sendsTrailers || headers['transfer-encoding'] === undefined) continue // what can't be sent may not be announced
+        break
       case FieldRole.host:
         if (settings.preserveHost) fields.push(name, requestAuthority(facts.url, headers.host))
         continue

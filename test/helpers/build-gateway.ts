@@ -1,4 +1,7 @@
-/** The whole gateway for a test: by default without auth, limits and audit log, so that a test turns on what it is about. */
+/**
+ * The whole gateway for a test: by default without auth, limits and audit log, so that a test turns on what it is about. With
+ * FLEET_UPSTREAM_CLIENT=undici that speaks HTTP to agents, so that both clients can be held to the same tests.
+ */
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
@@ -13,7 +16,8 @@ const quiet: FleetGatewayOptions = {
   auth: { enabled: false },
   rateLimit: { enabled: false },
   auditLog: { enabled: false },
-  cors: { enabled: false }
+  cors: { enabled: false },
+  ...(process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' && { upstreamClient: 'undici' })
 }
 
 /** Not listening: for `inject`. */

@@ -23,7 +23,7 @@ const echo: RequestListener = (request, response) => {
   void text(request).then(body => {
     response.setHeader('content-type', 'application/json')
     response.end(JSON.stringify({ port: (request.socket.address() as AddressInfo).port, method: request.method, url: request.url, headers: request.rawHeaders, body }))
-  })
+  }, () => {}) // the request was given up
 }
 
 /** @param handler @default answers with what it got */
