@@ -27,7 +27,7 @@ export type ConnectionFault =
   /** It ended or was reset. */
   | 'broken'
 
-/** Who gets the answer. Nothing comes behind onEnd() or onFault(). */
+/** Who gets the answer. Nothing comes behind onWhole(), onEnd() or onFault(). */
 export interface AnswerSink {
   /** Request bytes go out from here on. @param reused whether the connection carried others before */
   onSend (reused: boolean): void
@@ -35,6 +35,8 @@ export interface AnswerSink {
   onSent (): void
   /** An interim answer other than 100 and 101. @param fields flat */
   onInterim (status: number, fields: string[], reason: string): void
+  /** A short answer that came whole, in one read. @param fields flat @param body latin1 text */
+  onWhole (status: number, fields: string[], reason: string, body: string): void
   /** @param fields flat */
   onHead (status: number, fields: string[], reason: string): void
   /**

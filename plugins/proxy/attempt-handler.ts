@@ -9,6 +9,8 @@ import { ConnectTimeoutError } from './connector.ts'
 /** Who decides what happens. None of these may throw. */
 export interface AttemptOwner {
   onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): void
+  /** A short answer that came whole. The attempt is over, its outcome settled and its place free. */
+  onWhole (handler: AttemptHandler, status: number, fields: string[], reason: string, body: string): void
   /** An interim answer, not 100. */
   onInterim (handler: AttemptHandler, status: number, fields: string[], reason: string): void
   /**
@@ -93,6 +95,14 @@ export class AttemptHandler implements AnswerSink {
 
   onInterim (status: number, fields: string[], reason: string): void {
     this.#owner.onInterim(this, status, fields, reason)
+  }
+
+  onWhole (status: number, fields: string[], reason: string, body: string): void {
+    this.#finish()
+    this.#connection.release()
+    this.#upstream.settle(this.attempt, 'answered', status)
+    this.#release()
+    this.#owner.onWhole(this, status, fields, reason, body)
   }
 
   onHead (status: number, fields: string[], reason: string): void {

@@ -2,13 +2,14 @@
  * The answer as it is written to the client, past Fastify's reply: a head once, chunks with backpressure, and either a proper end or a cut
  * that can't be taken for one.
  */
-import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
+import { ServerResponse, STATUS_CODES, type IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
+import type { ResponseHead } from './response-head.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
 const lingerMs = 1_000
@@ -21,6 +22,17 @@ const maxInterimBytes = 64 * 1024
 
 /** What a reason phrase may have in any case (RFC 9112 §4). */
 const plainReason = /^[\t\x20-\x7e]*$/
+
+/** What Node keeps of an answer, and has done since it has answers. */
+type WritableResponse = ServerResponse & {
+  _header: string | null
+  _headerSent: boolean
+  readonly outputData: readonly unknown[]
+  readonly _keepAliveTimeout: number
+  readonly _defaultKeepAlive: boolean
+  readonly _maxRequestsPerSocket: number | undefined
+  readonly socket: Socket & { _httpMessage?: unknown } | null
+}
 
 export class ClientResponse {
   readonly raw: ServerResponse
@@ -54,8 +66,39 @@ export class ClientResponse {
     this.#informed = true
   }
 
+  /**
+   * Sends an answer that is there whole. Nearly always that is one string to the socket, past what ServerResponse does for those who write an
+   * answer piece by piece; it is told that its head is out, and ends as ever.
+   * @param body latin1 text
+   * @throws when a field can't be sent
+   */
+  sendWhole (status: number, reason: string, head: ResponseHead, body: string): void {
+    const raw = this.raw as WritableResponse
+    const text = this.#canSendText(raw, status) ? headText(status, sendableReason(status, reason), head, raw._keepAliveTimeout) : null
+    if (text === null) {
+      this.start(status, reason, head)
+      if (body !== '' && !isBodiless(status, this.#facts.method)) this.write(body, null)
+      return this.end(null)
+    }
+    raw.statusCode = status
+    raw._header = text
+    raw._headerSent = true
+    this.#facts.bytesSent = body.length
+    this.#ending = true
+    raw.socket!.write(head.contentLength !== null ? text + body : body === '' ? `${text}0\r\n\r\n` : `${text}${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`, 'latin1')
+    raw.end()
+  }
+
+  /** It is the answer's turn on a connection that stays, it has a body, and nobody has put himself between the answer and the socket. */
+  #canSendText (raw: WritableResponse, status: number): boolean {
+    const { socket } = raw
+    return socket !== null && socket._httpMessage === raw && socket.writable && raw.outputData.length === 0 && raw._header === null && raw.shouldKeepAlive &&
+      raw.sendDate && raw._defaultKeepAlive && raw._maxRequestsPerSocket === 0 && this.#request.complete && this.#request.httpVersion === '1.1' &&
+      !isBodiless(status, this.#facts.method) && raw.writeHead === ServerResponse.prototype.writeHead && raw.end === ServerResponse.prototype.end
+  }
+
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
-  start (status: number, reason: string, fields: string[], contentLength: number | null): void {
+  start (status: number, reason: string, { fields, contentLength }: ResponseHead): void {
     this.raw.writeHead(status, sendableReason(status, reason), fields)
     this.#contentLength = contentLength
     this.#headBuffered = true
@@ -157,4 +200,57 @@ function pairs (flat: readonly string[]): [string, string][] {
   const list: [string, string][] = []
   for (let index = 0; index < flat.length; index += 2) list.push([flat[index]!, flat[index + 1]!])
   return list
+}
+
+/** Answers that never have a body, whatever their head says (RFC 9110 §6.4.1). */
+export function isBodiless (status: number, method: string): boolean {
+  return status === 204 || status === 304 || method === 'HEAD'
+}
+
+/** What a value must not have: a hook may have set it. */
+const unsendable = /[^\t\x20-\x7e\x80-\xff]/
+
+/** The head as ServerResponse would write it on a connection that stays; null when it says something of the connection itself, or can't be sent. */
+function headText (status: number, reason: string, { fields, contentLength }: ResponseHead, keepAliveMs: number): string | null {
+  let text = `HTTP/1.1 ${status} ${reason}\r\n`
+  let hasDate = false
+  for (let index = 0; index < fields.length; index += 2) {
+    const name = fields[index]!
+    const value = fields[index + 1]!
+    if (unsendable.test(value)) return null
+    switch (name.length) {
+      case 4:
+        if (name.toLowerCase() === 'date') hasDate = true
+        break
+      case 7:
+        if (name.toLowerCase() === 'trailer') return null
+        break
+      case 10:
+        if (name.toLowerCase() === 'connection' || name.toLowerCase() === 'keep-alive') return null
+        break
+      case 14:
+        if (contentLength === null && name.toLowerCase() === 'content-length') return null
+        break
+      case 17:
+        if (name.toLowerCase() === 'transfer-encoding') return null
+        break
+    }
+    text += `${name}: ${value}\r\n`
+  }
+  if (!hasDate) text += `Date: ${httpDate()}\r\n`
+  text += `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(keepAliveMs / 1_000)}\r\n`
+  return contentLength === null ? `${text}Transfer-Encoding: chunked\r\n\r\n` : `${text}\r\n`
+}
+
+let dateSecond = 0
+let date = ''
+
+/** RFC 9110 §5.6.7. */
+function httpDate (): string {
+  const second = Math.floor(Date.now() / 1_000)
+  if (second !== dateSecond) {
+    dateSecond = second
+    date = new Date(second * 1_000).toUTCString()
+  }
+  return date
 }

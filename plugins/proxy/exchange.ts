@@ -19,7 +19,8 @@ import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext
 import { Placing, type PlacingOwner } from './placing.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead } from './request-head.ts'
-import { interimFields, trailerFields } from './response-head.ts'
+import { headersOf } from './reply-headers.ts'
+import { interimFields, trailerFields, type ResponseHead } from './response-head.ts'
 import { RetryRules } from './retry-rules.ts'
 
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
@@ -123,6 +124,24 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     this.#startResponse(handler, status, fields, reason)
   }
 
+  onWhole (handler: AttemptHandler, status: number, fields: string[], reason: string, body: string): void {
+    if (this.#over) return // what was freed with the place may have ended it
+    if (status >= 500 && this.#retryRules().afterAnswer(status, this.#mayRepeat())) {
+      this.#body.detach()
+      return this.#placing.repeat()
+    }
+    this.#context.onStreamed(body.length)
+    let head: ResponseHead
+    try {
+      head = this.#headFor(handler, status, fields)
+      this.#response.sendWhole(status, reason, head, body)
+    } catch (error) {
+      return this.#fail(failureOf('invalid', error as Error))
+    }
+    if (head.isEventStream) this.#facts.stream = 'event-stream'
+    this.#finish()
+  }
+
   onChunk (handler: AttemptHandler, chunk: Chunk, release: (() => void) | null): boolean {
     this.#touch()
     this.#context.onStreamed(chunk.length)
@@ -212,20 +231,26 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     return this.#repeatable && this.#body.complete && this.#body.replayable && !this.#response.began
   }
 
+  /** The head as the client gets it. @throws when it is ambiguous */
+  #headFor (handler: AttemptHandler, status: number, rawFields: string[]): ResponseHead {
+    const replyHeaders = headersOf(this.#reply)
+    const head = answerHead(rawFields, this.#context, this.#target, {
+      status,
+      method: this.#facts.method,
+      instance: handler.attempt.instance,
+      replyHeaders,
+      canChunk: this.#request.httpVersion === '1.1'
+    })
+    if ((this.#isLastOfDrain() || !this.#body.complete) && replyHeaders['connection'] === undefined) head.fields.push('connection', 'close')
+    return head
+  }
+
   #startResponse (handler: AttemptHandler, status: number, rawFields: string[], reason: string): void {
     let isEventStream: boolean
     try {
-      const replyHeaders = this.#reply.getHeaders() as Record<string, string>
-      const head = answerHead(rawFields, this.#context, this.#target, {
-        status,
-        method: this.#facts.method,
-        instance: handler.attempt.instance,
-        replyHeaders,
-        canChunk: this.#request.httpVersion === '1.1'
-      })
-      if ((this.#isLastOfDrain() || !this.#body.complete) && replyHeaders['connection'] === undefined) head.fields.push('connection', 'close')
+      const head = this.#headFor(handler, status, rawFields)
       isEventStream = head.isEventStream
-      this.#response.start(status, reason, head.fields, head.contentLength)
+      this.#response.start(status, reason, head)
     } catch (error) {
       handler.cancel('invalid')
       return this.#fail(failureOf('invalid', error as Error))

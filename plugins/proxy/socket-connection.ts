@@ -213,7 +213,15 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     }
     const { interims, head, body } = parser
     for (const { status, fields, reason } of interims) if (this.#sink === sink) sink.onInterim(status, fields, reason)
-    if (head !== null && this.#sink === sink) sink.onHead(head.status, head.fields, head.reason)
+    if (head !== null && this.#sink === sink) {
+      const { status, fields, reason } = head
+      if (parser.over && parser.trailers.length === 0 && (body === null || typeof body === 'string')) {
+        this.#sink = this.#request = null
+        sink.onWhole(status, fields, reason, body ?? '')
+        return true
+      }
+      sink.onHead(status, fields, reason)
+    }
     if (body !== null && this.#sink === sink) this.#pass(sink, body, buffer)
     if (parser.over && this.#sink === sink) this.#finish()
     return !this.#paused
