@@ -62,5 +62,7 @@ export function dropsAuthorization ({ authorizationIsGateways, policy }: Forward
  * @throws when its framing is ambiguous
  */
 export function answerHead (raw: readonly string[], { names, corsEnabled, viaPseudonym }: ForwardContext, { prefix, knownPrefixes, policy }: ForwardTarget, answer: Pick<ResponseHeadSettings, 'status' | 'method' | 'instance' | 'replyHeaders' | 'canChunk'>): ResponseHead {
-  return responseHead(raw, names, { ...answer, prefix, knownPrefixes, rewriteLocation: policy.rewriteLocation, corsEnabled, viaPseudonym })
+  const { status, method, instance, replyHeaders, canChunk } = answer
+  // No spread: an object that begins as a copy gets a new hidden class with each field that is added, every time.
+  return responseHead(raw, names, { status, method, instance, replyHeaders, canChunk, prefix, knownPrefixes, rewriteLocation: policy.rewriteLocation, corsEnabled, viaPseudonym })
 }

@@ -34,21 +34,29 @@ export interface RequestBody {
   finish (): void
 }
 
-/** No body. */
-export const noBody: RequestBody = {
-  whole: null,
-  complete: true,
-  replayable: true,
-  waitsForClient: false,
-  pour () {},
-  resume () {},
-  detach () {},
-  finish () {}
+/** A body that is there whole, or none. */
+class WholeBody implements RequestBody {
+  readonly complete = true
+  readonly replayable = true
+  readonly waitsForClient = false
+  readonly whole: Buffer | null
+
+  constructor (whole: Buffer | null) {
+    this.whole = whole
+  }
+
+  pour (): void {}
+  resume (): void {}
+  detach (): void {}
+  finish (): void {}
 }
+
+/** No body. */
+export const noBody: RequestBody = new WholeBody(null)
 
 /** A body that was collected whole. */
 export function bufferedBody (bytes: Buffer): RequestBody {
-  return { ...noBody, whole: bytes }
+  return new WholeBody(bytes)
 }
 
 /**
