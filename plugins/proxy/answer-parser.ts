@@ -347,6 +347,7 @@ function addFraming (framing: Framing, lowerName: string, value: string): void {
 }
 
 function hasOption (connection: string, option: string): boolean {
+  if (connection === ',keep-alive' || connection === ',close') return connection.slice(1) === option // nearly always, where there is one
   return connection !== '' && connection.toLowerCase().split(',').some(one => one.trim() === option)
 }
 

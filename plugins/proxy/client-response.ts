@@ -193,7 +193,8 @@ export class ClientResponse {
 
 /** The agent's reason phrase; the usual one where other bytes were decoded on the way and can't be told any more. */
 export function sendableReason (status: number, reason: string | undefined): string {
-  return reason !== undefined && plainReason.test(reason) ? reason : STATUS_CODES[status] ?? ''
+  const usual = STATUS_CODES[status] ?? ''
+  return reason !== undefined && reason !== usual && plainReason.test(reason) ? reason : usual
 }
 
 function pairs (flat: readonly string[]): [string, string][] {
@@ -207,17 +208,17 @@ export function isBodiless (status: number, method: string): boolean {
   return status === 204 || status === 304 || method === 'HEAD'
 }
 
-/** What a value must not have: a hook may have set it. */
+/** What a value must not have. The agent's were read with that in mind; a hook may have set it. */
 const unsendable = /[^\t\x20-\x7e\x80-\xff]/
 
 /** The head as ServerResponse would write it on a connection that stays; null when it says something of the connection itself, or can't be sent. */
-function headText (status: number, reason: string, { fields, contentLength }: ResponseHead, keepAliveMs: number): string | null {
+function headText (status: number, reason: string, { fields, ownFrom, contentLength }: ResponseHead, keepAliveMs: number): string | null {
   let text = `HTTP/1.1 ${status} ${reason}\r\n`
   let hasDate = false
   for (let index = 0; index < fields.length; index += 2) {
     const name = fields[index]!
     const value = fields[index + 1]!
-    if (unsendable.test(value)) return null
+    if (index >= ownFrom && unsendable.test(value)) return null
     switch (name.length) {
       case 4:
         if (name.toLowerCase() === 'date') hasDate = true

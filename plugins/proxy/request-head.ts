@@ -75,7 +75,7 @@ function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFa
   const peer = plainAddress(socket.remoteAddress ?? '')
   const host = requestAuthority(facts.url, headers.host)
   const proto = (socket as { encrypted?: boolean }).encrypted === true ? 'https' : 'http'
-  const element = `for=${forwardedNode(peer)};${host === '' ? '' : `host="${host.replace(/["\\]/g, '\\$&')}";`}proto=${proto}`
+  const element = `for=${forwardedNode(peer)};${host === '' ? '' : `host="${quotable(host)}";`}proto=${proto}`
   if (!facts.peerTrusted) {
     fields.push('X-Forwarded-For', peer, 'X-Forwarded-Host', host, 'X-Forwarded-Proto', proto, 'X-Forwarded-Prefix', prefix, 'Forwarded', element)
     return
@@ -91,6 +91,11 @@ function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFa
     const value = first(headers[name])
     if (value !== undefined) fields.push(name, value)
   }
+}
+
+/** As the content of a quoted string (RFC 9110 §5.6.4). */
+function quotable (text: string): string {
+  return text.includes('"') || text.includes('\\') ? text.replace(/["\\]/g, '\\$&') : text
 }
 
 /** RFC 7239 §6: an IPv6 address is bracketed and quoted. */

@@ -25,6 +25,8 @@ export interface ResponseHeadSettings {
 export interface ResponseHead {
   /** A flat list of names and values. */
   readonly fields: string[]
+  /** Where in `fields` those begin that are not the agent's. */
+  readonly ownFrom: number
   /** Body length the agent announced; null when it did not. */
   readonly contentLength: number | null
   readonly isEventStream: boolean
@@ -84,6 +86,7 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
     if (replyHeaders[lowerName] !== undefined && lowerName !== 'set-cookie') continue
     fields.push(name, value)
   }
+  const ownFrom = fields.length
   for (const name in replyHeaders) {
     const value = replyHeaders[name]
     if (value === undefined || name === 'vary') continue
@@ -95,7 +98,7 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
   // Announced only where they can be sent: with a length or without a body Node throws ERR_HTTP_TRAILER_INVALID.
   if (trailers !== null && contentLength === null && !bodiless && settings.canChunk) fields.push('trailer', trailers)
   fields.push('via', `1.1 ${settings.viaPseudonym}`)
-  return { fields, contentLength, isEventStream }
+  return { fields, ownFrom, contentLength, isEventStream }
 }
 
 /** The fields of an interim answer without those of the hop. @param raw flat */

@@ -43,6 +43,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   #sent = false
   #chunked = false
   #paused = false
+  #readsBeforeFailing = false
   #over = false
   /** The socket broke rather than ended. */
   #broken = false
@@ -160,6 +161,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       } else if (bodyMethods.has(method)) text += 'Content-Length: 0\r\n'
     }
     text = `${method} ${path} HTTP/1.1\r\n${hasHost ? '' : this.#hostLine}Connection: keep-alive\r\n${text}\r\n`
+    if (whole === undefined || (whole !== null && whole.length > maxInlineBytes)) this.#expectEarlyAnswers()
     if (whole === undefined) {
       socket.write(text, 'latin1')
       return body.pour(this)
@@ -175,13 +177,19 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     this.#wasSent()
   }
 
+  /** Once per connection, and only for what the agent may not read to its end: it costs something with each write. */
+  #expectEarlyAnswers (): void {
+    if (this.#readsBeforeFailing) return
+    this.#readsBeforeFailing = true
+    readBeforeFailing(this.#socket!)
+  }
+
   #wasSent (): void {
     this.#sent = true
     this.#sink?.onSent()
   }
 
   #listen (socket: Socket): void {
-    readBeforeFailing(socket)
     socket.on('drain', () => this.#request?.body.resume())
     socket.on('end', () => {
       // With Node 20 a reset that comes together with bytes looks like an end; that the socket has no peer any more tells them apart.
