@@ -9,7 +9,7 @@ import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
-import type { ResponseHead } from './response-head.ts'
+import { isBodiless, type ResponseHead } from './response-head.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
 const lingerMs = 1_000
@@ -201,11 +201,6 @@ function pairs (flat: readonly string[]): [string, string][] {
   const list: [string, string][] = []
   for (let index = 0; index < flat.length; index += 2) list.push([flat[index]!, flat[index + 1]!])
   return list
-}
-
-/** Answers that never have a body, whatever their head says (RFC 9110 §6.4.1). */
-export function isBodiless (status: number, method: string): boolean {
-  return status === 204 || status === 304 || method === 'HEAD'
 }
 
 /** What a value must not have. The agent's were read with that in mind; a hook may have set it. */

@@ -20,7 +20,7 @@ import { Placing, type PlacingOwner } from './placing.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead } from './request-head.ts'
 import { headersOf } from './reply-headers.ts'
-import { interimFields, trailerFields, type ResponseHead } from './response-head.ts'
+import { interimFields, isBodiless, trailerFields, type ResponseHead } from './response-head.ts'
 import { RetryRules } from './retry-rules.ts'
 
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
@@ -256,7 +256,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       return this.#fail(failureOf('invalid', error as Error))
     }
     if (isEventStream) this.#becomeStream()
-    if (status === 204 || status === 304 || this.#facts.method === 'HEAD') {
+    if (isBodiless(status, this.#facts.method)) {
       // Whatever the agent says of a body that can't be there, the answer is complete.
       if (isEventStream) handler.cancel('answered') // its agent may never end it, and would keep the next request on the connection waiting
       return this.#response.end(null)

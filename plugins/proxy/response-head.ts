@@ -39,7 +39,7 @@ export interface ResponseHead {
 export function responseHead (raw: readonly string[], names: FieldNames, settings: ResponseHeadSettings): ResponseHead {
   const { status, replyHeaders, corsEnabled } = settings
   const nominated = nominatedFields(joined(raw, names, FieldRole.connection))
-  const bodiless = settings.method === 'HEAD' || status === 204 || status === 304
+  const bodiless = isBodiless(status, settings.method)
   const fields: string[] = []
   let contentLength: number | null = null
   let chunked = false
@@ -99,6 +99,11 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
   if (trailers !== null && contentLength === null && !bodiless && settings.canChunk) fields.push('trailer', trailers)
   fields.push('via', `1.1 ${settings.viaPseudonym}`)
   return { fields, ownFrom, contentLength, isEventStream }
+}
+
+/** Whether an answer never has a body, whatever its head says (RFC 9110 §6.4.1). */
+export function isBodiless (status: number, method: string): boolean {
+  return status === 204 || status === 304 || method === 'HEAD'
 }
 
 /** The fields of an interim answer without those of the hop. @param raw flat */

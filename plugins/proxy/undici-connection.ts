@@ -72,9 +72,14 @@ export class UndiciConnection implements AgentConnection, Dispatcher.DispatchHan
     this.#sent = false
     let stream: Readable | null = null
     if (body.whole === undefined) {
-      const created = stream = new Readable({ highWaterMark: 64 * 1024, read: () => body.resume() })
+      let begun = false
+      const read = () => {
+        if (begun) return body.resume()
+        begun = true // there is a connection: before, nothing may be taken that another attempt could need
+        body.pour({ write: chunk => created.push(chunk), end: () => created.push(null) })
+      }
+      const created = stream = new Readable({ highWaterMark: 64 * 1024, read })
       created.on('error', () => {}) // undici destroys it with its own error, which the sink is told
-      body.pour({ write: chunk => created.push(chunk), end: () => created.push(null) })
     }
     this.#client.dispatch({ path, method: method as 'GET', headers: fields, body: body.whole ?? stream, reset: false, blocking: false }, this)
   }
