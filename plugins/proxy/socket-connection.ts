@@ -113,14 +113,15 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   write (chunk: Buffer): boolean {
     if (this.#over) return true
     const socket = this.#socket!
+    let hasRoom: boolean
     if (this.#chunked) {
       socket.cork()
       socket.write(`${chunk.length.toString(16)}\r\n`, 'latin1')
       socket.write(chunk)
-      socket.write('\r\n', 'latin1')
+      hasRoom = socket.write('\r\n', 'latin1')
       socket.uncork()
-    } else socket.write(chunk)
-    return socket.writableLength <= maxUnsentBytes
+    } else hasRoom = socket.write(chunk)
+    return hasRoom || socket.writableLength <= maxUnsentBytes // only where it has none, by its own mark, there will be a `drain`
   }
 
   /** The streamed body is whole. @param trailers flat */
