@@ -87,7 +87,8 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     this.idleSince = performance.now()
     const { persistent, keepAliveS } = this.#parser
     if (keepAliveS !== null) this.#keptMs = Math.min(keepAliveS * 1_000 - earlierMs, mostIdleMs)
-    if (!persistent || !this.#sent || this.#over || this.#paused || this.#keptMs <= 0) return this.discard()
+    // An answer may come before the agent took all of the request: what it would make of the rest nobody knows.
+    if (!persistent || !this.#sent || this.#over || this.#paused || this.#keptMs <= 0 || this.#socket!.writableLength > 0) return this.discard()
     this.#owner.released(this)
   }
 
