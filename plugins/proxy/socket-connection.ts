@@ -18,6 +18,8 @@ const maxInlineBytes = 16 * 1024
 const maxUnsentBytes = 64 * 1024
 /** A body with more than this to come is read into buffers of its own. */
 const largeBytes = 32 * 1024
+/** A buffer goes to the client as it is with at least this in it; of less it gets a copy, or those that wait for it would take many times their bytes. */
+const leastGivenBytes = 16 * 1024
 /** How long an idle connection is kept, where the agent says nothing of it. */
 const idleMs = 4_000
 /** At most, whatever it says; and how much earlier than it. */
@@ -225,14 +227,17 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   #pass (sink: AnswerSink, body: string | Buffer, buffer: Buffer): void {
     let release: (() => void) | null = null
     let chunk = body
-    if (typeof body !== 'string' && body.buffer === buffer.buffer) {
-      if (buffer === this.#ownBuffer) {
+    const isOwn = buffer === this.#ownBuffer
+    const isRead = isOwn || buffer === sharedBuffer
+    if (isRead && typeof body !== 'string' && body.buffer === buffer.buffer) {
+      if (isOwn && body.length >= leastGivenBytes) {
         this.#ownBuffer = null
         release = () => giveBuffer(buffer)
-      } else if (buffer === sharedBuffer) chunk = Buffer.from(body)
+      } else chunk = Buffer.from(body)
     }
     const goesOn = sink.onChunk(chunk, release)
     if (!goesOn && !this.#parser.over) this.#paused = true
+    if (this.#over || !isRead) return
     if (this.#parser.remaining > largeBytes) this.#ownBuffer ??= takeBuffer()
     else if (this.#ownBuffer !== null) {
       giveBuffer(this.#ownBuffer) // the socket gets the shared one before anybody reads again
