@@ -105,10 +105,10 @@ function oceanAgent (random: Seeded) {
 
 interface Got { readonly status: number, readonly hash: string, readonly bytes: number, readonly whole: boolean }
 
-interface Asking { method?: string, body?: Buffer, chunked?: boolean, slow?: boolean, abortAt?: number }
+interface Asking { method?: string, body?: Buffer, chunked?: boolean, slow?: boolean, abortAt?: number, parked?: Promise<void> }
 
 /** One exchange on a connection of its own. */
-function ask (random: Seeded, url: string, { method = 'GET', body, chunked = false, slow = false, abortAt = Infinity }: Asking = {}): Promise<Got> {
+function ask (random: Seeded, url: string, { method = 'GET', body, chunked = false, slow = false, abortAt = Infinity, parked }: Asking = {}): Promise<Got> {
   return new Promise(resolve => {
     const headers = body === undefined ? {} : chunked ? { 'transfer-encoding': 'chunked' } : { 'content-length': body.length }
     const asking = httpRequest(url, { method, agent: false, headers })
@@ -131,6 +131,9 @@ function ask (random: Seeded, url: string, { method = 'GET', body, chunked = fal
       })
       response.on('end', () => { whole = response.complete })
       if (slow) readSlowly(random, response)
+      if (parked === undefined) return
+      response.pause()
+      void parked.then(() => response.resume())
     })
     asking.on('close', () => { if (!answered) settle() })
     if (body === undefined) asking.end()
@@ -183,9 +186,21 @@ t.test('bodies of all framings and sizes, many at once, to fast and slow readers
   const agent = await fakeAgent(t, oceanAgent(random))
   const gateway = await startGateway(t, { agents: [agentAt('ocean', agent)], retry: { attempts: 0 }, ...unprobed })
 
+  // These read nothing while the storm goes on: what was read for them waits in the buffers it was read into.
+  let release = () => {}
+  const parked = new Promise<void>(resolve => { release = resolve })
+  const waiting = Array.from({ length: 8 }, async (_, index) => {
+    const length = 6 * 1024 * 1024 + index
+    const offset = random.below(ocean.length - length)
+    const got = await ask(random, `${gateway.origin}/api/ocean/get/${offset}/${length}/length`, { parked, ...(index % 4 === 0 && { abortAt: 3_000_000 }) })
+    if (index % 4 !== 0) t.match(got, { status: 200, whole: true, bytes: length, hash: sha1(ocean.subarray(offset, offset + length)) }, `parked ${index}`)
+  })
+
   const wrong = await storm(random, gateway, Number(process.env['FLEET_STORM'] ?? 250), 30)
 
   t.same(wrong.slice(0, 5), [], `FLEET_SEED=${random.seed}`)
+  release()
+  await Promise.all(waiting)
   await quiet(gateway)
   t.equal(underWay(gateway, 'ocean'), 0)
   t.same(unhandled, [])
@@ -303,6 +318,7 @@ const get = (port: number, path = '', method = 'GET') => askStrictly(port, metho
 
 t.test('one connection carries all requests that come one after the other', async t => {
   const framings = [okAnswer, 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n', 'HTTP/1.1 204 No Content\r\n\r\n', 'HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n', 'HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok', 'HTTP/1.1 103 x\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n']
+  if (!isOwn) framings.splice(3, 1) // undici takes the length of a 304 for that of a body
   let count = 0
   const { agent, used } = await countingAgent(t, socket => socket.write(framings[count++ % framings.length]!))
   const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
