@@ -12,11 +12,12 @@ import type { AddressInfo, Socket } from 'node:net'
 import { getDefaultHighWaterMark, setDefaultHighWaterMark, type Writable } from 'node:stream'
 import type { AnswerSink } from '../../plugins/proxy/agent-connection.ts'
 import { Connections } from '../../plugins/proxy/connections.ts'
-import { bufferedBody, noBody } from '../../plugins/proxy/request-body.ts'
+import { bufferedBody, noBody, type RequestBody } from '../../plugins/proxy/request-body.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { createLookupOf } from '../../src/guarded-lookup.ts'
 import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
-import { closed, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
+import { readAnswers } from '../helpers/answers.ts'
+import { closed, fakeAgent, rawAgent, type RawAgent } from '../helpers/fake-agent.ts'
 import { quiet, underWay } from '../helpers/quiet.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 import { recordingAgent } from '../helpers/recording-agent.ts'
@@ -451,28 +452,90 @@ t.test('an answer that comes before the upload is over is passed on whole, and t
   }
 })
 
+/** The client by itself, without a gateway around it. */
+function clientOf (t: Test, { host, port }: RawAgent) {
+  const connections = new Connections(createLookupOf(undefined), 'own')
+  t.teardown(() => connections.destroy())
+  const instance = { host, port, protocol: 'http', origin: `http://${host}:${port}`, runtime: {} } as unknown as Instance
+  return {
+    connections,
+    /** Sends a request and resolves with the connection, released, when it has its answer. */
+    async exchange (body: RequestBody, onChunk: AnswerSink['onChunk'] = () => true): Promise<void> {
+      const connection = connections.acquire(instance, 'any')
+      await new Promise<void>((resolve, reject) => {
+        const sink: AnswerSink = { onSend () {}, onSent () {}, onInterim () {}, onHead () {}, onChunk, onEnd: () => resolve(), onFault: (_fault, error) => reject(error) }
+        connection.send({ method: 'PUT', path: '/', fields: [], body, connectTimeoutMs: 3_000 }, sink)
+      })
+      connection.release()
+    }
+  }
+}
+
 t.test('a connection whose agent answered before it took all of the request is not used again', { skip: !isOwn && 'undici decides by itself' }, async t => {
   const agent = await rawAgent(t, (socket, chunk) => {
     if (!chunk.includes('HTTP/1.1\r\n')) return
     socket.pause()
     socket.write(okAnswer)
   })
-  const connections = new Connections(createLookupOf(undefined), 'own')
-  t.teardown(() => connections.destroy())
-  const instance = { ...agent, protocol: 'http', origin: `http://127.0.0.1:${agent.port}`, runtime: {} } as unknown as Instance
-  // More than the kernel takes.
-  const bodies = [Buffer.alloc(32 * 1024 * 1024), null]
+  const client = clientOf(t, agent)
 
-  for (const body of bodies) {
-    const connection = connections.acquire(instance, 'any')
-    await new Promise<void>((resolve, reject) => {
-      const sink: AnswerSink = { onSend () {}, onSent () {}, onInterim () {}, onHead () {}, onChunk: () => true, onEnd: () => resolve(), onFault: (_fault, error) => reject(error) }
-      connection.send({ method: 'PUT', path: '/', fields: [], body: body === null ? noBody : bufferedBody(body), connectTimeoutMs: 3_000 }, sink)
-    })
-    connection.release()
-  }
+  await client.exchange(bufferedBody(Buffer.alloc(32 * 1024 * 1024))) // more than the kernel takes
+  await client.exchange(noBody)
 
   t.equal(agent.connections.length, 2)
+})
+
+t.test('what waits for a slow client is its own, and takes not much more memory than it has bytes', { skip: !isOwn && 'undici allocates by itself' }, async t => {
+  const sizes = [60_000, 100, ...Array.from({ length: 20 }, () => 8_300), 16_000, 20_000, 65_536, 8_193, 70_000, 1]
+  const total = sizes.reduce((sum, size) => sum + size)
+  let send = () => {}
+  const agent = await rawAgent(t, socket => {
+    let at = 0
+    let index = 0
+    send = () => {
+      const end = at + sizes[index++]!
+      socket.write(ocean.subarray(at, end))
+      at = end
+    }
+    socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${total}\r\n\r\n`)
+    send()
+  })
+  const client = clientOf(t, agent)
+  const chunks: (Buffer | string)[] = []
+  const pinned = new Set<ArrayBufferLike>()
+  let due = 0
+  let received = 0
+  let next = sizes[due++]!
+
+  await client.exchange(noBody, chunk => {
+    chunks.push(chunk)
+    if (typeof chunk !== 'string' && chunk.buffer.byteLength > 8_192) pinned.add(chunk.buffer)
+    received += chunk.length
+    if (received === next && received < total) {
+      next += sizes[due++]!
+      send()
+    }
+    return true
+  })
+
+  const whole = Buffer.concat(chunks.map(chunk => typeof chunk === 'string' ? Buffer.from(chunk, 'latin1') : chunk))
+  t.ok(whole.equals(ocean.subarray(0, total)), 'nobody wrote over what was not given back')
+  const bytes = [...pinned].reduce((sum, { byteLength }) => sum + byteLength, 0)
+  t.ok(bytes < total * 2, `${bytes} bytes of memory for ${total}`)
+})
+
+t.test('large answers to pipelined requests come whole and in order', async t => {
+  const length = 1_500_000
+  const agent = await fakeAgent(t, oceanAgent(random))
+  const gateway = await startGateway(t, { agents: [agentAt('ocean', agent)], ...unprobed })
+  const framings = ['length', 'chunked', 'length', 'chunked', 'length', 'length']
+  const client = await rawClient(t, gateway.port)
+
+  client.send(framings.map((framing, index) => `GET /api/ocean/get/${index * 1_000}/${length}/${framing} HTTP/1.1\r\n${host}${index === framings.length - 1 ? 'Connection: close\r\n' : ''}\r\n`).join(''))
+
+  const answers = readAnswers(await client.closed(), framings.map(() => 'GET'))
+  t.equal(answers.length, framings.length)
+  for (const [index, { complete, body }] of answers.entries()) t.ok(complete && body === ocean.toString('latin1', index * 1_000, index * 1_000 + length), `answer ${index}`)
 })
 
 t.test('an agent that closes or resets while an upload is streamed: the client is told, and nothing is left', async t => {
