@@ -267,15 +267,15 @@ export class AnswerParser {
     switch (this.#state) {
       case State.chunkSize: {
         const digit = hexValue[byte]!
-        if (digit !== noDigit) {
+        if (digit !== noDigit && this.#lineBytes === 0) {
           if (++this.#sizeDigits > maxSizeDigits) throw new InvalidAnswerError('a chunk that is too long')
           this.#remaining = this.#remaining * 16 + digit
           return
         }
         if (this.#sizeDigits === 0) throw new InvalidAnswerError('a chunk without size')
         if (byte === carriageReturn) this.#state = State.chunkLineEnd
-        else if (byte === 0x3b || isBlank(byte)) this.#state = State.chunkExtension
-        else throw new InvalidAnswerError('a chunk size that is none')
+        else if (byte === semicolon) this.#state = State.chunkExtension
+        else if (!isBlank(byte) || ++this.#lineBytes > maxChunkLineBytes) throw new InvalidAnswerError('a chunk size that is none')
         return
       }
       case State.chunkExtension:
@@ -304,10 +304,8 @@ export class AnswerParser {
     // The empty line behind them; alone when there are none.
     const none = held.length >= 2 && held[0] === carriageReturn && held[1] === lineFeed
     const end = none ? 0 : held.indexOf(headEnd, Math.max(0, before - headEnd.length + 1), 'latin1')
-    if (end === -1) {
-      if (this.#heldBytes > maxResponseHeadBytes) throw new InvalidAnswerError('trailers that are too long')
-      return bytes.length
-    }
+    if ((end === -1 ? this.#heldBytes : end) > maxResponseHeadBytes) throw new InvalidAnswerError('trailers that are too long')
+    if (end === -1) return bytes.length
     if (!none) this.#takeFields(held.toString('latin1', 0, end + 2), 0, end + 2, this.trailers)
     this.#release()
     this.#state = State.over
@@ -368,6 +366,7 @@ function bodyOf (bytes: Buffer, start: number, end: number, text: string | null)
 }
 
 const space = 0x20
+const semicolon = 0x3b
 const carriageReturn = 0x0d
 const lineFeed = 0x0a
 const noDigit = 255

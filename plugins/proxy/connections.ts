@@ -94,7 +94,8 @@ class ConnectionSet implements ConnectionOwner {
     for (;;) {
       const connection = this.#idle.pop()
       if (connection === undefined || connection.usable) return connection
-      this.#drop(connection)
+      connection.close()
+      this.#all.delete(connection) // not dropped: the set is about to get another, and is not given up in between
     }
   }
 

@@ -15,6 +15,7 @@ import type { Chunk } from './agent-connection.ts'
 import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
 import { failureOf } from './failures.ts'
+import { nominatedFields } from './field-names.ts'
 import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
 import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
@@ -41,6 +42,8 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   #fieldsWithout = false
   #body: RequestBody = noBody
   #current: AttemptHandler | null = null
+  /** Of the answer: which fields are the hop's by its `Connection`. */
+  #nominated: ReadonlySet<string> | null = null
   #replayed = false
   #over = false
   #idleTimer: NodeJS.Timeout | null = null
@@ -92,7 +95,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
         this.#context.onStreamed(chunkLength)
         if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt, true)
       },
-      trailers: () => trailerFields(this.#request.rawTrailers, this.#context.names),
+      trailers: () => trailerFields(this.#request.rawTrailers, this.#context.names, nominatedFields(headers.connection)),
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
     this.#disarmIdleTimer() // nothing is read before there is a place
@@ -156,7 +159,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
 
   onEnd (_handler: AttemptHandler, trailers: string[] | null): void {
     this.#finish()
-    this.#response.end(trailers && trailerFields(trailers, this.#context.names))
+    this.#response.end(trailers && trailerFields(trailers, this.#context.names, this.#nominated))
     const { socket } = this.#response.raw
     // What is left is the client's to read: its own inactivity ends it, until Node's keep-alive time takes over.
     if (socket instanceof Socket && socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs)
@@ -250,6 +253,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     try {
       const head = this.#headFor(handler, status, rawFields)
       isEventStream = head.isEventStream
+      this.#nominated = head.nominated
       this.#response.start(status, reason, head)
     } catch (error) {
       handler.cancel('invalid')

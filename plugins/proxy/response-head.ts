@@ -30,6 +30,8 @@ export interface ResponseHead {
   /** Body length the agent announced; null when it did not. */
   readonly contentLength: number | null
   readonly isEventStream: boolean
+  /** What `Connection` names, which goes for trailers too; null when nothing. */
+  readonly nominated: ReadonlySet<string> | null
 }
 
 /**
@@ -98,7 +100,7 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
   // Announced only where they can be sent: with a length or without a body Node throws ERR_HTTP_TRAILER_INVALID.
   if (trailers !== null && contentLength === null && !bodiless && settings.canChunk) fields.push('trailer', trailers)
   fields.push('via', `1.1 ${settings.viaPseudonym}`)
-  return { fields, ownFrom, contentLength, isEventStream }
+  return { fields, ownFrom, contentLength, isEventStream, nominated }
 }
 
 /** Whether an answer never has a body, whatever its head says (RFC 9110 §6.4.1). */
@@ -119,12 +121,16 @@ export function interimFields (raw: readonly string[], names: FieldNames, corsEn
   return fields
 }
 
-/** What may follow a body (RFC 9110 §6.5.1): nothing of framing, the hop or this gateway's. @param raw flat */
-export function trailerFields (raw: readonly string[], names: FieldNames): string[] {
+/**
+ * What may follow a body (RFC 9110 §6.5.1): nothing of framing, the hop or this gateway's.
+ * @param raw flat
+ * @param nominated what `Connection` of the head names
+ */
+export function trailerFields (raw: readonly string[], names: FieldNames, nominated: ReadonlySet<string> | null): string[] {
   const fields: string[] = []
   for (let index = 0; index < raw.length; index += 2) {
     const { role, lowerName } = names.of(raw[index]!)
-    if (role === FieldRole.plain && lowerName !== 'set-cookie') fields.push(raw[index]!, raw[index + 1]!)
+    if (role === FieldRole.plain && lowerName !== 'set-cookie' && nominated?.has(lowerName) !== true) fields.push(raw[index]!, raw[index + 1]!)
   }
   return fields
 }

@@ -18,6 +18,8 @@ const maxInlineBytes = 16 * 1024
 const maxUnsentBytes = 64 * 1024
 /** A body with more than this to come is read into buffers of its own. */
 const largeBytes = 32 * 1024
+/** A buffer goes to the client as it is with at least this in it; of less it gets a copy, or those that wait for it would take many times their bytes. */
+const leastGivenBytes = 16 * 1024
 /** How long an idle connection is kept, where the agent says nothing of it. */
 const idleMs = 4_000
 /** At most, whatever it says; and how much earlier than it. */
@@ -88,7 +90,8 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     this.idleSince = performance.now()
     const { persistent, keepAliveS } = this.#parser
     if (keepAliveS !== null) this.#keptMs = Math.min(keepAliveS * 1_000 - earlierMs, mostIdleMs)
-    if (!persistent || !this.#sent || this.#over || this.#paused || this.#keptMs <= 0) return this.discard()
+    // An answer may come before the agent took all of the request: what it would make of the rest nobody knows.
+    if (!persistent || !this.#sent || this.#over || this.#paused || this.#keptMs <= 0 || this.#socket!.writableLength > 0) return this.discard()
     this.#owner.released(this)
   }
 
@@ -114,14 +117,15 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   write (chunk: Buffer): boolean {
     if (this.#over) return true
     const socket = this.#socket!
+    let hasRoom: boolean
     if (this.#chunked) {
       socket.cork()
       socket.write(`${chunk.length.toString(16)}\r\n`, 'latin1')
       socket.write(chunk)
-      socket.write('\r\n', 'latin1')
+      hasRoom = socket.write('\r\n', 'latin1')
       socket.uncork()
-    } else socket.write(chunk)
-    return socket.writableLength <= maxUnsentBytes
+    } else hasRoom = socket.write(chunk)
+    return hasRoom || socket.writableLength <= maxUnsentBytes // only where it has none, by its own mark, there will be a `drain`
   }
 
   /** The streamed body is whole. @param trailers flat */
@@ -239,14 +243,17 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   #pass (sink: AnswerSink, body: string | Buffer, buffer: Buffer): void {
     let release: (() => void) | null = null
     let chunk = body
-    if (typeof body !== 'string' && body.buffer === buffer.buffer) {
-      if (buffer === this.#ownBuffer) {
+    const isOwn = buffer === this.#ownBuffer
+    const isRead = isOwn || buffer === sharedBuffer
+    if (isRead && typeof body !== 'string' && body.buffer === buffer.buffer) {
+      if (isOwn && body.length >= leastGivenBytes) {
         this.#ownBuffer = null
         release = () => giveBuffer(buffer)
-      } else if (buffer === sharedBuffer) chunk = Buffer.from(body)
+      } else chunk = Buffer.from(body)
     }
     const goesOn = sink.onChunk(chunk, release)
     if (!goesOn && !this.#parser.over) this.#paused = true
+    if (this.#over || !isRead) return
     if (this.#parser.remaining > largeBytes) this.#ownBuffer ??= takeBuffer()
     else if (this.#ownBuffer !== null) {
       giveBuffer(this.#ownBuffer) // the socket gets the shared one before anybody reads again
