@@ -89,12 +89,10 @@ export class ClientResponse {
     raw.end()
   }
 
-  /** It is the answer's turn on a connection that stays, it has a body, and nobody has put himself between the answer and the socket. */
+  /** Nobody has a hand in it, the connection stays, and there may be a body. */
   #canSendText (raw: WritableResponse, status: number): boolean {
-    const { socket } = raw
-    return socket !== null && socket._httpMessage === raw && socket.writable && raw.outputData.length === 0 && raw._header === null && raw.shouldKeepAlive &&
-      raw.sendDate && raw._defaultKeepAlive && raw._maxRequestsPerSocket === 0 && this.#request.complete && this.#request.httpVersion === '1.1' &&
-      !isBodiless(status, this.#facts.method) && raw.writeHead === ServerResponse.prototype.writeHead && raw.end === ServerResponse.prototype.end
+    return isIdle(raw) && raw._header === null && raw.shouldKeepAlive && raw.sendDate && raw._defaultKeepAlive && raw._maxRequestsPerSocket === 0 &&
+      this.#request.complete && this.#request.httpVersion === '1.1' && !isBodiless(status, this.#facts.method)
   }
 
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
@@ -116,10 +114,14 @@ export class ClientResponse {
    * @returns false when the client is behind; `drain` of `raw` tells when it is not
    */
   write (chunk: Chunk, release: (() => void) | null): boolean {
-    const { raw } = this
+    const raw = this.raw as WritableResponse
     const first = this.#facts.bytesSent === 0
     this.#facts.bytesSent += chunk.length
     this.#headBuffered = false
+    if (typeof chunk === 'string' && raw._headerSent && raw.chunkedEncoding && isIdle(raw)) {
+      raw.socket!.write(`${chunk.length.toString(16)}\r\n${chunk}\r\n`, 'latin1') // an event, say: one string instead of four pieces
+      return true
+    }
     const encoding = typeof chunk === 'string' ? 'latin1' : undefined as never
     if (first && chunk.length === this.#contentLength && this.#request.complete) {
       raw.end(chunk, encoding, release ?? undefined) // head and whole body in one write
@@ -201,6 +203,14 @@ function pairs (flat: readonly string[]): [string, string][] {
   const list: [string, string][] = []
   for (let index = 0; index < flat.length; index += 2) list.push([flat[index]!, flat[index + 1]!])
   return list
+}
+
+/** It is the answer's turn, nothing of it waits, and its methods are Node's own: what is written to the socket now is where it would have been. */
+function isIdle (raw: WritableResponse): boolean {
+  const { socket } = raw
+  const { writeHead, write, end } = ServerResponse.prototype
+  return socket !== null && socket._httpMessage === raw && socket.writable && socket.writableLength === 0 && raw.outputData.length === 0 &&
+    raw.writeHead === writeHead && raw.write === write && raw.end === end
 }
 
 /** What a value must not have. The agent's were read with that in mind; a hook may have set it. */

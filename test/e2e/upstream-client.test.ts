@@ -463,7 +463,7 @@ function clientOf (t: Test, { host, port }: RawAgent) {
     async exchange (body: RequestBody, onChunk: AnswerSink['onChunk'] = () => true): Promise<void> {
       const connection = connections.acquire(instance, 'any')
       await new Promise<void>((resolve, reject) => {
-        const sink: AnswerSink = { onSend () {}, onSent () {}, onInterim () {}, onHead () {}, onChunk, onEnd: () => resolve(), onFault: (_fault, error) => reject(error) }
+        const sink: AnswerSink = { onSend () {}, onSent () {}, onInterim () {}, onHead () {}, onChunk, onWhole: () => resolve(), onEnd: () => resolve(), onFault: (_fault, error) => reject(error) }
         connection.send({ method: 'PUT', path: '/', fields: [], body, connectTimeoutMs: 3_000 }, sink)
       })
       connection.release()
