@@ -8,6 +8,8 @@ import { cpus, loadavg, release, totalmem } from 'node:os'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { writeDocument } from './document.js'
+import { buildRows, keyRows } from './key-ratios.js'
 import { gateway, others, projectRoot } from './peers.js'
 import { hasProc } from './proc.js'
 import { runScenario } from './rounds.js'
@@ -141,8 +143,8 @@ const versions = Object.fromEntries(peers.map(peer => [peer.name, peer.version()
 if (wrk === undefined && !options['own-tools']) skipped.push('wrk is not installed: load comes from the generator of bench/, which takes more of a processor')
 if (!hasProc) skipped.push('there is no /proc: no processor time and no memory')
 say(`${machine.cpu}, ${machine.cores} processors, ${machine.kernel}, Node ${machine.node}; ${machine.pinned}; load by ${machine.load}`)
-const busyness = loadavg()[0]
-if (busyness > 0.5) say(`This machine is not quiet (load average ${busyness.toFixed(1)}): absolute figures mean little, ratios less than usual.`)
+const loadAverage = loadavg()[0]
+if (loadAverage > 0.5) say(`This machine is not quiet (load average ${loadAverage.toFixed(1)}): absolute figures mean little, ratios less than usual.`)
 
 const results = []
 for (const scenario of scenarios) {
@@ -152,7 +154,7 @@ for (const scenario of scenarios) {
     continue
   }
   const taking = peers.filter(({ isGateway }) => isGateway || !scenario.onlyGateways)
-  for (const { name } of peers.filter(peer => !taking.includes(peer))) skipped.push(`${scenario.name}, ${name}: it has no agents`)
+  if (taking.length < peers.length) skipped.push(`${scenario.name}: only the gateway has agents that register`)
   if (taking.length === 0) continue
   const upstreams = await startUpstreams(stage, { events: scenario.events, ownTools: options['own-tools'] })
   say(`\n${scenario.name}: ${scenario.title}; upstreams: ${upstreams.about}`)
@@ -164,21 +166,26 @@ for (const scenario of scenarios) {
   say(`\n${textTable(scenarioRows(scenario, entries))}`)
 }
 
+const report = {
+  at: new Date().toISOString(),
+  command: ['npm run bench', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+  machine,
+  loadAverage,
+  peers: peers.map(({ name, about }) => ({ name, about, version: versions[name] })),
+  builds: peers.filter(({ isGateway }) => isGateway).map(({ name }) => name),
+  rounds,
+  results,
+  skipped,
+  problems
+}
+for (const [title, rows] of [
+  ['The key ratios', keyRows(results, report.builds)],
+  ['Other builds against ours', buildRows(results, report.builds)]
+]) if (rows.length > 1) say(`\n${title}\n\n${textTable(rows)}`)
+say('')
 for (const text of skipped) say(`skipped: ${text}`)
 for (const text of problems) say(`WRONG: ${text}`)
 
-if (options.json !== undefined) {
-  writeFileSync(from(options.json), `${JSON.stringify({
-    at: new Date().toISOString(),
-    command: process.argv.slice(2),
-    machine,
-    loadAverage: busyness,
-    versions,
-    about: Object.fromEntries(peers.map(({ name, about }) => [name, about])),
-    rounds,
-    scenarios: results.map(({ scenario: { name, title }, ...result }) => ({ name, title, ...result })),
-    skipped,
-    problems
-  }, null, 2)}\n`)
-}
+if (options.json !== undefined) writeFileSync(from(options.json), `${JSON.stringify(report, null, 2)}\n`)
+if (options['write-docs']) writeDocument(join(projectRoot, 'docs'), report)
 process.exit(problems.length === 0 ? 0 : 1)

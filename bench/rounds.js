@@ -43,16 +43,14 @@ export async function runScenario (run, scenario, peers) {
   }
   for (let round = 0; round < run.rounds; round++) {
     const taking = results.filter(isAlive)
-    const told = []
     for (const entry of taking) {
       let figures
       const error = await attempt(async () => { figures = await (scenario.fresh ? freshRound : measures[scenario.kind])(run, scenario, entry) })
       entry.rounds.push(figures)
       if (error !== undefined) entry.problems.push(`round ${round + 1} gives no figure: ${error.message}`)
-      told.push(`${entry.name} ${error === undefined ? tell(scenario, figures) : 'INVALID'}`)
     }
     if (scenario.kind === 'latency') addLatency(taking, round)
-    say(`  round ${round + 1} of ${run.rounds}: ${told.join(' · ')}`)
+    say(`  round ${round + 1} of ${run.rounds}: ${taking.map(entry => `${entry.name} ${tell(scenario, entry.rounds[round])}`).join(' · ')}`)
   }
   await Promise.all([...processes.values()].map(async started => await started.then(({ running }) => run.stage.end(running), () => {})))
   for (const entry of results) problems.push(...entry.problems.map(text => `${scenario.name}, ${entry.name}: ${text}`))
@@ -70,8 +68,12 @@ async function attempt (task) {
   }
 }
 
-/** The first two figures of a round, for whoever watches. */
-const tell = ({ figures }, round) => figures.slice(0, 2).filter(({ key }) => round[key] !== undefined).map(({ key, digits, title }) => `${round[key].toFixed(digits)} ${title}`).join(', ')
+/** The figures of a round that are compared, for whoever watches. */
+function tell ({ figures }, round) {
+  if (round === undefined) return 'INVALID'
+  const shown = figures.filter(({ key, compared }) => compared && Number.isFinite(round[key]))
+  return (shown.length > 0 ? shown : figures.filter(({ key }) => Number.isFinite(round[key]))).map(({ key, digits, title }) => `${round[key].toFixed(digits)} ${title}`).join(', ')
+}
 
 /** Starts an entry's process, unless another entry has it already, and leaves its port with the entry. */
 async function prepare (run, scenario, entry, processes) {
@@ -151,6 +153,9 @@ async function streamsRound (run, _scenario, { port, running, task }) {
     return events
   }
 
+  // A heap that has been at work: without it, most of what is added is room for garbage, whatever the streams hold.
+  const { failures } = await load(stage, { ...task.warm, port, seconds: 2 }, run.wrk)
+  if (failures.length > 0) throw new InvalidRound(failures.join('; '))
   await stage.end(await open(task.warmStreams))
   await stage.rests(running)
   const before = residentKiB(running.pid)

@@ -6,7 +6,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { createServer, connect } from 'node:net'
 import { once } from 'node:events'
-import { availableParallelism, tmpdir } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { allowedCpus, cpuSeconds, hasProc, treePids } from './proc.js'
@@ -25,8 +25,8 @@ export function findProgram (name) {
 function placement () {
   const taskset = findProgram('taskset')
   const cpus = allowedCpus()
-  if (availableParallelism() < 2 || cpus.length < 2) return { about: 'nothing is pinned: there is one processor' }
   if (taskset === undefined) return { about: 'nothing is pinned: taskset is not installed' }
+  if (cpus.length < 2) return { about: 'nothing is pinned: there is one processor' }
   const [proxy, ...others] = cpus
   return { taskset, proxy: String(proxy), others: others.join(','), about: `the proxy is pinned to processor ${proxy}, load and upstreams to ${others.join(', ')}` }
 }
@@ -97,7 +97,7 @@ export function createStage () {
       const look = () => pattern.exec(running.printed())?.[1]
       while (look() === undefined) {
         if (running.ended || late.aborted) throw new Error(`${running.ended ? 'it ended' : `not ready in ${startMs / 1_000} s`}: ${running.printed().trim().slice(-600)}`)
-        await Promise.race([once(running.child.stdout, 'data'), once(running.child.stderr, 'data'), running.exited, delay(1_000)])
+        await Promise.race([running.exited, delay(20)])
       }
       return look()
     },

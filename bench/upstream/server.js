@@ -26,7 +26,7 @@ const answers = {
 
 for (let instance = 0; instance < 2; instance++) {
   const server = createServer({ keepAliveTimeout: 3_600_000, requestTimeout: 0 }, (request, response) => {
-    const answer = answers[request.url]
+    const answer = answers[request.url.split('?')[0]] // fast-gateway adds a `?`
     if (answer === undefined) response.writeHead(404).end()
     else answer(request, response)
   })
