@@ -1,6 +1,7 @@
 /** wrk's script and what it prints. Pure, so that test/bench.test.ts can check it. */
 
-const inMs = { us: 0.001, ms: 1, s: 1_000, m: 60_000 }
+/** How many of each unit make a second. */
+const inSecond = { us: 1e6, ms: 1_000, s: 1, m: 1 / 60 }
 
 /**
  * What `wrk --latency` printed, in requests, seconds and milliseconds.
@@ -12,13 +13,13 @@ export function parseWrk (printed) {
   if (requests === undefined) throw new Error(`wrk did not report: ${printed.trim().slice(0, 300)}`)
   const at = share => {
     const [, value, unit] = new RegExp(`^\\s+${share}%\\s+([\\d.]+)(us|ms|s|m)`, 'm').exec(printed) ?? []
-    return value === undefined ? NaN : Number(value) * inMs[unit]
+    return value === undefined ? NaN : Number(value) * 1_000 / inSecond[unit]
   }
   const [, bad] = /Non-2xx or 3xx responses: (\d+)/.exec(printed) ?? []
   const [, sockets] = /Socket errors: (.*)/.exec(printed) ?? []
   return {
     requests: Number(requests),
-    seconds: Number(time) * inMs[unit] / 1_000,
+    seconds: Number(time) / inSecond[unit],
     p50: at(50),
     p99: at(99),
     failures: [
