@@ -26,7 +26,7 @@ const usage = `npm run bench -- [options]
   --gateway NAME=PATH       another build of the gateway (a checkout with dist/) as a further peer; may be repeated
   --gateway-env NAME=KEY=VALUE   a variable of the environment for that build (or for ours); may be repeated
   --gateway-config NAME=FILE     YAML added to that build's fleet.yaml
-  --rounds N, --seconds N   how many rounds (5), and how long each puts load on (5; event streams 10)
+  --rounds N, --seconds N   how many rounds (5), and how long each puts load on (5); event streams 3 and 10, --quick 3 and 2
   --own-tools               the load generator and the upstream of our own, even where wrk and nginx are installed
   --no-build                take dist/ as it is
   --json FILE               everything that was measured
@@ -49,6 +49,8 @@ const { values: options } = parseArgs({
     'write-docs': { type: 'boolean', default: false }
   }
 })
+/** Of the last minute, before this began to work. */
+const [loadAverage] = loadavg()
 const say = text => process.stdout.write(`${text}\n`)
 
 if (options.help) {
@@ -77,7 +79,6 @@ function positive (key, otherwise) {
 }
 
 const quick = { scenarios: ['get-64', 'post-1k', 'get-1m'], peers: ['ours', 'bare', 'stock', 'nginx'] }
-const rounds = positive('rounds', options.quick ? 3 : 5)
 const wantedScenarios = options.scenario ?? (options.quick ? quick.scenarios : undefined)
 const wantedPeers = options.peer ?? (options.quick ? quick.peers : undefined)
 
@@ -89,12 +90,13 @@ function variantOf (name) {
   }
 }
 
+if (!options['no-build']) build()
 // npm runs this in the package's folder; paths are meant from where the command was given.
 const from = path => resolve(process.env.INIT_CWD ?? '.', path)
-if (!options['no-build']) build()
 const gateways = [gateway('ours', projectRoot, variantOf('ours')), ...named('gateway').map(([name, path]) => gateway(name, from(path), variantOf(name)))]
 const allPeers = [...gateways, ...others]
 
+for (const { name } of allPeers) if (allPeers.filter(peer => peer.name === name).length > 1) refuse(`there are two peers called ${name}`)
 for (const name of wantedPeers ?? []) if (!allPeers.some(peer => peer.name === name)) refuse(`there is no peer ${name}`)
 for (const name of wantedScenarios ?? []) if (!scenarios.some(scenario => scenario.name === name)) refuse(`there is no scenario ${name}`)
 for (const key of ['gateway-env', 'gateway-config']) for (const [name] of named(key)) if (!gateways.some(peer => peer.name === name)) refuse(`--${key}: there is no gateway ${name}`)
@@ -143,7 +145,6 @@ const versions = Object.fromEntries(peers.map(peer => [peer.name, peer.version()
 if (wrk === undefined && !options['own-tools']) skipped.push('wrk is not installed: load comes from the generator of bench/, which takes more of a processor')
 if (!hasProc) skipped.push('there is no /proc: no processor time and no memory')
 say(`${machine.cpu}, ${machine.cores} processors, ${machine.kernel}, Node ${machine.node}; ${machine.pinned}; load by ${machine.load}`)
-const loadAverage = loadavg()[0]
 if (loadAverage > 0.5) say(`This machine is not quiet (load average ${loadAverage.toFixed(1)}): absolute figures mean little, ratios less than usual.`)
 
 const results = []
@@ -158,11 +159,12 @@ for (const scenario of scenarios) {
   if (taking.length === 0) continue
   const upstreams = await startUpstreams(stage, { events: scenario.events, ownTools: options['own-tools'] })
   say(`\n${scenario.name}: ${scenario.title}; upstreams: ${upstreams.about}`)
-  const seconds = positive('seconds', scenario.kind === 'streams' ? 10 : options.quick ? 2 : 5)
+  const rounds = positive('rounds', scenario.rounds ?? (options.quick ? 3 : 5))
+  const seconds = positive('seconds', scenario.seconds ?? (options.quick ? 2 : 5))
   const { entries, problems: found } = await runScenario({ stage, upstreams, wrk, rounds, seconds, say }, scenario, taking)
   await stage.end(upstreams.running)
   problems.push(...found)
-  results.push({ scenario, seconds, upstreams: upstreams.about, entries })
+  results.push({ scenario, rounds, seconds, upstreams: upstreams.about, entries })
   say(`\n${textTable(scenarioRows(scenario, entries))}`)
 }
 
@@ -173,7 +175,6 @@ const report = {
   loadAverage,
   peers: peers.map(({ name, about }) => ({ name, about, version: versions[name] })),
   builds: peers.filter(({ isGateway }) => isGateway).map(({ name }) => name),
-  rounds,
   results,
   skipped,
   problems

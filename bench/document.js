@@ -17,8 +17,7 @@ const charted = ['get-64', 'post-1k', 'get-1m']
  * @property {number} loadAverage
  * @property {readonly { name: string, about: string, version: string }[]} peers
  * @property {readonly string[]} builds names of the gateway's builds, ours first
- * @property {readonly { scenario: import('./scenarios.js').Figure & object, seconds: number, upstreams: string, entries: object[] }[]} results
- * @property {number} rounds
+ * @property {readonly { scenario: { name: string, title: string, note?: string, figures: import('./scenarios.js').Figure[] }, rounds: number, seconds: number, upstreams: string, entries: object[] }[]} results
  * @property {readonly string[]} skipped
  * @property {readonly string[]} problems
  */
@@ -49,15 +48,15 @@ const list = lines => lines.map(line => `- ${line}`).join('\n')
 
 /** @param {Report} report */
 export function benchmarksDocument (report) {
-  const { at, command, machine, loadAverage, peers, builds, results, rounds, skipped, problems } = report
+  const { at, command, machine, loadAverage, peers, builds, results, skipped, problems } = report
   const key = keyRows(results, builds)
   const between = buildRows(results, builds)
   return `${[
     '# Benchmarks',
     `Written by \`${command}\` on ${at.slice(0, 10)}, and not by hand. Figures are this machine's and this day's; what carries over to others is how they
 compare with each other.`,
-    `Real processes on loopback in front of cheap upstreams. Everybody takes a turn in each of ${rounds} rounds (A B C A B C …); figures are medians over rounds,
-with the least and the most in parentheses. Ratios (×) are taken within each round, and then their median. CPU is the time of the proxy's process and all its
+    `Real processes on loopback in front of cheap upstreams. Everybody takes a turn in each round (A B C A B C …); figures are medians over rounds, with the
+least and the most in parentheses. Ratios (×) are taken within each round, and then their median. CPU is the time of the proxy's process and all its
 children in user and kernel mode, by Linux's account. A round in which one answer was not 2xx, or one connection broke, gives no figure. Where a proxy used much
 less than all "of its core", the load generator or the upstreams were the bound, and its requests/s say nothing; its CPU time does.`,
     markdownTable([['', ''], ...Object.entries({
@@ -72,9 +71,9 @@ less than all "of its core", the load generator or the upstreams were the bound,
     ...(between.length > 1 ? ['Other builds of the gateway against ours, figure by figure:', markdownTable(between)] : []),
     ...Object.entries(charts(report)).map(([file, { title }]) => `![${title}](${file})`),
     '## Scenario by scenario',
-    ...results.flatMap(({ scenario, seconds, upstreams, entries }) => [
+    ...results.flatMap(({ scenario, rounds, seconds, upstreams, entries }) => [
       `### ${scenario.name}`,
-      `${scenario.title}. ${scenario.note === undefined ? '' : `${scenario.note} `}${seconds} s a round; upstreams: ${upstreams}.`,
+      `${scenario.title}. ${scenario.note === undefined ? '' : `${scenario.note} `}Rounds: ${rounds}, of ${seconds} s; upstreams: ${upstreams}.`,
       markdownTable(scenarioRows(scenario, entries))
     ]),
     '## Who was compared',

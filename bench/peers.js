@@ -1,5 +1,5 @@
 /** Everything that is compared: how each is started, in front of which upstreams, and what it is. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -20,7 +20,7 @@ export const token = 'benchmark-secret-token'
  * @property {boolean} [isInstalled] it comes from bench/node_modules
  * @property {string} [missing] why it can't take part here
  * @property {() => string} version
- * @property {(stage: object, at: { ports: number[], streams: boolean, fleet?: string }) => Promise<{ running: object, port: number }>} start
+ * @property {(stage: object, at: { ports: number[], streams: boolean, fleet?: string }) => Promise<{ running: object, port: number, proof?: () => boolean }>} start
  */
 
 const versionOf = name => JSON.parse(readFileSync(join(here, 'node_modules', name, 'package.json'), 'utf8')).version
@@ -69,17 +69,23 @@ const onMachine = (name, about, { config, args, version, env }) => {
 }
 
 /** The fleet that our own builds serve: one agent in two instances, and every feature on. */
-function fleetFile (ports, more = '') {
+function fleetFile (ports) {
   return `agents:
   - name: planner
     instances: [${ports.map(port => `{host: 127.0.0.1, port: ${port}}`).join(', ')}]
-${commonSettings}${more}`
+${commonSettings}`
 }
 
 /** Of every fleet.yaml here: a limit that counts and is never reached, and the audit log in a file. */
 export const commonSettings = `rateLimit: {perMinute: 60000000, burst: 1000000}
 auditLog: {file: audit.log}
 `
+
+/** A fleet.yaml with more in it, which takes the place of settings of the same name; those here have a line each. */
+export function withConfig (fleet, config) {
+  const keys = [...config.matchAll(/^(\w+):/gm)].map(([, key]) => key)
+  return fleet.split('\n').filter(line => !keys.includes(line.split(':')[0])).join('\n') + config
+}
 
 /**
  * A build of this project, as the real process.
@@ -99,9 +105,14 @@ export function gateway (name, path, { env = {}, config = '' } = {}) {
     version: () => commitOf(main),
     async start (stage, { ports, fleet = fleetFile(ports) }) {
       const folder = stage.makeFolder(name)
-      writeFileSync(join(folder, 'fleet.yaml'), fleet + config)
+      writeFileSync(join(folder, 'fleet.yaml'), withConfig(fleet, config))
       const running = stage.start(process.execPath, [main, 'serve', '--port', '0', '--secret', token], { cwd: folder, env, proxy: true })
-      return { running, port: Number(await stage.prints(running, /^Fleet Gateway on http:\/\/127\.0\.0\.1:(\d+)/m)) }
+      return {
+        running,
+        port: Number(await stage.prints(running, /^Fleet Gateway on http:\/\/127\.0\.0\.1:(\d+)/m)),
+        /** That the audit log was on: it has lines. */
+        proof: () => existsSync(join(folder, 'audit.log')) && statSync(join(folder, 'audit.log')).size > 0
+      }
     }
   }
 }

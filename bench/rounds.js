@@ -9,6 +9,9 @@ import { checkAnswer } from './scenarios.js'
 
 const streamsClient = fileURLToPath(new URL('streams.js', import.meta.url))
 
+/** How long load is put on before the first round, at most: code is compiled, connections are opened. */
+const warmSeconds = 3
+
 /** A round that gives no figure, with what was wrong. */
 class InvalidRound extends Error {}
 
@@ -45,7 +48,7 @@ export async function runScenario (run, scenario, peers) {
     const taking = results.filter(isAlive)
     for (const entry of taking) {
       let figures
-      const error = await attempt(async () => { figures = await (scenario.fresh ? freshRound : measures[scenario.kind])(run, scenario, entry) })
+      const error = await attempt(async () => { figures = await (scenario.fresh ? freshRound : measure)(run, scenario, entry) })
       entry.rounds.push(figures)
       if (error !== undefined) entry.problems.push(`round ${round + 1} gives no figure: ${error.message}`)
     }
@@ -84,19 +87,19 @@ async function prepare (run, scenario, entry, processes) {
   }
   const key = entry.process ?? entry.name
   if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, streams: scenario.kind === 'streams', fleet: entry.fleet?.(ports) }))
-  const { running, port } = await processes.get(key)
-  Object.assign(entry, { running, port })
+  const { running, port, proof } = await processes.get(key)
+  Object.assign(entry, { running, port, proof })
   await stage.rests(running)
 }
 
 /** Looks at one answer, and lets code be compiled and connections be opened. */
 async function warm (run, entry) {
   await checkAnswer(entry.port, entry.task, entry.peer?.isGateway)
-  await load(run.stage, { ...entry.task, port: entry.port, seconds: Math.min(run.seconds, 2) }, run.wrk)
+  await load(run.stage, { ...entry.task, port: entry.port, seconds: Math.min(run.seconds, warmSeconds) }, run.wrk)
 }
 
 /** Puts load on, and takes the processor's time before and after. */
-async function loadRound (run, _scenario, { port, running, task, isDirect }) {
+async function loadRound (run, { port, running, task, isDirect }) {
   const from = performance.now()
   const before = isDirect ? NaN : cpuSeconds(running.pid)
   const { requests, requestsPerSecond, p50, p99, failures } = await load(run.stage, { ...task, port, seconds: run.seconds }, run.wrk)
@@ -115,6 +118,13 @@ async function loadRound (run, _scenario, { port, running, task, isDirect }) {
 
 const measures = { load: loadRound, latency: loadRound, streams: streamsRound }
 
+/** One entry's turn. @throws {InvalidRound} when it gives no figure */
+async function measure (run, scenario, entry) {
+  const figures = await measures[scenario.kind](run, entry)
+  if (entry.proof?.() === false) throw new InvalidRound('it wrote no audit log: not everything is on')
+  return figures
+}
+
 /** What is above the way straight to the upstream in the same round; nothing where that has no figure. */
 function addLatency (entries, round) {
   const direct = entries.find(({ isDirect }) => isDirect)?.rounds[round]
@@ -131,14 +141,14 @@ async function freshRound (run, scenario, entry) {
   const processes = new Map()
   try {
     await prepare(run, scenario, entry, processes)
-    return await measures[scenario.kind](run, scenario, entry)
+    return await measure(run, scenario, entry)
   } finally {
     for (const started of processes.values()) await started.then(({ running }) => run.stage.end(running), () => {})
   }
 }
 
 /** Opens the streams, waits until memory is steady, and counts events and processor time for a while. */
-async function streamsRound (run, _scenario, { port, running, task }) {
+async function streamsRound (run, { port, running, task }) {
   const { stage } = run
   const open = async streams => {
     const client = stage.start(process.execPath, [streamsClient, JSON.stringify({ ...task, port, streams })], { ipc: true })

@@ -63,6 +63,8 @@ export const scenarios = [
     kind: 'streams',
     events: true,
     fresh: true,
+    rounds: 3,
+    seconds: 10,
     figures: [
       { key: 'kibPerStream', title: 'KiB/stream', digits: 1, compared: true },
       { key: 'cpuMicros', title: 'CPU µs/event', digits: 1, compared: true },

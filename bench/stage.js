@@ -31,6 +31,21 @@ function placement () {
   return { taskset, proxy: String(proxy), others: others.join(','), about: `the proxy is pinned to processor ${proxy}, load and upstreams to ${others.join(', ')}` }
 }
 
+/** Asks a process to end, waits, and insists. */
+async function endProcess (running) {
+  const tree = treePids(running.pid)
+  running.child.kill('SIGTERM')
+  const insist = setTimeout(() => {
+    for (const pid of hasProc ? tree : [running.pid]) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch {} // it has ended meanwhile
+    }
+  }, leaveMs)
+  await running.exited
+  clearTimeout(insist)
+}
+
 export function createStage () {
   const folder = mkdtempSync(join(tmpdir(), 'fleet-bench-'))
   const place = placement()
@@ -77,7 +92,7 @@ export function createStage () {
       const { NODE_OPTIONS, NODE_V8_COVERAGE, ...inherited } = process.env
       const child = spawn(file, rest, { cwd, env: { ...inherited, ...env }, stdio: ['ignore', 'pipe', 'pipe', ...(ipc ? ['ipc'] : [])] })
       let printed = ''
-      const running = { pid: child.pid, child, printed: () => printed, ended: false }
+      const running = { pid: child.pid, child, cwd, printed: () => printed, ended: false }
       living.add(running)
       for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { printed = (printed + chunk).slice(-200_000) })
       running.exited = new Promise(resolve => {
@@ -125,20 +140,10 @@ export function createStage () {
       }
     },
 
-    /** Ends a process: asks, waits, insists. */
+    /** Ends a process: asks, waits, insists; and takes away the folder it worked in, since logs of a long run are large. */
     async end (running) {
-      if (running.ended) return
-      const tree = treePids(running.pid)
-      running.child.kill('SIGTERM')
-      const insist = setTimeout(() => {
-        for (const pid of hasProc ? tree : [running.pid]) {
-          try {
-            process.kill(pid, 'SIGKILL')
-          } catch {}
-        }
-      }, leaveMs)
-      await running.exited
-      clearTimeout(insist)
+      if (!running.ended) await endProcess(running)
+      if (running.cwd !== folder) rmSync(running.cwd, { recursive: true, force: true })
     },
 
     /** Ports that nobody listens on now, for programs that can't tell which they were given. */

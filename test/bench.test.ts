@@ -18,6 +18,7 @@ const { parseWrk, wrkScript } = await load('wrk.js')
 const { createResponseReader } = await load('response-reader.js')
 const { markdownTable, scenarioRows, textTable } = await load('table.js')
 const { buildRows, keyRows } = await load('key-ratios.js')
+const { withConfig } = await load('peers.js')
 const { barChart } = await load('chart.js')
 const { benchmarksDocument, charts } = await load('document.js')
 
@@ -187,8 +188,7 @@ t.test('the document names the machine, the versions, what was skipped and what 
     loadAverage: 0.1,
     peers: [{ name: 'ours', about: 'everything on', version: 'commit abc' }],
     builds: ['ours'],
-    rounds: 3,
-    results: [{ scenario, seconds: 5, upstreams: 'one nginx worker', entries }],
+    results: [{ scenario, rounds: 3, seconds: 5, upstreams: 'one nginx worker', entries }],
     skipped: ['caddy: caddy is not installed'],
     problems: ['get-64, broken: round 1 gives no figure: 3 answers were not 2xx']
   }
@@ -197,6 +197,13 @@ t.test('the document names the machine, the versions, what was skipped and what 
 
   for (const part of ['2026-01-02', 'A processor, 2 processors', 'commit abc', '- caddy: caddy is not installed', '- get-64, broken: round 1 gives no figure']) t.match(document, part)
   for (const file of Object.keys(charts(report))) t.match(document, `](${file})`)
+})
+
+t.test('a build\'s own configuration takes the place of what all have', async t => {
+  const fleet = 'agents:\n  - {name: planner}\nrateLimit: {burst: 1}\nauditLog: {file: a}\n'
+
+  t.equal(withConfig(fleet, ''), fleet)
+  t.equal(withConfig(fleet, 'rateLimit:\n  burst: 2\n'), 'agents:\n  - {name: planner}\nauditLog: {file: a}\nrateLimit:\n  burst: 2\n')
 })
 
 /** Runs the benchmark with the tools of its own, as where nothing is installed; its temporary files have a folder of their own. */
@@ -257,6 +264,15 @@ function isRunning (pid: number): boolean {
     return false
   }
 }
+
+t.test('a gateway with something left out is not measured', async t => {
+  const { child, closed } = bench(t, [...smallest, '--peer', 'ours', '--gateway-config', `ours=${join(t.testdirName, 'less.yaml')}`], { 'less.yaml': 'auditLog: {enabled: false}\n' })
+
+  const [printed, [code]] = await Promise.all([text(child.stdout), closed])
+
+  t.equal(code, 1)
+  t.match(printed, /WRONG: get-64, ours: round 1 gives no figure: it wrote no audit log/)
+})
 
 t.test('Ctrl-C ends every process and takes away every file', async t => {
   const { child, closed, leftovers } = bench(t, ['--scenario', 'get-64', '--seconds', '600', '--peer', 'ours'])
