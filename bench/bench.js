@@ -138,7 +138,7 @@ const machine = {
   memoryGiB: Math.round(totalmem() / 2 ** 30),
   kernel: `${process.platform} ${release()}`,
   node: process.version,
-  load: wrk === undefined ? 'the load generator of bench/' : `wrk -t1${/ (\S+) \[/.exec(spawnSync(wrk, ['-v'], { encoding: 'utf8' }).stdout)?.[1].replace(/^.*\//, ', ') ?? ''}`,
+  load: wrk === undefined ? 'the load generator of bench/' : `wrk ${/^wrk (\S+)/.exec(spawnSync(wrk, ['-v'], { encoding: 'utf8' }).stdout)?.[1] ?? ''}, one thread`,
   pinned: stage.pinned
 }
 const versions = Object.fromEntries(peers.map(peer => [peer.name, peer.version()]))
