@@ -9,6 +9,7 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { writeDocument } from './document.js'
+import { countDisturbed, undisturbedPercent } from './figures.js'
 import { buildRows, keyRows } from './key-ratios.js'
 import { gateway, others, projectRoot } from './peers.js'
 import { hasProc } from './proc.js'
@@ -184,6 +185,8 @@ for (const [title, rows] of [
   ['Other builds against ours', buildRows(results, report.builds)]
 ]) if (rows.length > 1) say(`\n${title}\n\n${textTable(rows)}`)
 say('')
+const { rounds: allRounds, disturbed } = countDisturbed(results)
+if (disturbed > 0) say(`disturbed: in ${disturbed} of ${allRounds} rounds others took more than ${undisturbedPercent} % of the proxy's core`)
 for (const text of skipped) say(`skipped: ${text}`)
 for (const text of problems) say(`WRONG: ${text}`)
 

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { barChart } from './chart.js'
-import { pairRatio, summary } from './figures.js'
+import { countDisturbed, pairRatio, summary, undisturbedPercent } from './figures.js'
 import { buildRows, keyRows } from './key-ratios.js'
 import { baseOf, markdownTable, number, scenarioRows } from './table.js'
 
@@ -51,21 +51,23 @@ export function benchmarksDocument (report) {
   const { at, command, machine, loadAverage, peers, builds, results, skipped, problems } = report
   const key = keyRows(results, builds)
   const between = buildRows(results, builds)
+  const { rounds, disturbed } = countDisturbed(results)
   return `${[
     '# Benchmarks',
     `Written by \`${command}\` on ${at.slice(0, 10)}, and not by hand. Figures are this machine's and this day's; what carries over to others is how they
 compare with each other.`,
     `Real processes on loopback in front of cheap upstreams. Everybody takes a turn in each round (A B C A B C …); figures are medians over rounds, with the
 least and the most in parentheses. Ratios (×) are taken within each round, and then their median. CPU is the time of the proxy's process and all its
-children in user and kernel mode, by Linux's account. A round in which one answer was not 2xx, or one connection broke, gives no figure. Where a proxy used much
-less than all "of its core", the load generator or the upstreams were the bound, and its requests/s say nothing; its CPU time does.`,
+children in user and kernel mode, by Linux's account. A round in which one answer was not 2xx, or one connection broke, gives no figure. Where a proxy had much
+less than all of its core, the load generator, the upstreams or others on the machine were the bound, and its requests/s say nothing; its CPU time does.`,
     markdownTable([['', ''], ...Object.entries({
       machine: `${machine.cpu}, ${machine.cores} processors, ${machine.memoryGiB} GiB`,
       system: machine.kernel,
       Node: machine.node,
       load: machine.load,
       placement: machine.pinned,
-      'load average before': loadAverage.toFixed(2)
+      'load average before': loadAverage.toFixed(2),
+      'disturbed rounds': `${disturbed} of ${rounds} (others took more than ${undisturbedPercent} % of the proxy's core)`
     })]),
     ...(key.length > 1 ? ['## The key ratios', markdownTable(key)] : []),
     ...(between.length > 1 ? ['Other builds of the gateway against ours, figure by figure:', markdownTable(between)] : []),

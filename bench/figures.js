@@ -37,3 +37,15 @@ export function pairRatio (rounds, baseRounds, key) {
     return value === undefined || base === undefined || base === 0 ? NaN : value / base
   }))
 }
+
+/** Of a core, in per cent: what others may take in a round that counts as undisturbed. */
+export const undisturbedPercent = 5
+
+/**
+ * How many rounds there were in all, and in how many others took more than that of the proxy's core.
+ * @param {readonly { entries: readonly { rounds: readonly (Record<string, number> | undefined)[] }[] }[]} results
+ */
+export function countDisturbed (results) {
+  const shares = results.flatMap(({ entries }) => entries.flatMap(({ rounds }) => rounds.flatMap(round => round?.othersPercent === undefined ? [] : [round.othersPercent])))
+  return { rounds: shares.length, disturbed: shares.filter(share => share > undisturbedPercent).length }
+}

@@ -35,6 +35,19 @@ export function parseCpuList (list) {
   })
 }
 
+/**
+ * Seconds that one processor has worked for processes, and those that the machine around a virtual one took from it, by /proc/stat; interrupts
+ * are left out, since they belong to nobody. NaN of a processor that is not there.
+ */
+export function parseCpuTime (stat, cpu) {
+  const [, line = ''] = new RegExp(`^cpu${cpu} +(.*)$`, 'm').exec(stat) ?? []
+  const [user, nice, system, , , , , steal] = line === '' ? [NaN] : line.split(' ').map(Number)
+  return (user + nice + system + steal) / ticksPerSecond
+}
+
+/** The same of this machine, now. */
+export const cpuTime = cpu => parseCpuTime(read('/proc/stat'), cpu)
+
 /** The processors that this process may use. */
 export function allowedCpus () {
   const [, list = ''] = /^Cpus_allowed_list:\s*(.*)$/m.exec(read('/proc/self/status')) ?? []

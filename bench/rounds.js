@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { setTimeout as delay } from 'node:timers/promises'
 import { median } from './figures.js'
 import { load } from './load-with.js'
-import { cpuSeconds, residentKiB } from './proc.js'
+import { cpuSeconds, cpuTime, residentKiB } from './proc.js'
 import { checkAnswer } from './scenarios.js'
 
 const streamsClient = fileURLToPath(new URL('streams.js', import.meta.url))
@@ -98,13 +98,23 @@ async function warm (run, entry) {
   await load(run.stage, { ...entry.task, port: entry.port, seconds: Math.min(run.seconds, warmSeconds) }, run.wrk)
 }
 
+/** Begins to watch the proxy's processor; what is returned tells how much of it the proxy had since then, and how much somebody else. */
+function watch ({ stage }, { pid }) {
+  const from = performance.now()
+  const own = cpuSeconds(pid)
+  const all = cpuTime(stage.proxyCpu)
+  return () => {
+    const cpu = cpuSeconds(pid) - own
+    const seconds = (performance.now() - from) / 1_000
+    return { cpu, seconds, busyPercent: cpu * 100 / seconds, othersPercent: Math.max(0, cpuTime(stage.proxyCpu) - all - cpu) * 100 / seconds }
+  }
+}
+
 /** Puts load on, and takes the processor's time before and after. */
 async function loadRound (run, { port, running, task, isDirect }) {
-  const from = performance.now()
-  const before = isDirect ? NaN : cpuSeconds(running.pid)
+  const watched = isDirect ? undefined : watch(run, running)
   const { requests, requestsPerSecond, p50, p99, failures } = await load(run.stage, { ...task, port, seconds: run.seconds }, run.wrk)
-  const cpu = isDirect ? NaN : cpuSeconds(running.pid) - before
-  const seconds = (performance.now() - from) / 1_000
+  const { cpu, busyPercent, othersPercent } = watched?.() ?? {}
   if (running?.ended) throw new InvalidRound(`it ended: ${running.printed().trim().slice(-300)}`)
   if (failures.length > 0) throw new InvalidRound(failures.join('; '))
   return {
@@ -112,7 +122,7 @@ async function loadRound (run, { port, running, task, isDirect }) {
     p50,
     p99,
     requests,
-    ...(!isDirect && { cpuMicros: cpu * 1e6 / requests, busyPercent: cpu * 100 / seconds, memoryMiB: residentKiB(running.pid) / 1_024 })
+    ...(!isDirect && { cpuMicros: cpu * 1e6 / requests, busyPercent, othersPercent, memoryMiB: residentKiB(running.pid) / 1_024 })
   }
 }
 
@@ -172,7 +182,7 @@ async function streamsRound (run, { port, running, task }) {
   const client = await open(task.streams)
   await steadyMemory(running.pid)
   const events = await ask(client)
-  const cpu = cpuSeconds(running.pid)
+  const watched = watch(run, running)
   const from = performance.now()
   const memory = []
   while (performance.now() - from < run.seconds * 1_000) {
@@ -180,16 +190,16 @@ async function streamsRound (run, { port, running, task }) {
     memory.push(residentKiB(running.pid))
   }
   const counted = await ask(client) - events
-  const used = cpuSeconds(running.pid) - cpu
-  const seconds = (performance.now() - from) / 1_000
+  const { cpu, seconds, busyPercent, othersPercent } = watched()
   await stage.end(client)
   const expected = seconds * task.streams
   if (counted < expected * 0.95) throw new InvalidRound(`${counted} events came where ${expected.toFixed(0)} were sent`)
   return {
     kibPerStream: (median(memory) - before) / task.streams,
-    cpuMicros: used * 1e6 / counted,
+    cpuMicros: cpu * 1e6 / counted,
     memoryMiB: median(memory) / 1_024,
-    busyPercent: used * 100 / seconds,
+    busyPercent,
+    othersPercent,
     events: counted
   }
 }

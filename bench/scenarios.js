@@ -15,6 +15,12 @@ export const headers = { Authorization: `Bearer ${token}` }
  * @property {boolean} [compared] whether its ratio to the base is shown, and its spread
  */
 
+/** How much of its processor the proxy had, and how much somebody else took: with more than a few per cent, the round was disturbed. */
+const coreFigures = [
+  { key: 'busyPercent', title: '% of its core', digits: 0 },
+  { key: 'othersPercent', title: '% others', digits: 0 }
+]
+
 /** @type {readonly Figure[]} */
 const loadFigures = [
   { key: 'requestsPerSecond', title: 'requests/s', digits: 0, compared: true },
@@ -22,7 +28,7 @@ const loadFigures = [
   { key: 'p50', title: 'p50 ms', digits: 2 },
   { key: 'p99', title: 'p99 ms', digits: 2 },
   { key: 'memoryMiB', title: 'RSS MiB', digits: 0 },
-  { key: 'busyPercent', title: 'of its core', digits: 0 }
+  ...coreFigures
 ]
 
 /** One entry for each peer. */
@@ -69,7 +75,7 @@ export const scenarios = [
       { key: 'kibPerStream', title: 'KiB/stream', digits: 1, compared: true },
       { key: 'cpuMicros', title: 'CPU µs/event', digits: 1, compared: true },
       { key: 'memoryMiB', title: 'RSS MiB', digits: 0 },
-      { key: 'busyPercent', title: 'of its core', digits: 0 }
+      ...coreFigures
     ],
     entries: eachPeer({ paths: [`${prefix}/events`], streams: 1_000, warmStreams: 50, warm: { paths: [`${prefix}/small`], connections: 64, headers }, eventBytes, headers })
   },
@@ -83,7 +89,8 @@ export const scenarios = [
       { key: 'addedP99', title: 'added p99 ms', digits: 3 },
       { key: 'p50', title: 'p50 ms', digits: 3 },
       { key: 'p99', title: 'p99 ms', digits: 3 },
-      { key: 'cpuMicros', title: 'CPU µs/request', digits: 1, compared: true }
+      { key: 'cpuMicros', title: 'CPU µs/request', digits: 1, compared: true },
+      ...coreFigures
     ],
     entries: peers => [
       { name: 'direct', isDirect: true, task: { paths: ['/small'], rate: 500, headers, answerBytes: small.length } },

@@ -70,6 +70,8 @@ export function createStage () {
   return {
     /** What is pinned where, in words. */
     pinned: place.about,
+    /** The processor that the proxy has to itself; undefined where nothing is pinned. */
+    proxyCpu: place.proxy,
     folder,
 
     /** A new folder for one process's files. */

@@ -12,8 +12,8 @@ const folder = new URL('../bench/', import.meta.url)
 /** The benchmark is plain JavaScript without declarations. */
 const load = (name: string) => import(new URL(name, folder).href)
 
-const { median, pairRatio, percentile, summary } = await load('figures.js')
-const { hasProc, parseCpuList, parseStat, treeOf, treePids } = await load('proc.js')
+const { countDisturbed, median, pairRatio, percentile, summary } = await load('figures.js')
+const { hasProc, parseCpuList, parseCpuTime, parseStat, treeOf, treePids } = await load('proc.js')
 const { parseWrk, wrkScript } = await load('wrk.js')
 const { createResponseReader } = await load('response-reader.js')
 const { markdownTable, scenarioRows, textTable } = await load('table.js')
@@ -50,6 +50,12 @@ t.test('ratios are taken within a round, and a round in which either has no figu
   t.equal(pairRatio([{ x: 1 }], [{ x: 0 }], 'x'), undefined)
 })
 
+t.test('rounds in which others took a part of the proxy\'s core are counted', async t => {
+  const rounds = [{ othersPercent: 2 }, { othersPercent: 30 }, undefined, { p50: 1 }]
+
+  t.same(countDisturbed([{ entries: [{ rounds }, { rounds }] }]), { rounds: 4, disturbed: 2 })
+})
+
 t.test('a process is read from /proc whatever its name is, with the time of children that have ended', async t => {
   const line = '4242 (a) name (x 1 2) S 17 4242 4242 0 -1 4194560 2000 0 0 0 150 25 7 3 20 0 11 0 100 1000 200'
 
@@ -61,6 +67,14 @@ t.test('a tree of processes has children of children, and nobody else', async t 
 
   t.same(treeOf(2, processes).map(({ pid }: { pid: number }) => pid), [2, 3, 5])
   t.same(treeOf(99, processes), [])
+})
+
+t.test('the time of one processor is what processes and the machine around it took', async t => {
+  const stat = 'cpu  1 1 1 1 1 1 1 1 0 0\ncpu0 100 20 30 1000 5 7 9 50 0 0\ncpu1 1 2 3 4 5 6 7 8 0 0\ncpu10 9 9 9 9 9 9 9 9 0 0\n'
+
+  t.equal(parseCpuTime(stat, 0), 2)
+  t.equal(parseCpuTime(stat, '1'), 0.14)
+  t.same(parseCpuTime(stat, undefined), NaN)
 })
 
 t.test('a list of processors is read as the kernel writes it', async t => {
