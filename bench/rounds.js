@@ -50,7 +50,9 @@ export async function runScenario (run, scenario, peers) {
       let figures
       const error = await attempt(async () => { figures = await (scenario.fresh ? freshRound : measure)(run, scenario, entry) })
       entry.rounds.push(figures)
-      if (error !== undefined) entry.problems.push(`round ${round + 1} gives no figure: ${error.message}`)
+      if (error === undefined) continue
+      say(`  ${entry.name}: round ${round + 1} gives no figure: ${error.message}`)
+      entry.problems.push(`round ${round + 1} gives no figure: ${error.message}`)
     }
     if (scenario.kind === 'latency') addLatency(taking, round)
     say(`  round ${round + 1} of ${run.rounds}: ${taking.map(entry => `${entry.name} ${tell(scenario, entry.rounds[round])}`).join(' · ')}`)
@@ -73,7 +75,7 @@ async function attempt (task) {
 
 /** The figures of a round that are compared, for whoever watches. */
 function tell ({ figures }, round) {
-  if (round === undefined) return 'INVALID'
+  if (round === undefined) return '–'
   const shown = figures.filter(({ key, compared }) => compared && Number.isFinite(round[key]))
   return (shown.length > 0 ? shown : figures.filter(({ key }) => Number.isFinite(round[key]))).map(({ key, digits, title }) => `${round[key].toFixed(digits)} ${title}`).join(', ')
 }
