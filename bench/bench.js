@@ -114,6 +114,14 @@ const peers = chosen.filter(peer => {
 })
 if (peers.some(({ isInstalled }) => isInstalled)) installPeers()
 
+/** What was typed, but for the file that is of no use to others. */
+function commandGiven () {
+  const given = process.argv.slice(2)
+  const at = given.indexOf('--json')
+  if (at !== -1) given.splice(at, 2)
+  return ['npm run bench', ...(given.length > 0 ? ['--', ...given] : [])].join(' ')
+}
+
 function build () {
   say('building the gateway (npm run build)')
   if (spawnSync('npm', ['run', '-s', 'build'], { cwd: projectRoot, stdio: 'inherit' }).status !== 0) process.exit(1)
@@ -171,7 +179,7 @@ for (const scenario of scenarios) {
 
 const report = {
   at: new Date().toISOString(),
-  command: ['npm run bench', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
+  command: commandGiven(),
   machine,
   loadAverage,
   peers: peers.map(({ name, about }) => ({ name, about, version: versions[name] })),

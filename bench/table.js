@@ -47,7 +47,9 @@ export function textTable (rows) {
   return rows.map(row => row.map((cell, column) => column === 0 ? cell.padEnd(widths[column]) : cell.padStart(widths[column])).join('  ').trimEnd()).join('\n')
 }
 
+/** The same as Markdown; only columns of figures are set to the right. */
 export function markdownTable ([head, ...rows]) {
   const line = cells => `| ${cells.join(' | ')} |`
-  return [line(head), `|${head.map((_, column) => column === 0 ? '---' : '---:').join('|')}|`, ...rows.map(line)].join('\n')
+  const isFigures = column => column > 0 && rows.every(row => /^([≤≥] )?[\d.,–-]/.test(row[column]) && !/[a-z]{3}/i.test(row[column].replace(/valid of/, '')))
+  return [line(head), `|${head.map((_, column) => isFigures(column) ? '---:' : '---').join('|')}|`, ...rows.map(line)].join('\n')
 }

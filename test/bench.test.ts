@@ -164,7 +164,7 @@ t.test('a table has medians, spreads and ratios to bare, and says where rounds w
   t.same(rows[0], ['', 'requests/s', '× bare', 'CPU µs/request', '× bare', 'p50 ms', 'rounds'])
   t.same(rows[1], ['ours', '25,000 (20,000–30,000)', '1.75 (1.50–2.00)', '55.0 (50.0–60.0)', '0.55 (0.50–0.60)', '1.50', '2 valid of 3'])
   t.same(rows[4], ['broken', '–', '–', '–', '–', '–', '0 valid of 3'])
-  t.same(markdownTable([['', 'a'], ['b', '1']]), '|  | a |\n|---|---:|\n| b | 1 |')
+  t.same(markdownTable([['', 'a', 'c'], ['b', '1', 'two']]), '|  | a | c |\n|---|---:|---|\n| b | 1 | two |')
   t.same(textTable([['', 'aa'], ['bb', '1']]), '    aa\nbb   1')
 })
 
@@ -210,6 +210,7 @@ t.test('the document names the machine, the versions, what was skipped and what 
   const document = benchmarksDocument(report)
 
   for (const part of ['2026-01-02', 'A processor, 2 processors', 'commit abc', '- caddy: caddy is not installed', '- get-64, broken: round 1 gives no figure']) t.match(document, part)
+  t.notMatch(document, 'Not to be quoted')
   for (const file of Object.keys(charts(report))) t.match(document, `](${file})`)
 })
 
@@ -218,6 +219,14 @@ t.test('a build\'s own configuration takes the place of what all have', async t 
 
   t.equal(withConfig(fleet, ''), fleet)
   t.equal(withConfig(fleet, 'rateLimit:\n  burst: 2\n'), 'agents:\n  - {name: planner}\nauditLog: {file: a}\nrateLimit:\n  burst: 2\n')
+})
+
+t.test('a document of a disturbed run says that it is one', async t => {
+  const disturbed = { name: 'ours', rounds: [{ requestsPerSecond: 1, othersPercent: 40 }, { requestsPerSecond: 1, othersPercent: 1 }] }
+
+  const document = benchmarksDocument({ at: '', command: '', machine: {}, loadAverage: 3, peers: [], builds: [], results: [{ scenario, entries: [disturbed] }], skipped: [], problems: [] })
+
+  t.match(document, 'Not to be quoted**: in 1 of 2 rounds')
 })
 
 /** Runs the benchmark with the tools of its own, as where nothing is installed; its temporary files have a folder of their own. */
