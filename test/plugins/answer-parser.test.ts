@@ -430,3 +430,26 @@ t.test('whatever is taken for a whole answer is what llhttp reads too', async t 
   t.comment(JSON.stringify(tally))
   t.ok(tally.both > 0 && tally.oursStricter > 0)
 })
+
+t.test('where it differs from llhttp it does so on purpose', async t => {
+  const stricter: [what: string, bytes: string][] = [
+    ['a version that nobody speaks over TCP like this', 'HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok'],
+    ['a coding that nobody asked for, with chunks', `${ok}Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n`],
+    ['a coding that nobody asked for, until the end', `${ok}Transfer-Encoding: gzip\r\n\r\nok`],
+    ['chunks in HTTP/1.0', 'HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n'],
+    ['empty lines before an answer', `\r\n${sized}`]
+  ]
+  for (const [what, bytes] of stricter) {
+    t.type(refusal(bytes), 'string', what)
+    t.match(await readByNode(Buffer.from(bytes, 'latin1'), 'GET'), { status: 200, whole: true }, `${what}: llhttp`)
+  }
+  const laxer: [what: string, bytes: string][] = [
+    ['blanks behind a chunk\'s size', `${chunked}2 \r\nok\r\n0\r\n\r\n`],
+    ['blanks before an extension', `${chunked}2 ;a\r\nok\r\n0\r\n\r\n`],
+    ['an extension of any text', `${chunked}2;(a)\r\nok\r\n0\r\n\r\n`]
+  ]
+  for (const [what, bytes] of laxer) {
+    t.match(read([bytes]), { body: 'ok', whole: true }, what)
+    t.not((await readByNode(Buffer.from(bytes, 'latin1'), 'GET'))?.whole, true, `${what}: llhttp`)
+  }
+})
