@@ -45,6 +45,8 @@ export class AnswerParser {
   #remaining = 0
   #sizeDigits = 0
   #lineBytes = 0
+  /** Of all heads before the final one. */
+  #interimBytes = 0
   /** What came of a head or of trailers that are not whole yet. */
   #held: Buffer | null = null
   #heldBytes = 0
@@ -61,6 +63,7 @@ export class AnswerParser {
     this.#toHead = toHead
     this.#release()
     this.began = false
+    this.#interimBytes = 0
     this.persistent = true
     this.keepAliveS = null
     this.trailers = []
@@ -159,6 +162,8 @@ export class AnswerParser {
     const framing = this.#takeFields(text, lineEnd + 2, end + 2, fields)
     if (status < 200) {
       if (status === 101) throw new InvalidAnswerError('an unasked 101') // nobody asked for another protocol (RFC 9110 §15.2.2)
+      this.#interimBytes += end - start
+      if (this.#interimBytes > maxResponseHeadBytes) throw new InvalidAnswerError('interim answers without end')
       if (status !== 100) this.interims.push({ status, reason: text.slice(start + 13, lineEnd), fields })
       return
     }

@@ -111,8 +111,11 @@ class ConnectionSet implements ConnectionOwner {
   }
 
   #sweep (): void {
-    const kept = this.#idle.filter(({ usable }) => usable)
-    for (const connection of this.#idle.splice(0, this.#idle.length, ...kept)) if (!connection.usable) this.#drop(connection)
+    const kept: AgentConnection[] = []
+    const over: AgentConnection[] = []
+    for (const connection of this.#idle) (connection.usable ? kept : over).push(connection) // asked once: time goes on
+    this.#idle.splice(0, this.#idle.length, ...kept)
+    for (const connection of over) this.#drop(connection)
     if (this.#idle.length > 0) this.#sweeper!.refresh()
     else this.#stopSweeping()
   }

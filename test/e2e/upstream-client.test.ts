@@ -485,6 +485,21 @@ t.test('a connection whose agent answered before it took all of the request is n
   t.equal(agent.connections.length, 2)
 })
 
+t.test('a connection whose time runs out while connections are looked through ends like any other', { skip: !isOwn && 'undici has its own clock' }, async t => {
+  const { now } = performance
+  const agent = await rawAgent(t, socket => socket.write(okAnswer))
+  const client = clientOf(t, agent)
+  await client.exchange(noBody)
+  const start = performance.now()
+  let looks = 0
+  performance.now = () => start + (looks++ % 2 === 0 ? 3_999 : 4_001)
+  t.teardown(() => { performance.now = now })
+
+  await closed(agent.connections[0]!)
+
+  t.same(unhandled, [])
+})
+
 t.test('what waits for a slow client is its own, and takes not much more memory than it has bytes', { skip: !isOwn && 'undici allocates by itself' }, async t => {
   const sizes = [60_000, 100, ...Array.from({ length: 20 }, () => 8_300), 16_000, 20_000, 65_536, 8_193, 70_000, 1]
   const total = sizes.reduce((sum, size) => sum + size)

@@ -204,7 +204,7 @@ t.test('a head, trailers and a chunk\'s line have bounds, however they come', as
   const long = 'x'.repeat(131_072)
   const pieces = (text: string, size: number) => Array.from({ length: Math.ceil(text.length / size) }, (_, index) => text.slice(index * size, (index + 1) * size))
   const table: [what: string, bytes: string][] = [
-    ['a head', `${ok}X-A: ${long}\r\nContent-Length: 0\r\n\r\n`], ['a head of many fields', `${ok}${'a:\r\n'.repeat(40_000)}\r\n`], ['a reason', `HTTP/1.1 200 ${long}\r\n\r\n`], ['a head without end', `${ok}X-A: ${long}${long}`], ['an interim head', `HTTP/1.1 103 x\r\nX-A: ${long}\r\n\r\n${sized}`],
+    ['a head', `${ok}X-A: ${long}\r\nContent-Length: 0\r\n\r\n`], ['a head of many fields', `${ok}${'a:\r\n'.repeat(40_000)}\r\n`], ['a reason', `HTTP/1.1 200 ${long}\r\n\r\n`], ['a head without end', `${ok}X-A: ${long}${long}`], ['interim heads', `${'HTTP/1.1 103 x\r\n\r\n'.repeat(10_000)}${sized}`], ['unasked 100s', `${'HTTP/1.1 100 x\r\n\r\n'.repeat(10_000)}${sized}`], ['an interim head', `HTTP/1.1 103 x\r\nX-A: ${long}\r\n\r\n${sized}`],
     ['trailers', `${chunked}0\r\nX-A: ${long}\r\n\r\n`], ['trailers without end', `${chunked}0\r\nX-A: ${long}${long}`], ['an extension', `${chunked}2;${long}`]
   ]
   for (const [what, bytes] of table) for (const size of [bytes.length, 65_536, 1_460]) t.type(refusal(pieces(bytes, size)), 'string', `${what} in reads of ${size}`)
@@ -429,4 +429,27 @@ t.test('whatever is taken for a whole answer is what llhttp reads too', async t 
 
   t.comment(JSON.stringify(tally))
   t.ok(tally.both > 0 && tally.oursStricter > 0)
+})
+
+t.test('where it differs from llhttp it does so on purpose', async t => {
+  const stricter: [what: string, bytes: string][] = [
+    ['a version that nobody speaks over TCP like this', 'HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok'],
+    ['a coding that nobody asked for, with chunks', `${ok}Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n`],
+    ['a coding that nobody asked for, until the end', `${ok}Transfer-Encoding: gzip\r\n\r\nok`],
+    ['chunks in HTTP/1.0', 'HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n'],
+    ['empty lines before an answer', `\r\n${sized}`]
+  ]
+  for (const [what, bytes] of stricter) {
+    t.type(refusal(bytes), 'string', what)
+    t.match(await readByNode(Buffer.from(bytes, 'latin1'), 'GET'), { status: 200, whole: true }, `${what}: llhttp`)
+  }
+  const laxer: [what: string, bytes: string][] = [
+    ['blanks behind a chunk\'s size', `${chunked}2 \r\nok\r\n0\r\n\r\n`],
+    ['blanks before an extension', `${chunked}2 ;a\r\nok\r\n0\r\n\r\n`],
+    ['an extension of any text', `${chunked}2;(a)\r\nok\r\n0\r\n\r\n`]
+  ]
+  for (const [what, bytes] of laxer) {
+    t.match(read([bytes]), { body: 'ok', whole: true }, what)
+    t.not((await readByNode(Buffer.from(bytes, 'latin1'), 'GET'))?.whole, true, `${what}: llhttp`)
+  }
 })
