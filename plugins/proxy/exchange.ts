@@ -18,7 +18,7 @@ import { failureOf } from './failures.ts'
 import { nominatedFields } from './field-names.ts'
 import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
-import { bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
+import { arrivedBody, bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead } from './request-head.ts'
 import { headersOf } from './reply-headers.ts'
 import { interimFields, isBodiless, trailerFields, type ResponseHead } from './response-head.ts'
@@ -76,14 +76,14 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
 
     const refusal = this.#context.upstream.refusal(agent)
     if (refusal !== undefined) return this.#fail(refusal)
-    this.#armIdleTimer()
     if (!chunked && length <= policy.maxRetryBodyBytes) {
+      const arrived = arrivedBody(this.#request, length)
+      if (arrived !== null) return this.#beginWith(arrived)
+      this.#armIdleTimer()
       return collectBody(this.#request, length, () => this.#touch(), bytes => {
         if (this.#over) return
-        this.#facts.bytesReceived = bytes.length
-        this.#body = bufferedBody(bytes)
         this.#disarmIdleTimer()
-        this.#placing.take() // only now: that may have taken the client a while
+        this.#beginWith(bytes) // only now: that may have taken the client a while
       })
     }
     this.#body = new StreamedBody(this.#request, {
@@ -98,7 +98,12 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       trailers: () => trailerFields(this.#request.rawTrailers, this.#context.names, nominatedFields(headers.connection)),
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
-    this.#disarmIdleTimer() // nothing is read before there is a place
+    this.#placing.take() // nothing is read before there is a place
+  }
+
+  #beginWith (body: Buffer): void {
+    this.#facts.bytesReceived = body.length
+    this.#body = bufferedBody(body)
     this.#placing.take()
   }
 

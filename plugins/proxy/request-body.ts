@@ -59,6 +59,11 @@ export function bufferedBody (bytes: Buffer): RequestBody {
   return new WholeBody(bytes)
 }
 
+/** The body of a request that has arrived with its head, or before anybody asked for it; null where some of it is to come. */
+export function arrivedBody (raw: IncomingMessage, length: number): Buffer | null {
+  return raw.complete && raw.readableLength === length ? raw.read() as Buffer | null : null
+}
+
 /**
  * Collects a body whose length is known and small. Calls back once, when it is complete; never when the client goes away first.
  * @param length bytes announced
