@@ -18,9 +18,9 @@ const maxInlineBytes = 16 * 1024
 /** The most of a request that waits in the process for the agent to take it. */
 const maxUnsentBytes = 64 * 1024
 /** A body with more than this to come is read into buffers of its own. */
-const largeBytes = 32 * 1024
+const largeBytes = 128 * 1024
 /** A buffer goes to the client as it is with at least this in it; of less it gets a copy, or those that wait for it would take many times their bytes. */
-const leastGivenBytes = 16 * 1024
+const leastGivenBytes = 128 * 1024
 /** How long an idle connection is kept, where the agent says nothing of it. */
 const idleMs = 4_000
 /** At most, whatever it says; and how much earlier than it. */
