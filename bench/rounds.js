@@ -88,7 +88,7 @@ async function prepare (run, scenario, entry, processes) {
     return
   }
   const key = entry.process ?? entry.name
-  if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, streams: scenario.kind === 'streams', fleet: entry.fleet?.(ports) }))
+  if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, fleet: entry.fleet?.(ports) }))
   const { running, port, proof } = await processes.get(key)
   Object.assign(entry, { running, port, proof })
   await stage.rests(running)
