@@ -95,7 +95,7 @@ export function gateway (name, path, { env = {}, config = '' } = {}) {
   const differs = [...Object.entries(env).map(([key, value]) => `${key}=${value}`), ...(config === '' ? [] : [config.trim().replaceAll(/\s+/g, ' ')])]
   return {
     name,
-    about: `${name === 'ours' ? 'this project' : 'another build of this project'}: auth, rate limit, CORS, audit log to a file (64 lines at a time), stats, health and forwarding headers on${differs.length > 0 ? `; ${differs.join(', ')}` : ''}`,
+    about: `${name === 'ours' ? 'this project' : 'another build of this project'}: auth, rate limit, CORS, audit log to a file (in batches), stats, health and forwarding headers on${differs.length > 0 ? `; ${differs.join(', ')}` : ''}`,
     isGateway: true,
     ...(!existsSync(main) && { missing: `there is no ${main}` }),
     version: () => commitOf(main),
