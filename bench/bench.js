@@ -21,13 +21,13 @@ import { startUpstreams } from './upstreams.js'
 
 const usage = `npm run bench -- [options]
 
-  --quick                   get-64, post-1k and get-1m, of ours, bare, stock and nginx, in two minutes
+  --quick                   get-64, post-1k and get-1m, of ours, bare, stock and nginx, in less than two minutes
   --scenario NAME           only this one; may be repeated: ${scenarios.map(({ name }) => name).join(', ')}
   --peer NAME               only this one; may be repeated: ours, ${others.map(({ name }) => name).join(', ')}
   --gateway NAME=PATH       another build of the gateway (a checkout with dist/) as a further peer; may be repeated
   --gateway-env NAME=KEY=VALUE   a variable of the environment for that build (or for ours); may be repeated
   --gateway-config NAME=FILE     YAML added to that build's fleet.yaml
-  --rounds N, --seconds N   how many rounds (5), and how long each puts load on (5); event streams 3 and 10, --quick 3 and 2
+  --rounds N, --seconds N   how many rounds (5), and how long each puts load on (5); event streams 3 and 10, --quick 4 and 1
   --own-tools               the load generator and the upstream of our own, even where wrk and nginx are installed
   --no-build                take dist/ as it is
   --json FILE               everything that was measured
@@ -168,8 +168,8 @@ for (const scenario of scenarios) {
   if (taking.length === 0) continue
   const upstreams = await startUpstreams(stage, { events: scenario.events, ownTools: options['own-tools'] })
   say(`\n${scenario.name}: ${scenario.title}; upstreams: ${upstreams.about}`)
-  const rounds = positive('rounds', scenario.rounds ?? (options.quick ? 3 : 5))
-  const seconds = positive('seconds', scenario.seconds ?? (options.quick ? 2 : 5))
+  const rounds = positive('rounds', scenario.rounds ?? (options.quick ? 4 : 5))
+  const seconds = positive('seconds', scenario.seconds ?? (options.quick ? 1 : 5))
   const { entries, problems: found } = await runScenario({ stage, upstreams, wrk, rounds, seconds, say }, scenario, taking)
   await stage.end(upstreams.running)
   problems.push(...found)

@@ -46,6 +46,13 @@ export function charts (report) {
 
 const list = lines => lines.map(line => `- ${line}`).join('\n')
 
+/** What stands above the table of other builds. */
+function aboutBuilds ([ours, ...others]) {
+  const names = others.map(name => `\`${name}\``).join(', ')
+  return `${names} ${others.length === 1 ? 'is another build' : 'are other builds'} of the gateway, beside \`${ours}\` in the same rounds ([what each is](#who-was-compared)). Each figure is divided by that of
+\`${ours}\` within a round: 1 is no difference; above 1 is better in requests/s, and worse in everything else.`
+}
+
 /** @param {Report} report */
 export function benchmarksDocument (report) {
   const { at, command, machine, loadAverage, peers, builds, results, skipped, problems } = report
@@ -73,8 +80,8 @@ less than all of its core, the load generator, the upstreams or others on the ma
       'disturbed rounds': `${disturbed} of ${rounds} (others took more than ${undisturbedPercent} % of the proxy's core)`
     })]),
     ...(key.length > 1 ? ['## The key ratios', markdownTable(key)] : []),
-    ...(between.length > 1 ? ['Other builds of the gateway against ours, figure by figure:', markdownTable(between)] : []),
     ...Object.entries(charts(report)).map(([file, { title }]) => `![${title}](${file})`),
+    ...(between.length > 1 ? ['## Other builds of the gateway', aboutBuilds(builds), markdownTable(between)] : []),
     '## Scenario by scenario',
     ...results.flatMap(({ scenario, rounds, seconds, upstreams, entries }) => [
       `### ${scenario.name}`,

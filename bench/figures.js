@@ -23,19 +23,29 @@ export function summary (numbers) {
   return { median: median(finite), min: Math.min(...finite), max: Math.max(...finite), count: finite.length }
 }
 
+/** Both values of a figure in each round in which both have one. */
+const pairsOf = (rounds, baseRounds, key) => rounds.map((round, index) => [round?.[key], baseRounds[index]?.[key]]).filter(pair => pair.every(Number.isFinite))
+
+/**
+ * In how many of the rounds in which both have a figure one of the two is 0 or less: of a difference, that it is smaller than the noise.
+ * @returns {{ count: number, of: number }}
+ */
+export function countNotPositive (rounds, baseRounds, key) {
+  const pairs = pairsOf(rounds, baseRounds, key)
+  return { count: pairs.filter(([value, base]) => value <= 0 || base <= 0).length, of: pairs.length }
+}
+
 /**
  * One figure of one entry against another's, round by round: each ratio is taken within a round, so that what changed on the machine between
- * rounds falls out. Rounds in which either has no figure are left out.
+ * rounds falls out. Rounds in which either has no figure are left out. Undefined when one is 0 or less in any round: to leave out such a round
+ * would leave out the best or the worst.
  * @param {readonly (Record<string, number> | undefined)[]} rounds of the one; undefined where a round was invalid
  * @param {readonly (Record<string, number> | undefined)[]} baseRounds of the other, in the same order
  * @param {string} key
  */
 export function pairRatio (rounds, baseRounds, key) {
-  return summary(rounds.map((round, index) => {
-    const value = round?.[key]
-    const base = baseRounds[index]?.[key]
-    return value === undefined || base === undefined || base === 0 ? NaN : value / base
-  }))
+  if (countNotPositive(rounds, baseRounds, key).count > 0) return undefined
+  return summary(pairsOf(rounds, baseRounds, key).map(([value, base]) => value / base))
 }
 
 /** Of a core, in per cent: what others may take in a round that counts as undisturbed. */

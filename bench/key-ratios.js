@@ -1,6 +1,6 @@
 /** The few figures by which a change is judged, for each build of the gateway in a run, and how the builds compare with each other. */
-import { pairRatio, summary } from './figures.js'
-import { number } from './table.js'
+import { summary } from './figures.js'
+import { figureCell, ratioCell } from './table.js'
 
 /**
  * @typedef {object} Measure
@@ -30,16 +30,14 @@ const measures = [
   { title: 'the same, 100 of them asked', scenario: 'agents-10000', figure: 'cpuMicros', of: 'BUILD, 10,000, 100 asked', against: 'BUILD, 3 agents', atLeast: 1.05, aim: 1.0 }
 ]
 
-/** Median and spread of a measure for one build; undefined when it was not measured. */
-function valueOf (results, build, { scenario, figure, of = 'BUILD', against, inverse = false }) {
+/** A measure of one build as a cell; a dash when it was not measured. */
+function cellOf (results, build, { scenario, figure, of = 'BUILD', against, inverse = false }) {
   const entries = results.find(result => result.scenario.name === scenario)?.entries ?? []
   const roundsOf = name => entries.find(entry => entry.name === name.replace('BUILD', build))?.rounds ?? []
   const ours = roundsOf(of)
-  if (against === undefined) return summary(ours.flatMap(round => round?.[figure] === undefined ? [] : [round[figure]]))
-  return inverse ? pairRatio(roundsOf(against), ours, figure) : pairRatio(ours, roundsOf(against), figure)
+  if (against === undefined) return figureCell(summary(ours.flatMap(round => round?.[figure] === undefined ? [] : [round[figure]])), 2)
+  return inverse ? ratioCell(roundsOf(against), ours, figure) : ratioCell(ours, roundsOf(against), figure)
 }
-
-const cell = value => value === undefined ? '–' : `${number(value.median, 2)}${value.count < 2 ? '' : ` (${number(value.min, 2)}–${number(value.max, 2)})`}`
 
 /**
  * One row for each measure that was taken, one column for each build.
@@ -48,9 +46,9 @@ const cell = value => value === undefined ? '–' : `${number(value.median, 2)}$
  * @returns {string[][]} the head first; only the head when nothing was measured
  */
 export function keyRows (results, builds) {
-  const rows = measures.map(measure => [measure, builds.map(build => valueOf(results, build, measure))])
-    .filter(([, values]) => values.some(value => value !== undefined))
-    .map(([{ title, atLeast, aim }, values]) => [title, ...values.map(cell), `${atLeast > aim ? '≤' : '≥'} ${atLeast}`, String(aim)])
+  const rows = measures.map(measure => [measure, builds.map(build => cellOf(results, build, measure))])
+    .filter(([, cells]) => cells.some(cell => cell !== '–'))
+    .map(([{ title, atLeast, aim }, cells]) => [title, ...cells, `${atLeast > aim ? '≤' : '≥'} ${atLeast}`, String(aim)])
   return [['', ...builds, 'asked for', 'aim'], ...rows]
 }
 
@@ -64,7 +62,7 @@ export function buildRows (results, builds) {
     .filter(({ name }) => name === ours || name.startsWith(`${ours}, `))
     .map(({ name, rounds }) => [
       `${scenario.name}${name.slice(ours.length)}: ${title}`,
-      ...others.map(build => cell(pairRatio(entries.find(entry => entry.name === build + name.slice(ours.length))?.rounds ?? [], rounds, key)))
+      ...others.map(build => ratioCell(entries.find(entry => entry.name === build + name.slice(ours.length))?.rounds ?? [], rounds, key))
     ])))
   return [['', ...others.map(build => `${build} × ${ours}`)], ...(others.length > 0 ? rows : [])]
 }

@@ -3,12 +3,17 @@
  * whatever comes back, over as many connections as that takes. Stands in for wrk, and measures latency at a constant rate, which wrk can't.
  * Argument: the task as JSON. Prints its result as JSON.
  */
+import { once } from 'node:events'
 import { connect } from 'node:net'
+import { Worker } from 'node:worker_threads'
 import { percentile } from './figures.js'
 import { createResponseReader } from './response-reader.js'
 
 /** @type {{ port: number, connections?: number, rate?: number, seconds: number, method?: string, paths: string[], headers: Record<string, string>, bodyBytes?: number }} */
 const { port, connections = 1, rate, seconds, method = 'GET', paths, headers, bodyBytes = 0 } = JSON.parse(process.argv[2])
+
+/** A clock that all threads share, in milliseconds. */
+const now = () => Number(process.hrtime.bigint()) / 1e6
 
 /** How long answers may be waited for when the time is over, and how many connections a rate may take. */
 const patienceMs = 5_000
@@ -33,12 +38,13 @@ const done = new Promise(resolve => { allDone = resolve })
 /** Opens a connection; `free` is called when it has nothing to do. */
 function open (free) {
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
-  let sentAt
+  /** When the request that is waited for was sent or, at a rate, due. */
+  let since
   const reader = createResponseReader({
     end (status) {
       if (status < 200) return
-      latencies.push(performance.now() - sentAt)
-      sentAt = undefined
+      latencies.push(now() - since)
+      since = undefined
       inFlight -= 1
       if (status < 300) completed += 1
       else badStatus += 1
@@ -47,9 +53,9 @@ function open (free) {
     }
   })
   const connection = {
-    request () {
+    request (dueAt = now()) {
       inFlight += 1
-      sentAt = performance.now()
+      since = dueAt
       socket.write(requests[sent++ % requests.length])
     }
   }
@@ -57,7 +63,7 @@ function open (free) {
   socket.on('error', () => {})
   socket.on('close', () => {
     reader.close()
-    if (sentAt !== undefined) {
+    if (since !== undefined) {
       badSocket += 1
       inFlight -= 1
     }
@@ -72,31 +78,29 @@ function finish () {
   if (inFlight === 0) allDone()
 }
 
-const startedAt = performance.now()
+const startedAt = now()
 if (rate === undefined) {
   for (let index = 0; index < connections; index++) open(connection => connection.request()).request()
   await new Promise(resolve => setTimeout(resolve, seconds * 1_000))
 } else {
   const free = []
   let opened = 0
-  await new Promise(resolve => {
-    const everyMs = 1_000 / rate
-    const turn = () => {
-      for (const due = Math.floor((performance.now() - startedAt) / everyMs); sent < Math.min(due, rate * seconds);) {
-        let connection = free.pop()
-        while (connection?.closed) connection = free.pop()
-        if (connection === undefined && opened++ >= mostConnections) return resolve()
-        connection ??= open(idle => free.push(idle))
-        connection.request()
-      }
-      if (sent >= rate * seconds) return resolve()
-      setTimeout(turn, 1)
+  const ticks = new Worker(new URL('ticks.js', import.meta.url), { workerData: { count: Math.round(rate * seconds), everyMs: 1_000 / rate } })
+  ticks.on('message', dueAt => {
+    let connection = free.pop()
+    while (connection?.closed) connection = free.pop()
+    if (connection === undefined && opened++ >= mostConnections) {
+      ticks.terminate()
+      return
     }
-    turn()
+    connection ??= open(idle => free.push(idle))
+    // A request that leaves late has waited since it was due: else the generator's own delays would hide what it should see.
+    connection.request(dueAt)
   })
+  await once(ticks, 'exit')
 }
 over = true
-const elapsed = (performance.now() - startedAt) / 1_000
+const elapsed = (now() - startedAt) / 1_000
 const inTime = completed
 finish()
 await Promise.race([done, new Promise(resolve => setTimeout(resolve, patienceMs).unref())])
@@ -111,5 +115,5 @@ process.stdout.write(JSON.stringify({
   badStatus,
   badSocket,
   unanswered: inFlight,
-  short: rate === undefined ? 0 : rate * seconds - sent
+  short: rate === undefined ? 0 : Math.round(rate * seconds) - sent
 }), () => process.exit(0))

@@ -20,7 +20,7 @@ export const token = 'benchmark-secret-token'
  * @property {boolean} [isInstalled] it comes from bench/node_modules
  * @property {string} [missing] why it can't take part here
  * @property {() => string} version
- * @property {(stage: object, at: { ports: number[], streams: boolean, fleet?: string }) => Promise<{ running: object, port: number, proof?: () => boolean }>} start
+ * @property {(stage: object, at: { ports: number[], fleet?: string }) => Promise<{ running: object, port: number, proof?: () => boolean }>} start
  */
 
 const versionOf = name => JSON.parse(readFileSync(join(here, 'node_modules', name, 'package.json'), 'utf8')).version
@@ -35,13 +35,9 @@ const onNode = (name, about, { file = `${name}.js`, packages, log = false }) => 
   about,
   isInstalled: true,
   version: () => packages.map(name => `${name} ${versionOf(name)}`).join(', '),
-  async start (stage, { ports, streams }) {
+  async start (stage, { ports }) {
     const folder = stage.makeFolder(name)
-    const env = {
-      BENCH_TOKEN: token,
-      ...(log && { BENCH_LOG: join(folder, 'request.log') }),
-      ...(streams && { BENCH_CONNECTIONS: '4096' })
-    }
+    const env = { BENCH_TOKEN: token, ...(log && { BENCH_LOG: join(folder, 'request.log') }) }
     const running = stage.start(process.execPath, [join(here, 'peers', file), '0', ...ports.map(port => `http://127.0.0.1:${port}`)], { cwd: folder, env, proxy: true })
     return { running, port: Number(await stage.prints(running, /^listening on http:\/\/127\.0\.0\.1:(\d+)/m)) }
   }
@@ -99,7 +95,7 @@ export function gateway (name, path, { env = {}, config = '' } = {}) {
   const differs = [...Object.entries(env).map(([key, value]) => `${key}=${value}`), ...(config === '' ? [] : [config.trim().replaceAll(/\s+/g, ' ')])]
   return {
     name,
-    about: `${name === 'ours' ? 'this project' : 'another build of this project'}: auth, rate limit, CORS, audit log to a file, stats, health and forwarding headers on${differs.length > 0 ? `; ${differs.join(', ')}` : ''}`,
+    about: `${name === 'ours' ? 'this project' : 'another build of this project'}: auth, rate limit, CORS, audit log to a file (in batches), stats, health and forwarding headers on${differs.length > 0 ? `; ${differs.join(', ')}` : ''}`,
     isGateway: true,
     ...(!existsSync(main) && { missing: `there is no ${main}` }),
     version: () => commitOf(main),
@@ -125,17 +121,21 @@ function commitOf (main) {
   return commit === '' ? 'no commit' : `commit ${commit}${git('status', '--porcelain', '-uno') === '' ? '' : ' with changes'}`
 }
 
+/** How the peers on Fastify log, and what they were given so that they don't wait for connections; see peers/fastify-options.js. */
+const requestLog = 'Fastify\'s request log to a file (four lines a request, asynchronously, 4 KiB at a time)'
+const manyConnections = 'up to 4,096 connections to an upstream instead of 128'
+
 /** @type {readonly Peer[]} in the order of tables; ratios are against `bare` */
 export const others = [
-  onNode('bare', '@fastify/http-proxy, one upstream, no features, no log', { packages: ['@fastify/http-proxy', 'fastify'] }),
-  onNode('bare-log', 'the same with Fastify\'s request log to a file', { file: 'bare.js', packages: ['@fastify/http-proxy', 'fastify'], log: true }),
-  onNode('stock', 'the official plugins together: reply.from, cors, bearer-auth, rate-limit, request log to a file, round robin', {
+  onNode('bare', `@fastify/http-proxy, one upstream, no features, no log; ${manyConnections}`, { packages: ['@fastify/http-proxy', 'fastify'] }),
+  onNode('bare-log', `the same with ${requestLog}`, { file: 'bare.js', packages: ['@fastify/http-proxy', 'fastify'], log: true }),
+  onNode('stock', `the official plugins together: reply.from, cors, bearer-auth, rate-limit, round robin, ${requestLog}; ${manyConnections}`, {
     packages: ['@fastify/http-proxy', '@fastify/cors', '@fastify/bearer-auth', '@fastify/rate-limit', 'fastify'], log: true
   }),
   onNode('fast-gateway', 'one upstream, no features, no log', { packages: ['fast-gateway'] }),
   onNode('http-proxy', 'one upstream, no features, no log', { packages: ['http-proxy'] }),
   onNode('http-proxy-middleware', 'on Express, one upstream, no features, no log', { packages: ['http-proxy-middleware', 'express'] }),
-  onMachine('nginx', 'one worker, two upstreams, forwarding headers, access log to a file', {
+  onMachine('nginx', 'one worker, two upstreams, forwarding headers, access log to a file (64 KiB at a time)', {
     config: 'nginx.conf', args: file => ['-c', file, '-e', join(file, '../error.log'), '-g', 'daemon off;'], version: ['-v']
   }),
   onMachine('haproxy', 'one thread, two upstreams, X-Forwarded-For, no log', { config: 'haproxy.cfg', args: file => ['-db', '-f', file], version: ['-v'] }),

@@ -9,8 +9,8 @@ import { checkAnswer } from './scenarios.js'
 
 const streamsClient = fileURLToPath(new URL('streams.js', import.meta.url))
 
-/** How long load is put on before the first round, at most: code is compiled, connections are opened. */
-const warmSeconds = 3
+/** How long load is put on before the first round: code is compiled, connections are opened. Twice a round's time, but not longer than this. */
+const mostWarmSeconds = 3
 
 /** A round that gives no figure, with what was wrong. */
 class InvalidRound extends Error {}
@@ -88,7 +88,7 @@ async function prepare (run, scenario, entry, processes) {
     return
   }
   const key = entry.process ?? entry.name
-  if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, streams: scenario.kind === 'streams', fleet: entry.fleet?.(ports) }))
+  if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, fleet: entry.fleet?.(ports) }))
   const { running, port, proof } = await processes.get(key)
   Object.assign(entry, { running, port, proof })
   await stage.rests(running)
@@ -97,7 +97,7 @@ async function prepare (run, scenario, entry, processes) {
 /** Looks at one answer, and lets code be compiled and connections be opened. */
 async function warm (run, entry) {
   await checkAnswer(entry.port, entry.task, entry.peer?.isGateway)
-  await load(run.stage, { ...entry.task, port: entry.port, seconds: Math.min(run.seconds, warmSeconds) }, run.wrk)
+  await load(run.stage, { ...entry.task, port: entry.port, seconds: Math.min(2 * run.seconds, mostWarmSeconds) }, run.wrk)
 }
 
 /** Begins to watch the proxy's processor; what is returned tells how much of it the proxy had since then, and how much somebody else. */

@@ -82,7 +82,7 @@ export const scenarios = [
   {
     name: 'latency',
     title: 'added latency at 500 requests a second',
-    note: 'GET of 200 B at a constant rate whatever comes back (open loop), from sending to the end of the answer. Added is what is above the same round\'s figure straight to the upstream.',
+    note: 'GET of 200 B at a constant rate whatever comes back (open loop), from when it was due to the end of the answer: what the generator sends late has waited, with every proxy and without one alike. Added is what is above the same round\'s figure straight to the upstream; where that is 0 or less in a round, it is smaller than the noise and there is no ratio.',
     kind: 'latency',
     figures: [
       { key: 'addedP50', title: 'added p50 ms', digits: 3, compared: true },

@@ -1,5 +1,5 @@
 /** Results as tables: for the terminal and, in the same words, for docs/benchmarks.md. Pure, so that test/bench.test.ts can check it. */
-import { pairRatio, summary } from './figures.js'
+import { countNotPositive, pairRatio, summary } from './figures.js'
 
 /** A number with thousands set apart. */
 export function number (value, digits) {
@@ -7,6 +7,15 @@ export function number (value, digits) {
 }
 
 const spread = ({ min, max, count }, digits) => count < 2 ? '' : ` (${number(min, digits)}–${number(max, digits)})`
+
+/** Median and spread of some numbers; a dash of none. */
+export const figureCell = (found, digits) => found === undefined ? '–' : number(found.median, digits) + spread(found, digits)
+
+/** The ratio of one entry to another in a figure, or why there is none. */
+export function ratioCell (rounds, baseRounds, key) {
+  const { count, of } = countNotPositive(rounds, baseRounds, key)
+  return count > 0 ? `no ratio (≤ 0 in ${count} of ${of})` : figureCell(pairRatio(rounds, baseRounds, key), 2)
+}
 
 /** What ratios of a scenario are taken against: its own base, else bare, else the first entry that is no pseudo-entry. */
 export function baseOf (entries, entry) {
@@ -31,8 +40,8 @@ export function scenarioRows ({ figures }, entries) {
       const text = found === undefined ? '–' : number(found.median, digits) + (compared ? spread(found, digits) : '')
       if (!compared) return [text]
       const base = baseOf(entries, entry)
-      const ratio = base === undefined ? undefined : pairRatio(entry.rounds, base.rounds, key)
-      return [text, ratio === undefined ? '–' : base.name === entry.name ? '1' : number(ratio.median, 2) + spread(ratio, 2)]
+      const ratio = base === undefined ? '–' : ratioCell(entry.rounds, base.rounds, key)
+      return [text, base?.name === entry.name && /^\d/.test(ratio) ? '1' : ratio]
     })
     return [entry.name, ...cells, valid === entry.rounds.length && valid > 0 ? String(valid) : `${valid} valid of ${entry.rounds.length}`]
   })
@@ -50,6 +59,6 @@ export function textTable (rows) {
 /** The same as Markdown; only columns of figures are set to the right. */
 export function markdownTable ([head, ...rows]) {
   const line = cells => `| ${cells.join(' | ')} |`
-  const isFigures = column => column > 0 && rows.every(row => /^([≤≥] )?[\d.,–-]/.test(row[column]) && !/[a-z]{3}/i.test(row[column].replace(/valid of/, '')))
+  const isFigures = column => column > 0 && rows.every(row => /^([≤≥] )?[\d.,–-]/.test(row[column].replace(/^no ratio \(/, '')) && !/[a-z]{3}/i.test(row[column].replace(/valid of|no ratio/, '')))
   return [line(head), `|${head.map((_, column) => isFigures(column) ? '---:' : '---').join('|')}|`, ...rows.map(line)].join('\n')
 }

@@ -2,6 +2,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { setImmediate } from 'node:timers/promises'
@@ -47,7 +49,17 @@ t.test('ratios are taken within a round, and a round in which either has no figu
 
   t.same(pairRatio(rounds, base, 'x'), { median: 3, min: 2, max: 4, count: 2 })
   t.equal(pairRatio(rounds, [], 'x'), undefined)
+})
+
+t.test('a figure of 0 or less gives no ratio, and the table says in how many rounds it was so', async t => {
+  const latency = { name: 'latency', title: 'latency', figures: [{ key: 'addedP50', title: 'added p50 ms', digits: 3, compared: true }] }
+  const entries = [{ name: 'ours', rounds: [{ addedP50: 0.1 }, { addedP50: 0.2 }, { addedP50: 0.1 }] }, { name: 'bare', rounds: [{ addedP50: 0.2 }, { addedP50: -0.1 }, undefined] }]
+
+  t.equal(pairRatio(...entries.map(({ rounds }) => rounds), 'addedP50'), undefined)
   t.equal(pairRatio([{ x: 1 }], [{ x: 0 }], 'x'), undefined)
+  t.equal(scenarioRows(latency, entries)[1][2], 'no ratio (≤ 0 in 1 of 2)')
+  t.match(keyRows([{ scenario: latency, entries }], ['ours']), [[], ['added p50 at 500/s against bare', 'no ratio (≤ 0 in 1 of 2)']])
+  t.match(markdownTable(scenarioRows(latency, entries)), '|---|---:|---:|---:|')
 })
 
 t.test('rounds in which others took a part of the proxy\'s core are counted', async t => {
@@ -229,6 +241,17 @@ t.test('a document of a disturbed run says that it is one', async t => {
   t.match(document, 'Not to be quoted**: in 1 of 2 rounds')
 })
 
+t.test('a document with another build says which it is and how its figures are to be read', async t => {
+  const report = { at: '', command: 'npm run bench -- --rounds 3 --gateway next=../next', machine: {}, loadAverage: 0, peers: [], builds: ['ours', 'next'], results: [{ scenario, rounds: 3, seconds: 3, upstreams: 'nginx', entries }], skipped: [], problems: [] }
+
+  const document = benchmarksDocument(report)
+
+  t.match(document, 'by `npm run bench -- --rounds 3 --gateway next=../next`')
+  t.match(document, 'Rounds: 3, of 3 s;')
+  t.match(document, /`next` is another build of the gateway[^|]+\| {2}\| next × ours \|/)
+  t.notMatch(benchmarksDocument({ ...report, builds: ['ours'] }), 'another build of the gateway')
+})
+
 /** Runs the benchmark with the tools of its own, as where nothing is installed; its temporary files have a folder of their own. */
 function bench (t: Test, args: readonly string[], files: Record<string, string> = {}) {
   const temporary = join(t.testdir({ ...files, temporary: {} }), 'temporary')
@@ -239,6 +262,26 @@ function bench (t: Test, args: readonly string[], files: Record<string, string> 
   t.teardown(() => { child.kill('SIGTERM') })
   return { child, closed: once(child, 'close') as Promise<[number | null]>, leftovers: () => readdirSync(temporary) }
 }
+
+t.test('at a constant rate a request counts from when it was due, however late the generator is', async t => {
+  let count = 0
+  const server = createServer((_request, response) => {
+    response.end('x')
+    if (++count !== 20) return
+    generator.kill('SIGSTOP')
+    setTimeout(() => generator.kill('SIGCONT'), 500)
+  }).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const { NODE_OPTIONS, ...env } = process.env
+  const task = { port: (server.address() as AddressInfo).port, rate: 100, seconds: 1, paths: ['/'], headers: {} }
+
+  const generator = spawn(process.execPath, [fileURLToPath(new URL('load.js', folder)), JSON.stringify(task)], { env, stdio: ['ignore', 'pipe', 'inherit'] })
+  const { answered, p99 } = JSON.parse(await text(generator.stdout))
+
+  t.equal(answered, 100)
+  t.ok(p99 > 250, `some forty requests were due while it stood still: ${p99} ms`)
+})
 
 const smallest = ['--scenario', 'get-64', '--rounds', '1', '--seconds', '1']
 

@@ -7,10 +7,11 @@ import cors from '@fastify/cors'
 import proxy from '@fastify/http-proxy'
 import rateLimit from '@fastify/rate-limit'
 import Fastify from 'fastify'
+import { requestLog, undici } from './fastify-options.js'
 
 const [port, ...upstreams] = process.argv.slice(2)
 
-const app = Fastify({ logger: { file: process.env.BENCH_LOG } })
+const app = Fastify({ logger: requestLog() })
 await app.register(cors)
 await app.register(rateLimit, { max: 1e9, timeWindow: '1 minute' })
 await app.register(bearerAuth, { keys: new Set([process.env.BENCH_TOKEN]) })
@@ -18,7 +19,7 @@ let turn = 0
 await app.register(proxy, {
   upstream: '',
   prefix: '/api/planner',
-  undici: { connections: Number(process.env.BENCH_CONNECTIONS ?? 128), pipelining: 1 },
+  undici,
   replyOptions: { getUpstream: () => upstreams[turn++ % upstreams.length] }
 })
 console.log('listening on', await app.listen({ port: Number(port), host: '127.0.0.1' }))
