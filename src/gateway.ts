@@ -16,7 +16,7 @@ import facts from '../plugins/facts/index.ts'
 import guard from '../plugins/guard/index.ts'
 import health from '../plugins/health/index.ts'
 import problem from '../plugins/problem/index.ts'
-import proxy from '../plugins/proxy/index.ts'
+import proxy, { type ProxyPluginOptions } from '../plugins/proxy/index.ts'
 import rateLimit from '../plugins/rate-limit/index.ts'
 import registry from '../plugins/registry/index.ts'
 import stats from '../plugins/stats/index.ts'
@@ -45,7 +45,7 @@ export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> 
   /** Told the length of each body chunk that passes, either way. */
   onStreamed?: (bytes: number) => void
   /** Who speaks HTTP to agents: our own client, or undici's. @default `own` */
-  upstreamClient?: 'own' | 'undici'
+  upstreamClient?: NonNullable<ProxyPluginOptions['upstreamClient']>
   /** Takes the audit log's lines instead of a file. */
   auditDestination?: NonNullable<AuditLogPluginOptions['destination']>
 }
@@ -99,7 +99,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     viaPseudonym,
     lookupOf,
     ...(onStreamed && { onStreamed }),
-    ...(upstreamClient && { client: upstreamClient }),
+    ...(upstreamClient && { upstreamClient }),
     ...(input.timeouts && { timeouts: input.timeouts }),
     ...(input.retry && { retry: input.retry }),
     ...(input.paths && { paths: input.paths }),

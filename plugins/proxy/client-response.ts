@@ -2,13 +2,14 @@
  * The answer as it is written to the client, past Fastify's reply: a head once, chunks with backpressure, and either a proper end or a cut
  * that can't be taken for one.
  */
-import { ServerResponse, STATUS_CODES, type IncomingMessage } from 'node:http'
+import { OutgoingMessage, ServerResponse, STATUS_CODES, type IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
+import { isSendable } from './field-names.ts'
 import { isBodiless, type ResponseHead } from './response-head.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
@@ -27,7 +28,6 @@ const plainReason = /^[\t\x20-\x7e]*$/
 type WritableResponse = ServerResponse & {
   _header: string | null
   _headerSent: boolean
-  readonly outputData: readonly unknown[]
   readonly _keepAliveTimeout: number
   readonly _defaultKeepAlive: boolean
   readonly _maxRequestsPerSocket: number | undefined
@@ -81,6 +81,7 @@ export class ClientResponse {
       return this.end(null)
     }
     raw.statusCode = status
+    raw.statusMessage = sendableReason(status, reason)
     raw._header = text
     raw._headerSent = true
     this.#facts.bytesSent = body.length
@@ -118,16 +119,23 @@ export class ClientResponse {
     const first = this.#facts.bytesSent === 0
     this.#facts.bytesSent += chunk.length
     this.#headBuffered = false
-    if (typeof chunk === 'string' && raw._headerSent && raw.chunkedEncoding && isIdle(raw)) {
+    if (typeof chunk === 'string' && chunk !== '' && raw._headerSent && raw.chunkedEncoding && isIdle(raw)) {
       raw.socket!.write(`${chunk.length.toString(16)}\r\n${chunk}\r\n`, 'latin1') // an event, say: one string instead of four pieces
       return true
     }
-    const encoding = typeof chunk === 'string' ? 'latin1' : undefined as never
+    let given = chunk
+    let onWritten = release ?? undefined
+    if (!isNodes(raw)) { // who has put himself in between may keep what he is given
+      given = Buffer.from(chunk as string, 'latin1')
+      onWritten?.()
+      onWritten = undefined
+    }
+    const encoding = typeof given === 'string' ? 'latin1' : undefined as never
     if (first && chunk.length === this.#contentLength && this.#request.complete) {
-      raw.end(chunk, encoding, release ?? undefined) // head and whole body in one write
+      raw.end(given, encoding, onWritten) // head and whole body in one write
       return true
     }
-    return raw.write(chunk, encoding, release ?? undefined) || raw.writableLength <= maxUnsentBytes
+    return raw.write(given, encoding, onWritten) || raw.writableLength <= maxUnsentBytes
   }
 
   /** @param trailers flat list of names and values */
@@ -166,7 +174,12 @@ export class ClientResponse {
     const mine = this.#reply.getHeaders()
     const complete = this.#request.complete
     // With a reason: that of an answer which could not be sent may still be there.
-    raw.writeHead(status, STATUS_CODES[status] ?? '', { ...mine, ...headers, ...(!complete && { connection: 'close' }) } as Record<string, string>)
+    const own = { ...headers, ...(!complete && { connection: 'close' }) } as Record<string, string>
+    try {
+      raw.writeHead(status, STATUS_CODES[status] ?? '', { ...mine, ...own } as Record<string, string>)
+    } catch { // a hook set a field that can't be sent, which may be what this problem is about
+      raw.writeHead(status, STATUS_CODES[status] ?? '', own)
+    }
     if (complete) raw.end(body)
     else {
       raw.write(body)
@@ -205,16 +218,19 @@ function pairs (flat: readonly string[]): [string, string][] {
   return list
 }
 
-/** It is the answer's turn, nothing of it waits, and its methods are Node's own: what is written to the socket now is where it would have been. */
-function isIdle (raw: WritableResponse): boolean {
-  const { socket } = raw
-  const { writeHead, write, end } = ServerResponse.prototype
-  return socket !== null && socket._httpMessage === raw && socket.writable && socket.writableLength === 0 && raw.outputData.length === 0 &&
-    raw.writeHead === writeHead && raw.write === write && raw.end === end
+/** As Node has them: what patches the prototype later, or leaves its alias alone, is told apart. */
+const { write: nodesWrite, end: nodesEnd } = OutgoingMessage.prototype
+
+/** Nobody has put himself between the answer and its connection, as tracers and loggers do. */
+function isNodes ({ writeHead, write, end }: ServerResponse): boolean {
+  return writeHead === (ServerResponse.prototype as { writeHeader?: unknown }).writeHeader && write === nodesWrite && end === nodesEnd
 }
 
-/** What a value must not have. The agent's were read with that in mind; a hook may have set it. */
-const unsendable = /[^\t\x20-\x7e\x80-\xff]/
+/** It is the answer's turn, and nothing of it waits: what is written to the socket now is where it would have been. */
+function isIdle (raw: WritableResponse): boolean {
+  const { socket } = raw
+  return socket !== null && socket._httpMessage === raw && socket.writable && raw.writableLength === 0 && isNodes(raw)
+}
 
 /** The head as ServerResponse would write it on a connection that stays; null when it says something of the connection itself, or can't be sent. */
 function headText (status: number, reason: string, { fields, ownFrom, contentLength }: ResponseHead, keepAliveMs: number): string | null {
@@ -223,7 +239,7 @@ function headText (status: number, reason: string, { fields, ownFrom, contentLen
   for (let index = 0; index < fields.length; index += 2) {
     const name = fields[index]!
     const value = fields[index + 1]!
-    if (index >= ownFrom && unsendable.test(value)) return null
+    if (index >= ownFrom && !isSendable(name, value)) return null // the agent's were read with that in mind; these a hook may have set
     switch (name.length) {
       case 4:
         if (name.toLowerCase() === 'date') hasDate = true
@@ -244,7 +260,7 @@ function headText (status: number, reason: string, { fields, ownFrom, contentLen
     text += `${name}: ${value}\r\n`
   }
   if (!hasDate) text += `Date: ${httpDate()}\r\n`
-  text += `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(keepAliveMs / 1_000)}\r\n`
+  text += keepAliveMs > 0 ? `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(keepAliveMs / 1_000)}\r\n` : 'Connection: keep-alive\r\n'
   return contentLength === null ? `${text}Transfer-Encoding: chunked\r\n\r\n` : `${text}\r\n`
 }
 

@@ -14,6 +14,8 @@ export type UpstreamClient = 'own' | 'undici'
 
 const classes = { own: SocketConnection, undici: UndiciConnection }
 
+export const upstreamClients = Object.keys(classes) as UpstreamClient[]
+
 /**
  * Which connections a request may use again. One that can't be replayed takes none whose end may be under way: `settled` leaves out those
  * that were idle for long, since agents close them (gunicorn after 2 s), and of an agent that was seen to close behind its answers, those

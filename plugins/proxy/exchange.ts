@@ -138,7 +138,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       this.#body.detach()
       return this.#placing.repeat()
     }
-    this.#context.onStreamed(body.length)
+    if (body !== '') this.#context.onStreamed(body.length)
     let head: ResponseHead
     try {
       head = this.#headFor(handler, status, fields)
@@ -148,6 +148,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     }
     if (head.isEventStream) this.#facts.stream = 'event-stream'
     this.#finish()
+    this.#boundWhatIsUnread()
   }
 
   onChunk (handler: AttemptHandler, chunk: Chunk, release: (() => void) | null): boolean {
@@ -165,8 +166,12 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   onEnd (_handler: AttemptHandler, trailers: string[] | null): void {
     this.#finish()
     this.#response.end(trailers && trailerFields(trailers, this.#context.names, this.#nominated))
+    this.#boundWhatIsUnread()
+  }
+
+  /** What is left is the client's to read: its own inactivity ends it, until Node's keep-alive time takes over. */
+  #boundWhatIsUnread (): void {
     const { socket } = this.#response.raw
-    // What is left is the client's to read: its own inactivity ends it, until Node's keep-alive time takes over.
     if (socket instanceof Socket && socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs)
   }
 

@@ -94,3 +94,11 @@ export function nominatedFields (connection: string | undefined): ReadonlySet<st
   const names = lower.split(',').map(name => name.trim()).filter(name => name !== '' && !untouchable.has(name))
   return names.length === 0 ? null : new Set(names)
 }
+
+const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
+const unsendable = /[^\t\x20-\x7e\x80-\xff]/
+
+/** Whether a field can be sent (RFC 9110 §5.1, §5.5) and is one: what came from a parser is, what a hook has set may be anything. */
+export function isSendable (name: string, value: unknown): boolean {
+  return typeof value === 'string' && !unsendable.test(value) && token.test(name)
+}

@@ -17,9 +17,9 @@ import type { Agent, Rotation } from '../../src/fleet/agent.ts'
 import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
 import { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { mountPath } from '../../src/mount-path.ts'
-import { Type, parseOptions, type Static } from '../../src/options.ts'
+import { OptionsError, Type, parseOptions, type Static } from '../../src/options.ts'
 import { agentPath } from './agent-path.ts'
-import { Connections, type UpstreamClient } from './connections.ts'
+import { Connections, upstreamClients, type UpstreamClient } from './connections.ts'
 import { Exchange } from './exchange.ts'
 import { createReporter } from './failure-log.ts'
 import type { ForwardContext, ForwardTarget } from './forward-context.ts'
@@ -53,8 +53,8 @@ export interface ProxyPluginOptions {
   onStreamed?: (bytes: number) => void
   /** The path under which the agents are. @default `/api` */
   path?: string
-  /** Who speaks HTTP to agents: our own client or undici's. @default `own` */
-  client?: UpstreamClient
+  /** Who speaks HTTP to agents: our own client, or undici's. @default `own` */
+  upstreamClient?: UpstreamClient
 }
 
 export interface Proxy {
@@ -73,14 +73,15 @@ declare module 'fastify' {
 }
 
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
-  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, client = 'own', ...data } = opts
+  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, upstreamClient = 'own', ...data } = opts
   const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '')
   if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
+  if (!upstreamClients.includes(upstreamClient)) throw new OptionsError('proxy', [{ path: 'upstreamClient', message: `must be one of ${upstreamClients.join(', ')}`, at: 'value' }])
   const { registry, upstream } = fastify
   const prefix = `${mountPath(fastify.prefix)}${path}`
   const { caseSensitive, routerOptions } = fastify.initialConfig
   const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
-  const connections = new Connections(lookupOf, client)
+  const connections = new Connections(lookupOf, upstreamClient)
   const streams = new OpenStreams()
   const budgets = new WeakMap<Rotation, RetryBudget>()
   let policies = createPolicyTable(defaults)
@@ -91,7 +92,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     lookupOf,
     bodyLimit,
     viaPseudonym,
-    sendsTrailers: client === 'own',
+    sendsTrailers: upstreamClient === 'own',
     names: new FieldNames(),
     traces: new TraceStarter(),
     corsEnabled: fastify.hasDecorator('corsEnabled') && fastify.corsEnabled,

@@ -43,6 +43,9 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
       case FieldRole.transferEncoding:
       case FieldRole.forwarding: // said anew below
         continue
+      case FieldRole.contentLength:
+        if (headers['transfer-encoding'] !== undefined) continue // never both (RFC 9112 §6.2)
+        break
       case FieldRole.trailer:
         if (!context.sendsTrailers || headers['transfer-encoding'] === undefined) continue // what can't be sent may not be announced
         break

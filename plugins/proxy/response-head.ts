@@ -85,13 +85,13 @@ export function responseHead (raw: readonly string[], names: FieldNames, setting
         isEventStream = value.toLowerCase().startsWith('text/event-stream')
         break
     }
-    if (replyHeaders[lowerName] !== undefined && lowerName !== 'set-cookie') continue
+    if (role !== FieldRole.contentLength && lowerName !== 'set-cookie' && Object.hasOwn(replyHeaders, lowerName) && replyHeaders[lowerName] !== undefined) continue
     fields.push(name, value)
   }
   const ownFrom = fields.length
   for (const name in replyHeaders) {
     const value = replyHeaders[name]
-    if (value === undefined || name === 'vary') continue
+    if (value === undefined || name === 'vary' || name === 'content-length' || name === 'transfer-encoding') continue // framing is the agent's
     if (Array.isArray(value)) for (const one of value) fields.push(name, one)
     else fields.push(name, String(value))
   }

@@ -8,6 +8,7 @@ import type { LookupOf } from '../../src/guarded-lookup.ts'
 import { AnswerParser, InvalidAnswerError } from './answer-parser.ts'
 import type { AgentConnection, AgentRequest, AnswerSink, ConnectionFault, ConnectionOwner } from './agent-connection.ts'
 import { connectTo } from './connector.ts'
+import { isSendable } from './field-names.ts'
 import { readBeforeFailing } from './late-write-errors.ts'
 import { giveBuffer, sharedBuffer, takeBuffer } from './read-buffers.ts'
 import type { BodyTarget } from './request-body.ts'
@@ -25,6 +26,9 @@ const idleMs = 4_000
 /** At most, whatever it says; and how much earlier than it. */
 const mostIdleMs = 60_000
 const earlierMs = 1_000
+
+/** What a request target must not have (RFC 9112 §3.2). */
+const unsendableInPath = /[^\x21-\x7e\x80-\xff]/
 
 /** Methods whose requests say that they have no body (RFC 9110 §8.6). */
 const bodyMethods: ReadonlySet<string> = new Set(['POST', 'PUT', 'PATCH', 'QUERY', 'PROPFIND', 'PROPPATCH'])
@@ -141,23 +145,26 @@ export class SocketConnection implements AgentConnection, BodyTarget {
 
   #write (): void {
     const { method, path, fields, body } = this.#request!
-    const sink = this.#sink!
     const socket = this.#socket!
     this.#parser.expect(method === 'HEAD')
     this.#sent = false
     this.#chunked = false
-    sink.onSend(this.#used)
-    this.#used = true
+    if (unsendableInPath.test(path)) return this.#fail('unsendable', new Error('a path that can not be sent'))
     const { whole } = body
     let hasHost = false
     let hasLength = false
     let text = ''
     for (let index = 0; index < fields.length; index += 2) {
       const name = fields[index]!
+      const value = fields[index + 1]!
+      // Requests that came by a connection were parsed; those of inject(), and what a host adds, may hold anything.
+      if (!isSendable(name, value)) return this.#fail('unsendable', new Error('a field that can not be sent'))
       if (name.length === 4 && name.toLowerCase() === 'host') hasHost = true
       else if (name.length === 14 && name.toLowerCase() === 'content-length') hasLength = true
-      text += `${name}: ${fields[index + 1]}\r\n`
+      text += `${name}: ${value}\r\n`
     }
+    this.#sink!.onSend(this.#used)
+    this.#used = true
     if (!hasLength) {
       if (whole === undefined) {
         this.#chunked = true
@@ -224,6 +231,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       return true
     }
     const { interims, head, body } = parser
+    parser.head = parser.body = null // nothing that was passed on is kept until the next read
     for (const { status, fields, reason } of interims) if (this.#sink === sink) sink.onInterim(status, fields, reason)
     if (head !== null && this.#sink === sink) {
       const { status, fields, reason } = head
