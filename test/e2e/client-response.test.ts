@@ -177,7 +177,7 @@ const states: readonly State[] = [
       reply.raw.setHeader('X-Raw', '1').setHeader('Set-Cookie', 'b=2')
       void reply.header('set-cookie', 'c=3')
     },
-    has: /\r\nset-cookie: a=1\r\n[^]*\r\nset-cookie: c=3\r\n/i,
+    has: /\r\nset-cookie: a=1\r\n(?:[^]*\r\n)?set-cookie: c=3\r\n/i,
     hasNot: /agent/
   },
   { name: 'events with a hook\'s fields', answer: events, hook: (_request, reply) => { void reply.header('x-list', ['a', 'b']).header('x-number', 42) }, has: /\r\nx-list: a\r\nx-list: b\r\n/ },
@@ -449,10 +449,7 @@ t.test('a client that asks for short answers and reads none is cut off when idle
   t.teardown(() => client.destroy())
   client.on('error', () => {})
 
-  const asking = stays.repeat(100)
-  const ask = () => { while (client.writable && client.write(asking)); }
-  client.on('drain', ask)
-  ask()
+  client.write(stays.repeat(3_000)) // 21 MB: more than the system keeps for it
   const [connection] = await accepted
   connection.on('error', () => {})
   await once(connection, 'close')
