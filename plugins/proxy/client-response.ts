@@ -28,6 +28,7 @@ const plainReason = /^[\t\x20-\x7e]*$/
 type WritableResponse = ServerResponse & {
   _header: string | null
   _headerSent: boolean
+  _removedTE: boolean
   readonly _keepAliveTimeout: number
   readonly _defaultKeepAlive: boolean
   readonly _maxRequestsPerSocket: number | undefined
@@ -92,13 +93,28 @@ export class ClientResponse {
 
   /** Nobody has a hand in it, the connection stays, and there may be a body. */
   #canSendText (raw: WritableResponse, status: number): boolean {
-    return isIdle(raw) && raw._header === null && raw.shouldKeepAlive && raw.sendDate && raw._defaultKeepAlive && raw._maxRequestsPerSocket === 0 &&
+    return isIdle(raw) && raw._header === null && raw.getHeaderNames().length === 0 && raw.shouldKeepAlive && raw.sendDate && raw._defaultKeepAlive && raw._maxRequestsPerSocket === 0 &&
       this.#request.complete && this.#request.httpVersion === '1.1' && !isBodiless(status, this.#facts.method)
   }
 
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
   start (status: number, reason: string, { fields, contentLength }: ResponseHead): void {
-    this.raw.writeHead(status, sendableReason(status, reason), fields)
+    const raw = this.raw as WritableResponse
+    const set = raw.getHeaderNames()
+    if (set.length === 0) raw.writeHead(status, sendableReason(status, reason), fields)
+    else { // by a hook: they are among `fields` already, and of a name that is there twice writeHead() would leave one
+      const { sendDate } = raw
+      for (const name of set) raw.removeHeader(name)
+      raw.sendDate = sendDate
+      raw._removedTE = false // what was removed would not be added either
+      try {
+        for (let index = 0; index < fields.length; index += 2) raw.appendHeader(fields[index]!, fields[index + 1]!)
+        raw.writeHead(status, sendableReason(status, reason))
+      } catch (error) {
+        for (const name of raw.getHeaderNames()) raw.removeHeader(name)
+        throw error
+      }
+    }
     this.#contentLength = contentLength
     this.#headBuffered = true
   }

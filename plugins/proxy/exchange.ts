@@ -171,8 +171,13 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
 
   /** What is left is the client's to read: its own inactivity ends it, until Node's keep-alive time takes over. */
   #boundWhatIsUnread (): void {
-    const { socket } = this.#response.raw
-    if (socket instanceof Socket && socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs)
+    const { raw } = this.#response
+    const { socket } = raw
+    if (socket === null) raw.once('socket', () => queueMicrotask(() => this.#boundWhatIsUnread())) // it waits for its turn, and leaves all at once
+    else if (socket instanceof Socket && socket.writableLength > 0) {
+      socket.setTimeout(this.#target.policy.idleTimeoutMs)
+      raw.prependOnceListener('finish', () => socket.setTimeout(0)) // before Node's own: an answer behind it may have an agent to wait for
+    }
   }
 
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void {
