@@ -24,7 +24,7 @@ export interface AttemptOwner {
   /** It failed before the response head. */
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void
   /** It failed in the middle of the response. */
-  onBreak (handler: AttemptHandler): void
+  onBreak (handler: AttemptHandler, error: Error): void
 }
 
 /** The most that is read of an answer nobody wants, to keep its connection. */
@@ -136,7 +136,7 @@ export class AttemptHandler implements AnswerSink {
       return
     }
     this.#release()
-    if (!this.#discarding) this.#owner.onBreak(this)
+    if (!this.#discarding) this.#owner.onBreak(this, error)
   }
 
   #timedOut (): void {

@@ -6,7 +6,7 @@ import type { IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
-import { BodyTooLargeError, RequestTimeoutError, UpstreamTimeoutError, type FleetError } from '../../src/errors.ts'
+import { BodyTooLargeError, RequestTimeoutError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { hasFollowers } from '../../src/pipelining.ts'
@@ -200,8 +200,9 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     return !this.#replayed && !this.#over && this.#mayRepeat()
   }
 
-  onBreak (): void {
+  onBreak (_handler: AttemptHandler, error: Error): void {
     this.#finish()
+    this.#context.report(new UpstreamUnreachableError('The agent broke off in the middle of its answer', {}, { cause: error }), this.#facts)
     this.#response.cut()
   }
 

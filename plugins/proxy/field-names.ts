@@ -30,6 +30,8 @@ export type FieldRole = typeof FieldRole[keyof typeof FieldRole]
 export interface Field {
   readonly lowerName: string
   readonly role: FieldRole
+  /** It is a name (RFC 9110 §5.1). What a parser has read is; what comes by inject() may be anything. */
+  readonly isToken: boolean
 }
 
 const hopFields = ['keep-alive', 'proxy-connection', 'proxy-authorization', 'proxy-authenticate', 'proxy-authentication-info', 'te', 'upgrade', 'http2-settings', 'expect', 'x-fleet-token', 'x-request-id']
@@ -77,10 +79,11 @@ export class FieldNames {
 
 function classify (lowerName: string): Field {
   // CGI and WSGI can't tell `_` from `-`: what is taken from strangers under one spelling must not reach an agent under the other.
-  if (lowerName.includes('_') && reservedRoles.has(classify(lowerName.replaceAll('_', '-')).role)) return { lowerName, role: FieldRole.hop }
+  const isToken = token.test(lowerName)
+  if (lowerName.includes('_') && reservedRoles.has(classify(lowerName.replaceAll('_', '-')).role)) return { lowerName, role: FieldRole.hop, isToken }
   const role = roles.get(lowerName) ??
     (lowerName.startsWith('x-forwarded-') ? FieldRole.forwarding : lowerName.startsWith('access-control-') ? FieldRole.accessControl : FieldRole.plain)
-  return { lowerName, role }
+  return { lowerName, role, isToken }
 }
 
 /** Fields that `Connection` must not take away: without them the message would mean something else (RFC 9110 §7.6.1). */
@@ -98,7 +101,12 @@ export function nominatedFields (connection: string | undefined): ReadonlySet<st
 const token = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
 const unsendable = /[^\t\x20-\x7e\x80-\xff]/
 
-/** Whether a field can be sent (RFC 9110 §5.1, §5.5) and is one: what came from a parser is, what a hook has set may be anything. */
+/** Whether a value can be sent (RFC 9110 §5.5): what came from a parser can, what a hook has set may be anything. */
+export function isSendableValue (value: unknown): boolean {
+  return typeof value === 'string' && !unsendable.test(value)
+}
+
+/** Whether a field that a hook has set can be sent, and is one field. */
 export function isSendable (name: string, value: unknown): boolean {
-  return typeof value === 'string' && !unsendable.test(value) && token.test(name)
+  return isSendableValue(value) && token.test(name)
 }

@@ -76,7 +76,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, upstreamClient = 'own', ...data } = opts
   const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '')
   if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
-  if (!upstreamClients.includes(upstreamClient)) throw new OptionsError('proxy', [{ path: 'upstreamClient', message: `must be one of ${upstreamClients.join(', ')}`, at: 'value' }])
+  if (!upstreamClients.includes(upstreamClient)) throw new OptionsError('', [{ path: 'upstreamClient', message: `must be one of ${upstreamClients.join(', ')}`, at: 'value' }])
   const { registry, upstream } = fastify
   const prefix = `${mountPath(fastify.prefix)}${path}`
   const { caseSensitive, routerOptions } = fastify.initialConfig

@@ -2,6 +2,7 @@
  * The request head as the agent gets it: the client's fields in their order, without those of this hop, and the gateway's own behind them.
  */
 import type { IncomingMessage } from 'node:http'
+import { BadRequestError } from '../../src/errors.ts'
 import type { RequestFacts } from '../facts/index.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 import { requestAuthority } from '../../src/request-target.ts'
@@ -35,7 +36,8 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
   const fields: string[] = []
   for (let index = 0; index < rawHeaders.length; index += 2) {
     const name = rawHeaders[index]!
-    const { role, lowerName } = names.of(name)
+    const { role, lowerName, isToken } = names.of(name)
+    if (!isToken) throw new BadRequestError('The request has a field that can not be forwarded')
     if (nominated !== null && nominated.has(lowerName)) continue
     switch (role) {
       case FieldRole.hop:

@@ -8,7 +8,7 @@ import type { LookupOf } from '../../src/guarded-lookup.ts'
 import { AnswerParser, InvalidAnswerError } from './answer-parser.ts'
 import type { AgentConnection, AgentRequest, AnswerSink, ConnectionFault, ConnectionOwner } from './agent-connection.ts'
 import { connectTo } from './connector.ts'
-import { isSendable } from './field-names.ts'
+import { isSendableValue } from './field-names.ts'
 import { readBeforeFailing } from './late-write-errors.ts'
 import { giveBuffer, sharedBuffer, takeBuffer } from './read-buffers.ts'
 import type { BodyTarget } from './request-body.ts'
@@ -158,7 +158,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       const name = fields[index]!
       const value = fields[index + 1]!
       // Requests that came by a connection were parsed; those of inject(), and what a host adds, may hold anything.
-      if (!isSendable(name, value)) return this.#fail('unsendable', new Error('a field that can not be sent'))
+      if (!isSendableValue(value)) return this.#fail('unsendable', new Error('a field that can not be sent'))
       if (name.length === 4 && name.toLowerCase() === 'host') hasHost = true
       else if (name.length === 14 && name.toLowerCase() === 'content-length') hasLength = true
       text += `${name}: ${value}\r\n`
