@@ -291,3 +291,16 @@ t.test('the log says why an agent could not be reached, once a second', async t 
   t.match(said[0], String(port))
   t.ok(said.length <= 1 + (Date.now() - before) / 1_000, `${said.length} lines`)
 })
+
+t.test('the log says when an agent breaks off in the middle of its answer, of which the client only sees the end', async t => {
+  const lines: string[] = []
+  const agent = await rawAgent(t, socket => { socket.end('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf') })
+  const gateway = await createGateway({ auth: { enabled: false }, auditLog: { enabled: false }, agents: [agentAt('raw', agent)] }, { logger: { level: 'warn', stream: { write: line => { lines.push(line) } } } })
+  t.teardown(() => gateway.close())
+  await gateway.listen({ port: 0, host: '127.0.0.1' })
+
+  const reply = await fetch(`http://127.0.0.1:${(gateway.server.address() as AddressInfo).port}/api/raw/x`)
+  await t.rejects(reply.text())
+
+  t.match(lines.join(''), /in the middle of its answer/)
+})
