@@ -2,14 +2,14 @@
  * The answer as it is written to the client, past Fastify's reply: a head once, chunks with backpressure, and either a proper end or a cut
  * that can't be taken for one.
  */
-import { OutgoingMessage, ServerResponse, STATUS_CODES, type IncomingMessage } from 'node:http'
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
-import { isSendable } from './field-names.ts'
+import { headText, isIdle, isNodes, writeFields, writeText, type NodeResponse } from './node-response.ts'
 import { isBodiless, type ResponseHead } from './response-head.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
@@ -23,17 +23,6 @@ const maxInterimBytes = 64 * 1024
 
 /** What a reason phrase may have in any case (RFC 9112 §4). */
 const plainReason = /^[\t\x20-\x7e]*$/
-
-/** What Node keeps of an answer, and has done since it has answers. */
-type WritableResponse = ServerResponse & {
-  _header: string | null
-  _headerSent: boolean
-  _removedTE: boolean
-  readonly _keepAliveTimeout: number
-  readonly _defaultKeepAlive: boolean
-  readonly _maxRequestsPerSocket: number | undefined
-  readonly socket: Socket & { _httpMessage?: unknown } | null
-}
 
 export class ClientResponse {
   readonly raw: ServerResponse
@@ -74,47 +63,27 @@ export class ClientResponse {
    * @throws when a field can't be sent
    */
   sendWhole (status: number, reason: string, head: ResponseHead, body: string): void {
-    const raw = this.raw as WritableResponse
-    const text = this.#canSendText(raw, status) ? headText(status, sendableReason(status, reason), head, raw._keepAliveTimeout) : null
+    const raw = this.raw as NodeResponse
+    const phrase = sendableReason(status, reason)
+    const text = this.#mayBeText(raw, status) ? headText(raw, status, phrase, head) : null
     if (text === null) {
       this.start(status, reason, head)
       if (body !== '' && !isBodiless(status, this.#facts.method)) this.write(body, null)
       return this.end(null)
     }
-    raw.statusCode = status
-    raw.statusMessage = sendableReason(status, reason)
-    raw._header = text
-    raw._headerSent = true
     this.#facts.bytesSent = body.length
     this.#ending = true
-    raw.socket!.write(head.contentLength !== null ? text + body : body === '' ? `${text}0\r\n\r\n` : `${text}${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`, 'latin1')
-    raw.end()
+    writeText(raw, status, phrase, text, head.contentLength !== null ? body : `${chunkText(body)}0\r\n\r\n`)
   }
 
-  /** Nobody has a hand in it, the connection stays, and there may be a body. */
-  #canSendText (raw: WritableResponse, status: number): boolean {
-    return isIdle(raw) && raw._header === null && raw.getHeaderNames().length === 0 && raw.shouldKeepAlive && raw.sendDate && raw._defaultKeepAlive && raw._maxRequestsPerSocket === 0 &&
-      this.#request.complete && this.#request.httpVersion === '1.1' && !isBodiless(status, this.#facts.method)
+  /** The client has sent all of its request, and what it gets may have a body. */
+  #mayBeText (raw: NodeResponse, status: number): boolean {
+    return isIdle(raw) && this.#request.complete && this.#request.httpVersion === '1.1' && !isBodiless(status, this.#facts.method)
   }
 
   /** Takes the head; it leaves with the first chunk, or by flush(). @throws when a field can't be sent */
   start (status: number, reason: string, { fields, contentLength }: ResponseHead): void {
-    const raw = this.raw as WritableResponse
-    const set = raw.getHeaderNames()
-    if (set.length === 0) raw.writeHead(status, sendableReason(status, reason), fields)
-    else { // by a hook: they are among `fields` already, and of a name that is there twice writeHead() would leave one
-      const { sendDate } = raw
-      for (const name of set) raw.removeHeader(name)
-      raw.sendDate = sendDate
-      raw._removedTE = false // what was removed would not be added either
-      try {
-        for (let index = 0; index < fields.length; index += 2) raw.appendHeader(fields[index]!, fields[index + 1]!)
-        raw.writeHead(status, sendableReason(status, reason))
-      } catch (error) {
-        for (const name of raw.getHeaderNames()) raw.removeHeader(name)
-        throw error
-      }
-    }
+    writeFields(this.raw as NodeResponse, status, sendableReason(status, reason), fields)
     this.#contentLength = contentLength
     this.#headBuffered = true
   }
@@ -131,12 +100,12 @@ export class ClientResponse {
    * @returns false when the client is behind; `drain` of `raw` tells when it is not
    */
   write (chunk: Chunk, release: (() => void) | null): boolean {
-    const raw = this.raw as WritableResponse
+    const raw = this.raw as NodeResponse
     const first = this.#facts.bytesSent === 0
     this.#facts.bytesSent += chunk.length
     this.#headBuffered = false
-    if (typeof chunk === 'string' && chunk !== '' && raw._headerSent && raw.chunkedEncoding && isIdle(raw)) {
-      raw.socket!.write(`${chunk.length.toString(16)}\r\n${chunk}\r\n`, 'latin1') // an event, say: one string instead of four pieces
+    if (typeof chunk === 'string' && raw._headerSent && raw.chunkedEncoding && isIdle(raw)) {
+      raw.socket!.write(chunkText(chunk), 'latin1') // an event, say: one string instead of four pieces
       return true
     }
     let given = chunk
@@ -234,61 +203,7 @@ function pairs (flat: readonly string[]): [string, string][] {
   return list
 }
 
-/** As Node has them: what patches the prototype later, or leaves its alias alone, is told apart. */
-const { write: nodesWrite, end: nodesEnd } = OutgoingMessage.prototype
-
-/** Nobody has put himself between the answer and its connection, as tracers and loggers do. */
-function isNodes ({ writeHead, write, end }: ServerResponse): boolean {
-  return writeHead === (ServerResponse.prototype as { writeHeader?: unknown }).writeHeader && write === nodesWrite && end === nodesEnd
-}
-
-/** It is the answer's turn, and nothing of it waits: what is written to the socket now is where it would have been. */
-function isIdle (raw: WritableResponse): boolean {
-  const { socket } = raw
-  return socket !== null && socket._httpMessage === raw && socket.writable && raw.writableLength === 0 && isNodes(raw)
-}
-
-/** The head as ServerResponse would write it on a connection that stays; null when it says something of the connection itself, or can't be sent. */
-function headText (status: number, reason: string, { fields, ownFrom, contentLength }: ResponseHead, keepAliveMs: number): string | null {
-  let text = `HTTP/1.1 ${status} ${reason}\r\n`
-  let hasDate = false
-  for (let index = 0; index < fields.length; index += 2) {
-    const name = fields[index]!
-    const value = fields[index + 1]!
-    if (index >= ownFrom && !isSendable(name, value)) return null // the agent's were read with that in mind; these a hook may have set
-    switch (name.length) {
-      case 4:
-        if (name.toLowerCase() === 'date') hasDate = true
-        break
-      case 7:
-        if (name.toLowerCase() === 'trailer') return null
-        break
-      case 10:
-        if (name.toLowerCase() === 'connection' || name.toLowerCase() === 'keep-alive') return null
-        break
-      case 14:
-        if (contentLength === null && name.toLowerCase() === 'content-length') return null
-        break
-      case 17:
-        if (name.toLowerCase() === 'transfer-encoding') return null
-        break
-    }
-    text += `${name}: ${value}\r\n`
-  }
-  if (!hasDate) text += `Date: ${httpDate()}\r\n`
-  text += keepAliveMs > 0 ? `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(keepAliveMs / 1_000)}\r\n` : 'Connection: keep-alive\r\n'
-  return contentLength === null ? `${text}Transfer-Encoding: chunked\r\n\r\n` : `${text}\r\n`
-}
-
-let dateSecond = 0
-let date = ''
-
-/** RFC 9110 §5.6.7. */
-function httpDate (): string {
-  const second = Math.floor(Date.now() / 1_000)
-  if (second !== dateSecond) {
-    dateSecond = second
-    date = new Date(second * 1_000).toUTCString()
-  }
-  return date
+/** One chunk (RFC 9112 §7.1) of latin1 text; nothing for nothing, since an empty one would be the last. */
+function chunkText (text: string): string {
+  return text === '' ? '' : `${text.length.toString(16)}\r\n${text}\r\n`
 }
