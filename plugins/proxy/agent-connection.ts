@@ -64,9 +64,7 @@ export interface AgentConnection {
   discard (): void
   /** Another exchange can be begun. */
   readonly usable: boolean
-  /** Ends an idle one. */
-  close (): void
-  /** Ends it without telling its set. */
+  /** Ends it at once without telling its owner, who knows. */
   destroy (): void
 }
 

@@ -96,7 +96,7 @@ class ConnectionSet implements ConnectionOwner {
     for (;;) {
       const connection = this.#idle.pop()
       if (connection === undefined || connection.usable) return connection
-      connection.close()
+      connection.destroy()
       this.#all.delete(connection) // not dropped: the set is about to get another, and is not given up in between
     }
   }
@@ -128,7 +128,7 @@ class ConnectionSet implements ConnectionOwner {
   }
 
   #drop (connection: AgentConnection): void {
-    connection.close()
+    connection.destroy()
     this.discarded(connection)
   }
 }

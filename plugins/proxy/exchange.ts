@@ -123,21 +123,14 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
 
   onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): void {
     this.#context.upstream.settle(handler.attempt, 'answered', status)
-    if (status >= 500 && this.#retryRules().afterAnswer(status, this.#mayRepeat())) {
-      handler.discard()
-      this.#body.detach()
-      this.#placing.repeat()
-      return
-    }
-    this.#startResponse(handler, status, fields, reason)
+    if (!this.#isRepeated(status)) return this.#startResponse(handler, status, fields, reason)
+    handler.discard()
+    this.#placing.repeat()
   }
 
   onWhole (handler: AttemptHandler, status: number, fields: string[], reason: string, body: string): void {
     if (this.#over) return // what was freed with the place may have ended it
-    if (status >= 500 && this.#retryRules().afterAnswer(status, this.#mayRepeat())) {
-      this.#body.detach()
-      return this.#placing.repeat()
-    }
+    if (this.#isRepeated(status)) return this.#placing.repeat()
     if (body !== '') this.#context.onStreamed(body.length)
     let head: ResponseHead
     try {
@@ -245,6 +238,13 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     return this.#rules
   }
 
+  /** Whether an answer is not the client's, since the request goes out once more. */
+  #isRepeated (status: number): boolean {
+    if (status < 500 || !this.#retryRules().afterAnswer(status, this.#mayRepeat())) return false
+    this.#body.detach()
+    return true
+  }
+
   /** The request is such that it can be sent once more, and nobody would notice. */
   #mayRepeat (): boolean {
     return this.#repeatable && this.#body.complete && this.#body.replayable && !this.#response.began
@@ -281,7 +281,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       if (isEventStream) handler.cancel('answered') // its agent may never end it, and would keep the next request on the connection waiting
       return this.#response.end(null)
     }
-    // A small answer has come whole by now, in the same read; for any other the head must not wait.
+    // What came of the body with the head, in the same read, leaves with it; no head waits for more.
     queueMicrotask(() => {
       if (this.#over) return
       this.#response.flush()

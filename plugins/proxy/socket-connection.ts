@@ -104,10 +104,6 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     this.#owner.discarded(this)
   }
 
-  close (): void {
-    this.destroy()
-  }
-
   destroy (): void {
     if (this.#over) return
     this.#over = true

@@ -99,10 +99,6 @@ export class UndiciConnection implements AgentConnection, Dispatcher.DispatchHan
     this.#owner.discarded(this)
   }
 
-  close (): void {
-    void this.#client.close()
-  }
-
   destroy (): void {
     this.#sink = null
     void this.#client.destroy()
