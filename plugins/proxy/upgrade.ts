@@ -93,9 +93,8 @@ function listen (server: Server): Listening {
 function divert (server: Server, take: UpgradeListener<boolean>): () => void {
   const { emit } = server as { emit: (event: string | symbol, ...args: unknown[]) => boolean }
   function offerFirst (this: Server, event: string | symbol, ...args: unknown[]): boolean {
-    if (event === 'request') return emit.call(this, event, args[0], args[1]) // nearly always, and without a list of arguments
     if (event === 'upgrade' && take(...args as Parameters<UpgradeListener<boolean>>)) return true
-    return Reflect.apply(emit, this, [event, ...args]) as boolean
+    return emit.call(this, event, ...args)
   }
   const hadOwn = Object.hasOwn(server, 'emit')
   server.emit = offerFirst
