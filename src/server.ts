@@ -84,7 +84,7 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   }
   const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
   // Node ends a connection behind its last answer by this, and would reset it when more has come.
-  server.on(https ? 'secureConnection' : 'connection', (socket: Socket) => { socket.destroySoon = () => endLingering(socket) })
+  server.on(https ? 'secureConnection' : 'connection', (socket: Socket) => { socket.destroySoon = endSoon })
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
   const refuseExpectation = (request: IncomingMessage, response: ServerResponse) => {
     if (isBehindLast(request, response)) return
@@ -102,6 +102,10 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
     afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } })))
   })
   return server
+}
+
+function endSoon (this: Socket): void {
+  endLingering(this)
 }
 
 /**
