@@ -91,16 +91,18 @@ function variantOf (name) {
   }
 }
 
+const gatewayNames = ['ours', ...named('gateway').map(([name]) => name)]
+const peerNames = [...gatewayNames, ...others.map(({ name }) => name)]
+for (const [index, name] of peerNames.entries()) if (peerNames.indexOf(name) !== index) refuse(`there are two peers called ${name}`)
+for (const name of wantedPeers ?? []) if (!peerNames.includes(name)) refuse(`there is no peer ${name}`)
+for (const name of wantedScenarios ?? []) if (!scenarios.some(scenario => scenario.name === name)) refuse(`there is no scenario ${name}`)
+for (const key of ['gateway-env', 'gateway-config']) for (const [name] of named(key)) if (!gatewayNames.includes(name)) refuse(`--${key}: there is no gateway ${name}`)
+
 if (!options['no-build']) build()
 // npm runs this in the package's folder; paths are meant from where the command was given.
 const from = path => resolve(process.env.INIT_CWD ?? '.', path)
 const gateways = [gateway('ours', projectRoot, variantOf('ours')), ...named('gateway').map(([name, path]) => gateway(name, from(path), variantOf(name)))]
 const allPeers = [...gateways, ...others]
-
-for (const { name } of allPeers) if (allPeers.filter(peer => peer.name === name).length > 1) refuse(`there are two peers called ${name}`)
-for (const name of wantedPeers ?? []) if (!allPeers.some(peer => peer.name === name)) refuse(`there is no peer ${name}`)
-for (const name of wantedScenarios ?? []) if (!scenarios.some(scenario => scenario.name === name)) refuse(`there is no scenario ${name}`)
-for (const key of ['gateway-env', 'gateway-config']) for (const [name] of named(key)) if (!gateways.some(peer => peer.name === name)) refuse(`--${key}: there is no gateway ${name}`)
 
 const skipped = []
 const problems = []
