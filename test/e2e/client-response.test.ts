@@ -524,3 +524,27 @@ t.test('an upstream client that does not exist is refused at the start, by the o
     }, /upstreamClient/, upstreamClient)
   }
 })
+
+t.test('a short answer is one write to the client\'s connection', { skip: process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' && 'undici tells the head before it has the body' }, async t => {
+  const agent = await recordingAgent(t)
+  const answers = [okAnswer, 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n']
+  const writes: string[] = []
+  const app = await hostApp(t, [agentAt('planner', agent)], {
+    hook: ({ raw: { socket } }) => {
+      const { write } = socket
+      socket.write = function (this: Socket, ...args: unknown[]) {
+        writes.push(String(args[0]))
+        return write.apply(this, args as Parameters<Socket['write']>)
+      } as Socket['write']
+    }
+  })
+
+  for (const answer of answers) {
+    agent.answer = socket => { socket.write(answer) }
+    const client = await rawClient(t, await portOf(app))
+    client.send(`GET /api/planner/x HTTP/1.1\r\n${host}\r\n`)
+    const received = await client.until(/ok/)
+
+    t.same(writes.splice(0), [received])
+  }
+})
