@@ -1,8 +1,8 @@
 /**
  * The client that speaks HTTP to agents, with real sockets on both sides: no byte of a body is lost, doubled or another's, whatever else goes on
- * at the same time; connections are used again where they can be and not where they can't; nothing waits for ever, and nothing is left behind.
+ * at the same time; nothing waits for ever, and nothing is left behind. Which connections are used again is in upstream-connections.test.ts.
  */
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { createHash, randomBytes, type Hash } from 'node:crypto'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
@@ -10,23 +10,18 @@ import { request as httpRequest, type IncomingMessage, type ServerResponse } fro
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { getDefaultHighWaterMark, setDefaultHighWaterMark, type Writable } from 'node:stream'
-import type { AnswerSink } from '../../plugins/proxy/agent-connection.ts'
-import { Connections } from '../../plugins/proxy/connections.ts'
-import { bufferedBody, noBody, type RequestBody } from '../../plugins/proxy/request-body.ts'
-import type { Instance } from '../../src/fleet/instance.ts'
-import { createLookupOf } from '../../src/guarded-lookup.ts'
-import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { agentAt, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { readAnswers } from '../helpers/answers.ts'
-import { closed, fakeAgent, rawAgent, type RawAgent } from '../helpers/fake-agent.ts'
+import { countingAgent, get } from '../helpers/counting-agent.ts'
+import { closed, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
 import { quiet, underWay } from '../helpers/quiet.ts'
 import { rawClient } from '../helpers/raw-client.ts'
-import { recordingAgent } from '../helpers/recording-agent.ts'
+import { okAnswer, recordingAgent } from '../helpers/recording-agent.ts'
 import { seeded, type Seeded } from '../helpers/seeded.ts'
 import { askStrictly } from '../helpers/strict-client.ts'
 
 const isOwn = process.env['FLEET_UPSTREAM_CLIENT'] !== 'undici'
 const host = 'Host: localhost\r\n'
-const okAnswer = 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
 
 const random = seeded()
 t.comment(`FLEET_SEED=${random.seed}`)
@@ -180,9 +175,6 @@ async function storm (random: Seeded, gateway: ListeningGateway, count: number, 
   return wrong
 }
 
-/** For tests of one connection: no probes come between. */
-const unprobed = { health: { interval: '1h' } } as const
-
 t.test('bodies of all framings and sizes, many at once, to fast and slow readers, amid aborts and resets, are byte for byte right', async t => {
   const agent = await fakeAgent(t, oceanAgent(random))
   const gateway = await startGateway(t, { agents: [agentAt('ocean', agent)], retry: { attempts: 0 }, ...unprobed })
@@ -305,31 +297,6 @@ t.test('the head of an upload reaches the agent before the first byte of its bod
   t.match(received, /\r\n\r\n2\r\nhi\r\n0\r\n\r\n$/)
 })
 
-/** An agent that answers byte by byte, and which connections carried requests. */
-async function countingAgent (t: Test, answer: (socket: Socket, request: string) => void) {
-  const used = new Set<Socket>()
-  const agent = await rawAgent(t, (socket, chunk) => {
-    used.add(socket)
-    for (const [request] of chunk.toString('latin1').matchAll(/[A-Z]+ \S+ HTTP\/1\.1\r\n/g)) answer(socket, request)
-  })
-  return { agent, used }
-}
-
-const get = (port: number, path = '', method = 'GET') => askStrictly(port, method, `${method} /api/planner/${path} HTTP/1.1\r\n${host}\r\n`)
-
-t.test('one connection carries all requests that come one after the other', async t => {
-  const framings = [okAnswer, 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n', 'HTTP/1.1 204 No Content\r\n\r\n', 'HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n', 'HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok', 'HTTP/1.1 103 x\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n']
-  if (!isOwn) framings.splice(3, 1) // undici takes the length of a 304 for that of a body
-  let count = 0
-  const { agent, used } = await countingAgent(t, socket => socket.write(framings[count++ % framings.length]!))
-  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
-
-  for (let index = 0; index < 60; index++) t.ok((await get(gateway.port)).answer)
-
-  t.equal(count, 60)
-  t.equal(used.size, 1)
-})
-
 t.test('stray bodies of HEAD, 204 and 304 reach nobody, whether they come with their head or behind it', async t => {
   const stray = 'HTTP/1.1 200 OK\r\nX-Stray: 1\r\nContent-Length: 5\r\n\r\nstray'
   const table: [method: string, head: string][] = [
@@ -356,187 +323,6 @@ t.test('stray bodies of HEAD, 204 and 304 reach nobody, whether they come with t
       t.match(next.answer, { status: 200, body: 'ok' })
     }
   }
-})
-
-t.test('an idle connection is kept as long as the agent says, less a second, and ends after its time', async t => {
-  const table: [hint: string, reused: boolean][] = [['', true], ['Keep-Alive: timeout=5\r\n', true], ['Keep-Alive: timeout=1\r\n', false], ['Keep-Alive: timeout=0\r\n', false], ['Connection: close\r\n', false]]
-  for (const [hint, reused] of table) {
-    const { agent, used } = await countingAgent(t, socket => socket.write(`HTTP/1.1 200 OK\r\n${hint}Content-Length: 2\r\n\r\nok`))
-    const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
-
-    for (let index = 0; index < 3; index++) await get(gateway.port)
-
-    if (isOwn || hint !== 'Keep-Alive: timeout=1\r\n') t.equal(used.size, reused ? 1 : 3, hint)
-  }
-})
-
-t.test('idle connections are ended by the gateway when their time is over, and later requests have one connection again', { skip: !isOwn && 'undici has its own clock' }, async t => {
-  const { now } = performance
-  let aheadMs = 0
-  performance.now = () => now.call(performance) + aheadMs
-  t.teardown(() => { performance.now = now })
-  const { agent, used } = await countingAgent(t, socket => socket.write(okAnswer))
-  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
-  await Promise.all([get(gateway.port), get(gateway.port)])
-  const before = [...used]
-
-  aheadMs = 4_001
-  await Promise.all(before.map(closed))
-  aheadMs = 0
-  for (let index = 0; index < 3; index++) await get(gateway.port)
-
-  t.equal(used.size, before.length + 1)
-})
-
-t.test('a connection whose time ran out is replaced by one that is reused, and that ends with the gateway', { skip: !isOwn && 'undici has its own clock' }, async t => {
-  const { now } = performance
-  let aheadMs = 0
-  performance.now = () => now.call(performance) + aheadMs
-  t.teardown(() => { performance.now = now })
-  const { agent, used } = await countingAgent(t, socket => socket.write(okAnswer))
-  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
-  await get(gateway.port)
-
-  aheadMs = 4_001 // noticed by the next request, before the connections are looked through
-  for (let index = 0; index < 3; index++) await get(gateway.port)
-
-  t.equal(used.size, 2)
-  const over = [...used].map(closed)
-  aheadMs = 0
-  await gateway.close()
-  await Promise.all(over)
-})
-
-t.test('bytes on an idle connection end it, and are nobody\'s answer', async t => {
-  for (const bytes of ['x', '\r\n', 'HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n', 'HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil']) {
-    const { agent, used } = await countingAgent(t, socket => socket.write(okAnswer))
-    const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
-    await get(gateway.port)
-    const [first] = used
-    const over = closed(first!)
-
-    first!.write(bytes)
-    await over
-
-    t.match((await get(gateway.port)).answer, { status: 200, body: 'ok' }, bytes)
-    t.equal(used.size, 2)
-  }
-})
-
-t.test('an answer that comes before the upload is over is passed on whole, and the connection not used again', async t => {
-  const body = ocean.subarray(0, 700_000)
-  for (const framing of ['length', 'chunked']) {
-    const { agent, used } = await countingAgent(t, (socket, request) => {
-      if (!request.startsWith('POST')) return socket.write(okAnswer)
-      socket.pause() // the rest of the upload is not read
-      if (framing === 'length') socket.write(`HTTP/1.1 413 Too Much\r\nContent-Length: ${body.length}\r\n\r\n`)
-      else socket.write(`HTTP/1.1 413 Too Much\r\nTransfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n`)
-      socket.write(body)
-      if (framing === 'chunked') socket.write('\r\n0\r\n\r\n')
-    })
-    const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
-    const asking = httpRequest(`${gateway.origin}/api/planner/`, { method: 'POST', agent: false, headers: { 'transfer-encoding': 'chunked' } })
-    asking.on('error', () => {})
-    asking.write('begun')
-    const [response] = await once(asking, 'response') as [IncomingMessage]
-    const chunks: Buffer[] = []
-    for await (const chunk of response) chunks.push(chunk as Buffer)
-
-    t.equal(response.statusCode, 413)
-    t.ok(Buffer.concat(chunks).equals(body))
-    asking.destroy()
-    t.match((await get(gateway.port)).answer, { status: 200, body: 'ok' })
-    t.equal(used.size, 2)
-    await quiet(gateway)
-    t.equal(underWay(gateway), 0)
-  }
-})
-
-/** The client by itself, without a gateway around it. */
-function clientOf (t: Test, { host, port }: RawAgent) {
-  const connections = new Connections(createLookupOf(undefined), 'own')
-  t.teardown(() => connections.destroy())
-  const instance = { host, port, protocol: 'http', origin: `http://${host}:${port}`, runtime: {} } as unknown as Instance
-  return {
-    connections,
-    /** Sends a request and resolves with the connection, released, when it has its answer. */
-    async exchange (body: RequestBody, onChunk: AnswerSink['onChunk'] = () => true): Promise<void> {
-      const connection = connections.acquire(instance, 'any')
-      await new Promise<void>((resolve, reject) => {
-        const sink: AnswerSink = { onSend () {}, onSent () {}, onInterim () {}, onHead () {}, onChunk, onWhole: () => resolve(), onEnd: () => resolve(), onFault: (_fault, error) => reject(error) }
-        connection.send({ method: 'PUT', path: '/', fields: [], body, connectTimeoutMs: 3_000 }, sink)
-      })
-      connection.release()
-    }
-  }
-}
-
-t.test('a connection whose agent answered before it took all of the request is not used again', { skip: !isOwn && 'undici decides by itself' }, async t => {
-  const agent = await rawAgent(t, (socket, chunk) => {
-    if (!chunk.includes('HTTP/1.1\r\n')) return
-    socket.pause()
-    socket.write(okAnswer)
-  })
-  const client = clientOf(t, agent)
-
-  await client.exchange(bufferedBody(Buffer.alloc(32 * 1024 * 1024))) // more than the kernel takes
-  await client.exchange(noBody)
-
-  t.equal(agent.connections.length, 2)
-})
-
-t.test('a connection whose time runs out while connections are looked through ends like any other', { skip: !isOwn && 'undici has its own clock' }, async t => {
-  const { now } = performance
-  const agent = await rawAgent(t, socket => socket.write(okAnswer))
-  const client = clientOf(t, agent)
-  await client.exchange(noBody)
-  const start = performance.now()
-  let looks = 0
-  performance.now = () => start + (looks++ % 2 === 0 ? 3_999 : 4_001)
-  t.teardown(() => { performance.now = now })
-
-  await closed(agent.connections[0]!)
-
-  t.same(unhandled, [])
-})
-
-t.test('what waits for a slow client is its own, and takes not much more memory than it has bytes', { skip: !isOwn && 'undici allocates by itself' }, async t => {
-  const sizes = [60_000, 100, ...Array.from({ length: 20 }, () => 8_300), 16_000, 20_000, 65_536, 8_193, 70_000, 1]
-  const total = sizes.reduce((sum, size) => sum + size)
-  let send = () => {}
-  const agent = await rawAgent(t, socket => {
-    let at = 0
-    let index = 0
-    send = () => {
-      const end = at + sizes[index++]!
-      socket.write(ocean.subarray(at, end))
-      at = end
-    }
-    socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${total}\r\n\r\n`)
-    send()
-  })
-  const client = clientOf(t, agent)
-  const chunks: (Buffer | string)[] = []
-  const pinned = new Set<ArrayBufferLike>()
-  let due = 0
-  let received = 0
-  let next = sizes[due++]!
-
-  await client.exchange(noBody, chunk => {
-    chunks.push(chunk)
-    if (typeof chunk !== 'string' && chunk.buffer.byteLength > 8_192) pinned.add(chunk.buffer)
-    received += chunk.length
-    if (received === next && received < total) {
-      next += sizes[due++]!
-      send()
-    }
-    return true
-  })
-
-  const whole = Buffer.concat(chunks.map(chunk => typeof chunk === 'string' ? Buffer.from(chunk, 'latin1') : chunk))
-  t.ok(whole.equals(ocean.subarray(0, total)), 'nobody wrote over what was not given back')
-  const bytes = [...pinned].reduce((sum, { byteLength }) => sum + byteLength, 0)
-  t.ok(bytes < total * 2, `${bytes} bytes of memory for ${total}`)
 })
 
 t.test('large answers to pipelined requests come whole and in order', async t => {

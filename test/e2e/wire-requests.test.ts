@@ -314,7 +314,8 @@ t.test('a Host that is missing, double or none is refused, wherever the target l
   ])
 })
 
-t.test('pipelined requests reach agents one after the other as soon as one of them changes something', async t => {
+/** A client, and an agent that answers all but `/first`: `first` is the connection on which that waits for the test to answer. */
+async function firstUnanswered (t: Test) {
   const { agent, gateway } = await planner(t)
   const client = await rawClient(t, gateway.port)
   const first = new Promise<Socket>(resolve => {
@@ -323,6 +324,11 @@ t.test('pipelined requests reach agents one after the other as soon as one of th
       else socket.write(okAnswer)
     }
   })
+  return { agent, gateway, client, first }
+}
+
+t.test('pipelined requests reach agents one after the other as soon as one of them changes something', async t => {
+  const { agent, gateway, client, first } = await firstUnanswered(t)
   const request = (method: string, path: string, close = '') => `${method} /api/planner/${path} HTTP/1.1\r\n${host}${close}Content-Length: 0\r\n\r\n`
 
   client.send(request('POST', 'first') + request('GET', 'second') + request('DELETE', 'third') + request('GET', 'fourth', 'Connection: close\r\n'))
@@ -338,14 +344,7 @@ t.test('pipelined requests reach agents one after the other as soon as one of th
 })
 
 t.test('nothing behind an expectation that is refused in its turn reaches an agent', async t => {
-  const { agent, gateway } = await planner(t)
-  const client = await rawClient(t, gateway.port)
-  const first = new Promise<Socket>(resolve => {
-    agent.answer = (socket, { target }) => {
-      if (target === '/first') resolve(socket)
-      else socket.write(okAnswer)
-    }
-  })
+  const { agent, gateway, client, first } = await firstUnanswered(t)
 
   client.send(`GET /api/planner/first HTTP/1.1\r\n${host}\r\n${get}Expect: wonders\r\n\r\n${get}\r\n`)
   const socket = await first

@@ -20,6 +20,9 @@ const quiet: FleetGatewayOptions = {
   ...(process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' && { upstreamClient: 'undici' })
 }
 
+/** For tests of single connections: no probes come between. */
+export const unprobed = { health: { interval: '1h' } } as const satisfies FleetGatewayOptions
+
 /** Not listening: for `inject`. */
 export async function buildGateway (t: Test, options: FleetGatewayOptions = {}): Promise<FastifyInstance> {
   const gateway = await createGateway({ ...quiet, ...options })

@@ -1,90 +1,14 @@
-/** plugins/discovery alone with the registry: real files, watched. */
-import { unwatchFile, watchFile } from 'node:fs'
-import { mkdir, readFile, rename, rm, symlink, utimes, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { Writable } from 'node:stream'
-import Fastify, { type FastifyInstance } from 'fastify'
+/** plugins/discovery alone with the registry: where agents come from, what a reload does, and who hears of it. See discovery.watch.test.ts, too. */
+import { readFile } from 'node:fs/promises'
+import Fastify from 'fastify'
 import fp from 'fastify-plugin'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { NameConflictError } from '../../src/errors.ts'
 import { Registry, type AgentDefinition } from '../../src/fleet/registry.ts'
-import discovery, { type DiscoveryPluginOptions, type Loaded } from '../../plugins/discovery/index.ts'
+import discovery, { type DiscoveryPluginOptions } from '../../plugins/discovery/index.ts'
 import { summariseChanges } from '../../plugins/discovery/changes.ts'
-import { settledHash } from '../../plugins/discovery/file-watch.ts'
-import registry from '../../plugins/registry/index.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
-
-interface LogLine { level: number, msg: string, err?: { message: string } }
-
-interface Watched {
-  app: FastifyInstance
-  logged: LogLine[]
-  /** The next line from now on whose message matches. */
-  line (pattern: RegExp): Promise<LogLine>
-  /** The next reload from now on. */
-  reloaded (): Promise<Loaded>
-  names (): string[]
-}
-
-async function watched (t: Test, options: DiscoveryPluginOptions, before?: (app: FastifyInstance) => void): Promise<Watched> {
-  const logged: LogLine[] = []
-  const waiting = new Set<(line: LogLine) => void>()
-  const stream = new Writable({
-    write (chunk: Buffer, _encoding, done) {
-      const line = JSON.parse(chunk.toString()) as LogLine
-      logged.push(line)
-      for (const tell of waiting) tell(line)
-      done()
-    }
-  })
-  const app = Fastify({ logger: { stream, level: 'info' } })
-  t.teardown(() => app.close())
-  await app.register(registry)
-  before?.(app)
-  await app.register(discovery, { intervalMs: 15, ...options })
-  await app.listen({ host: '127.0.0.1', port: 0 }) // something must keep the process going: watching does not
-  return {
-    app,
-    logged,
-    line: pattern => new Promise(resolve => {
-      const tell = (line: LogLine) => {
-        if (!pattern.test(line.msg)) return
-        waiting.delete(tell)
-        resolve(line)
-      }
-      waiting.add(tell)
-    }),
-    reloaded: () => new Promise(resolve => {
-      const stop = app.discovery.onReload(loaded => {
-        stop()
-        resolve(loaded)
-      })
-    }),
-    names: () => [...app.registry.agents()].map(({ name }) => name)
-  }
-}
-
-function fleet (...names: string[]): string {
-  return `agents:${names.map((name, index) => `\n  - {name: ${name}, port: ${8_501 + index}}`).join('') || ' []'}\n`
-}
-
-function fleetFile (t: Test, text: string): string {
-  return join(t.testdir({ 'fleet.yaml': text }), 'fleet.yaml')
-}
-
-/** As an editor or `mv` does it. */
-async function replace (file: string, text: string): Promise<void> {
-  await writeFile(`${file}.new`, text)
-  await rename(`${file}.new`, file)
-}
-
-/** How many listen to changes of the file: Node has one StatWatcher for each path, and hands it out again. */
-function watchersOf (file: string): number {
-  const listener = () => {}
-  const others = watchFile(file, { persistent: false }, listener).listenerCount('change') - 1
-  unwatchFile(file, listener)
-  return others
-}
+import { fleet, fleetFile, replace, watched } from '../helpers/watched-fleet.ts'
 
 t.test('agents given in code are in the registry', async t => {
   const { app, names } = await watched(t, { agents: [{ name: 'a', port: 1, aliases: ['b'] }, { name: 'a', port: 2 }] })
@@ -138,19 +62,6 @@ t.test('a bad file stops the start, with every problem', async t => {
     ].join('\n')
   })
   await t.rejects(watched(t, { file: fleetFile(t, '- a\n') }), { message: /fleet.yaml:1:1 must be object$/ })
-})
-
-t.test('a missing file is an empty fleet, and is taken when it comes', async t => {
-  const file = join(t.testdir({}), 'fleet.yaml')
-  const { app, names, reloaded } = await watched(t, { file })
-  t.same(names(), [])
-  t.equal(await app.discovery.reload(), true, 'still missing is no fault')
-
-  const change = reloaded()
-  await writeFile(file, fleet('a'))
-  await change
-
-  t.same(names(), ['a'])
 })
 
 t.test('a change is applied, and said in one line', async t => {
@@ -313,25 +224,6 @@ t.test('definitions that clash with each other stop the start', async t => {
   await t.rejects(watched(t, { load: async () => ({ agents }) }), { code: NameConflictError.code })
 })
 
-t.test('an untouched or only touched file changes nothing', async t => {
-  const file = fleetFile(t, fleet('a'))
-  const { app, reloaded } = await watched(t, { file })
-  const stop = app.registry.onChange(() => t.fail('nothing changes'))
-  t.teardown(stop)
-  const heard: Loaded[] = []
-  app.discovery.onReload(loaded => { heard.push(loaded) })
-
-  await utimes(file, new Date(), new Date())
-  await replace(file, fleet('a'))
-  await app.discovery.reload()
-  t.equal(heard.length, 1, 'the forced one alone')
-
-  const change = reloaded()
-  await replace(file, `# a comment\n${fleet('a')}`)
-  await change
-  t.equal(heard.length, 2)
-})
-
 t.test('what a DELETE took out stays out until the file changes', async t => {
   const file = fleetFile(t, fleet('a', 'b'))
   const { app, names, reloaded } = await watched(t, { file })
@@ -344,138 +236,6 @@ t.test('what a DELETE took out stays out until the file changes', async t => {
   await replace(file, `# changed\n${fleet('a', 'b')}`)
   await change
   t.same(names().sort(), ['a', 'b'])
-})
-
-t.test('a file that disappears leaves the fleet running, and is taken when it is back', async t => {
-  const file = fleetFile(t, fleet('a'))
-  const { app, line, names, reloaded } = await watched(t, { file })
-
-  const gone = line(/is gone; the running fleet stays/)
-  await rm(file)
-  await gone
-  t.match(app.discovery.status, { ok: false, error: `${file}: is gone; the running fleet stays` })
-  t.equal(await app.discovery.reload(), false)
-  t.same(names(), ['a'])
-
-  const back = reloaded()
-  await writeFile(file, fleet('b'))
-  await back
-  t.same(names(), ['b'])
-  t.equal(app.discovery.status.ok, true)
-})
-
-t.test('a file that loses all it had is half of a write: the fleet stays until there is something in it, or somebody insists', async t => {
-  for (const nothing of ['', ' \n\n']) {
-    const file = fleetFile(t, fleet('a'))
-    const { app, line, names, reloaded } = await watched(t, { file })
-
-    const said = line(/not reloaded/)
-    await writeFile(file, nothing)
-    await said
-    t.match(app.discovery.status, { ok: false, error: `${file}: is empty; the running fleet stays. Write "agents: []", or send SIGHUP, if that is meant` })
-    t.same(names(), ['a'])
-
-    const filled = reloaded()
-    await writeFile(file, fleet('b'))
-    await filled
-    t.same(names(), ['b'])
-    t.equal(app.discovery.status.ok, true)
-
-    const emptied = line(/not reloaded/)
-    await writeFile(file, nothing)
-    await emptied
-    t.equal(await app.discovery.reload(), true)
-    t.same(names(), [])
-    t.equal(app.discovery.status.ok, true)
-  }
-})
-
-t.test('what is meant to be an empty fleet is one', async t => {
-  for (const text of ['agents: []\n', 'agents:\n', '# nobody yet\n']) {
-    const file = fleetFile(t, fleet('a'))
-    const { names, reloaded } = await watched(t, { file })
-
-    const change = reloaded()
-    await writeFile(file, text)
-    await change
-
-    t.same(names(), [])
-  }
-})
-
-t.test('an empty file at the start is an empty fleet, and so is one that comes to be', async t => {
-  const file = fleetFile(t, '')
-  const { app, names, reloaded } = await watched(t, { file })
-  t.same(names(), [])
-  t.equal(app.discovery.status.ok, true)
-
-  const change = reloaded()
-  await writeFile(file, fleet('a'))
-  await change
-
-  t.same(names(), ['a'])
-})
-
-t.test('a file that is written in place is read when it is complete', async t => {
-  const file = fleetFile(t, 'one')
-  const read: string[] = []
-  const load = async () => {
-    read.push(await readFile(file, 'utf8'))
-    return { agents: [] }
-  }
-  const { reloaded } = await watched(t, { file, load })
-  const looked = new Promise<void>(resolve => {
-    const listener = () => {
-      unwatchFile(file, listener)
-      resolve()
-    }
-    watchFile(file, { persistent: false, interval: 15 }, listener)
-  })
-
-  const change = reloaded()
-  await writeFile(file, '')
-  await looked // discovery, too, has seen now that the file is another, and could have read it
-  await readFile(file)
-  await readFile(file)
-  await writeFile(file, 'two')
-  await change
-
-  t.same(read, ['one', 'two'])
-})
-
-t.test('a file that never rests is taken as it is in the end', async t => {
-  const file = fleetFile(t, '')
-  let looks = 0
-  const restless = async () => { await writeFile(file, `# ${++looks}`) }
-
-  t.type(await settledHash(file, restless), 'string')
-  t.ok(looks > 3 && looks < 100)
-})
-
-t.test('a link that is turned to another file is noticed, as in a mounted ConfigMap', async t => {
-  const folder = t.testdir({ one: { 'fleet.yaml': fleet('a') }, two: { 'fleet.yaml': fleet('b') } })
-  await symlink(join(folder, 'one'), join(folder, 'data'))
-  const { names, reloaded } = await watched(t, { file: join(folder, 'data', 'fleet.yaml') })
-
-  const change = reloaded()
-  await symlink(join(folder, 'two'), join(folder, 'next'))
-  await rename(join(folder, 'next'), join(folder, 'data'))
-  await change
-
-  t.same(names(), ['b'])
-})
-
-t.test('a folder in the place of the file is reported, and the fleet stays', async t => {
-  const file = fleetFile(t, fleet('a'))
-  const { app, line, names } = await watched(t, { file })
-
-  const said = line(/it is a folder/)
-  await rm(file)
-  await mkdir(file)
-  await said
-
-  t.equal(app.discovery.status.ok, false)
-  t.same(names(), ['a'])
 })
 
 t.test('the gateway may load the file itself; what it read beside agents goes to the listeners', async t => {
@@ -522,25 +282,6 @@ t.test('reloads happen one at a time, each after it was asked for', async t => {
   t.same(names(), ['agent-4'])
 })
 
-t.test('a file that changes while it is read is read again', async t => {
-  const file = fleetFile(t, 'one')
-  let vanishNext = false
-  const load = async () => {
-    if (vanishNext) {
-      vanishNext = false
-      await rm(file)
-    }
-    const name = await readFile(file, 'utf8').catch(() => undefined)
-    return { agents: name === undefined ? [] : [{ name, instances: [] }] }
-  }
-  const { app, names } = await watched(t, { file, load, intervalMs: 60_000 })
-
-  vanishNext = true
-  t.equal(await app.discovery.reload(), false)
-
-  t.same(names(), ['one'], 'not taken for an empty fleet')
-})
-
 t.test('after the end nothing is reloaded any more', async t => {
   let loads = 0
   let release = () => {}
@@ -560,18 +301,6 @@ t.test('after the end nothing is reloaded any more', async t => {
   t.equal(await pending, false)
   t.equal(await app.discovery.reload(), false)
   t.same(names(), ['agent-1'])
-})
-
-t.test('neither a start that failed nor the end leaves a watcher behind', async t => {
-  const file = fleetFile(t, fleet('a'))
-  const { app } = await watched(t, { file })
-  t.equal(watchersOf(file), 1)
-  await app.close()
-  t.equal(watchersOf(file), 0)
-
-  await writeFile(file, 'agents: [')
-  await t.rejects(watched(t, { file }))
-  t.equal(watchersOf(file), 0)
 })
 
 t.test('the registry may be another\'s', async t => {

@@ -1,6 +1,6 @@
 /** plugins/health: what probes and requests change of an instance's state, and what the log has of it. The rules themselves are tested in test/fleet/outlier.test.ts. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import type { Probe } from '../../plugins/health/index.ts'
 import { isHealthy, stateOf } from '../../src/fleet/instance.ts'
 import { buildHealth, watchOne } from '../helpers/health-app.ts'
@@ -61,12 +61,18 @@ t.test('a probe that throws is a bad answer, and the next is due as always', asy
   t.same(s.changes(), ['40 planner down: probes get a bad answer'])
 })
 
+/** Two instances, both up; `instance` is the first of them. */
+async function watchTwo (t: Test) {
+  const health = await buildHealth(t)
+  const instance = health.add(8_501)
+  health.add(8_502)
+  await health.app.ready()
+  await health.answer('ok', 'ok')
+  return { ...health, instance }
+}
+
 t.test('five failed connections eject an instance; two good probes bring it back within two seconds', async t => {
-  const s = await buildHealth(t)
-  const instance = s.add(8_501)
-  s.add(8_502)
-  await s.app.ready()
-  await s.answer('ok', 'ok')
+  const { instance, ...s } = await watchTwo(t)
 
   s.attempts(instance, 5, 'refused')
   t.equal(stateOf(instance), 'ejected')
@@ -81,11 +87,7 @@ t.test('five failed connections eject an instance; two good probes bring it back
 })
 
 t.test('one ejected for its answers is back after a good trial request', async t => {
-  const s = await buildHealth(t)
-  const instance = s.add(8_501)
-  s.add(8_502)
-  await s.app.ready()
-  await s.answer('ok', 'ok')
+  const { instance, ...s } = await watchTwo(t)
   s.attempts(instance, 5, 'answered', 503)
 
   s.clock.advance(1_000)

@@ -1,4 +1,4 @@
-/** plugins/registry alone: what is kept over a restart. The rules of the registry itself are in test/fleet/registry.test.ts. */
+/** plugins/registry alone: what is kept over a restart. The rules of the registry itself are in test/fleet/registry*.test.ts. */
 import { chmod, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
