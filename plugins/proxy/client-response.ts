@@ -9,7 +9,7 @@ import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
-import { headText, isIdle, isNodes, writeFields, writeText, type NodeResponse } from './node-response.ts'
+import { flushHead, headText, isIdle, isNodes, writeFields, writeText, type NodeResponse } from './node-response.ts'
 import { isBodiless, type ResponseHead } from './response-head.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
@@ -92,7 +92,7 @@ export class ClientResponse {
   flush (): void {
     if (!this.#headBuffered) return
     this.#headBuffered = false
-    this.raw.flushHeaders()
+    flushHead(this.raw)
   }
 
   /**

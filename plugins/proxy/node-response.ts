@@ -42,6 +42,11 @@ export function writeText (raw: NodeResponse, status: number, reason: string, he
   raw.end()
 }
 
+/** Sends the head of an answer alone, in latin1 as ever. `flushHeaders()` would send it in UTF-8, and make two bytes of each beyond ASCII. */
+export function flushHead (raw: ServerResponse): void {
+  nodesWrite.call(raw, '', 'latin1', undefined)
+}
+
 /**
  * Gives an answer its head, by writeHead(). Of what a hook has set on it before, which is among `fields` as well, writeHead() would make one
  * field per name.

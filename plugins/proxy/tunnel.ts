@@ -14,6 +14,7 @@ import { ClientResponse, sendableReason } from './client-response.ts'
 import { failureOf } from './failures.ts'
 import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { shakeHands, type HandshakeOwner } from './handshake.ts'
+import { flushHead } from './node-response.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
 import { requestHead } from './request-head.ts'
 import { interimFields } from './response-head.ts'
@@ -213,7 +214,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
       this.#raw.end()
       if (socket.writableLength > 0) socket.setTimeout(this.#target.policy.idleTimeoutMs, () => socket.destroy())
     })
-    this.#raw.flushHeaders()
+    flushHead(this.#raw)
   }
 
   /** A refusal that breaks off in the middle is not to be taken for a whole one. */

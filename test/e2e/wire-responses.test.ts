@@ -2,10 +2,11 @@
  * Answers as bytes (RFC 9112 §6, RFC 9110 §6 and §15): what an agent says that can be read in two ways is a 502 or a cut, what can't
  * arrives as it was, and the client's connection stays in step behind each.
  */
+import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
 import { readAnswers, type Answer } from '../helpers/answers.ts'
-import { rawRequest } from '../helpers/raw-client.ts'
+import { rawClient, rawRequest } from '../helpers/raw-client.ts'
 import { okAnswer, recordingAgent, type RawAnswer } from '../helpers/recording-agent.ts'
 
 const host = 'Host: localhost\r\n'
@@ -269,6 +270,27 @@ t.test('bodies are byte for byte the same whatever their coding', async t => {
 
   t.ok(Buffer.from(length!.body, 'latin1').equals(bytes))
   t.ok(Buffer.from(chunked!.body, 'latin1').equals(bytes))
+})
+
+t.test('a head that leaves before its body keeps its bytes, of an answer and of a refused upgrade', async t => {
+  const { agent, gateway } = await planner(t)
+  const upgrade = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n'
+  for (const [name, status, fields] of [['an answer', '200 OK', ''], ['a refused upgrade', '403 Forbidden', upgrade]] as const) {
+    let asked: Socket
+    agent.answer = socket => {
+      asked = socket
+      socket.write(Buffer.from(`HTTP/1.1 ${status}\r\nX-Name: Zo\xc3\xab \xe9\xff\r\nContent-Length: 2\r\n\r\n`, 'latin1'))
+    }
+    const client = await rawClient(t, gateway.port)
+
+    client.send(`GET /api/planner/x HTTP/1.1\r\n${host}${fields}\r\n`)
+    await client.until(/\r\n\r\n$/)
+    asked!.write('ok')
+    const [answer] = readAnswers(await client.until(/\r\n\r\nok$/), ['GET'])
+
+    t.same(answer!.valuesOf('x-name'), ['Zo\xc3\xab \xe9\xff'], name)
+    client.socket.destroy()
+  }
 })
 
 t.test('a Location is mapped with each spelling of the agent\'s origin, and nothing else that looks like one', async t => {
