@@ -66,7 +66,8 @@ export function benchmarksDocument (report) {
       ? [`**Not to be quoted**: in ${disturbed} of ${rounds} rounds others took more than ${undisturbedPercent} % of the proxy's core. It has to be written again on a quiet machine.`]
       : []),
     'Figures are this machine\'s and this day\'s; what carries over to others is how they compare with each other.',
-    `Real processes on loopback in front of cheap upstreams. Everybody takes a turn in each round (A B C A B C …); figures are medians over rounds, with the
+    `Real processes on loopback in front of cheap upstreams. Before the first round each has load for three times a round's time, at most 5 s, so that its
+code is compiled and its connections are open. Everybody takes a turn in each round (A B C A B C …); figures are medians over rounds, with the
 least and the most in parentheses. Ratios (×) are taken within each round, and then their median. CPU is the time of the proxy's process and all its
 children in user and kernel mode, by Linux's account. A round in which one answer was not 2xx, or one connection broke, gives no figure. Where a proxy had much
 less than all of its core, the load generator, the upstreams or others on the machine were the bound, and its requests/s say nothing; its CPU time does.`,
