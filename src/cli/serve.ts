@@ -16,6 +16,7 @@ import { createCollector } from './collector.ts'
 import { fleetOf, integer, withExamples } from './command.ts'
 import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
 import { listenerOf } from './listener.ts'
+import { makeObjectsYoung } from './pretenuring.ts'
 import { findSecret } from './secret.ts'
 import { defaultFile } from './target.ts'
 import { logDestination } from './terminal-log.ts'
@@ -92,6 +93,7 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): 
 
   const config = parseConfig(mergeConfig(value, overrides), source)
   if (signals.ending) return exitCodes.good
+  makeObjectsYoung()
   const log = pino({ level: 'warn' }, logDestination(io))
   const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
   if (signals.ending) {
