@@ -156,6 +156,11 @@ export async function createGateway (options: FleetGatewayOptions = {}, server: 
   const app = Fastify({ ...serverOptions(), ...server }) as FastifyInstance
   // A function of its own: fp() marks what it is given, and the exported plugin must stay encapsulated for everybody else.
   const unencapsulated: FastifyPluginAsync<FleetGatewayOptions> = (instance, given) => fleetGateway(instance, given)
-  await app.register(fp(unencapsulated, { name: 'fleet-gateway', fastify: '5.x' }), { notFound: true, ...options })
+  try {
+    await app.register(fp(unencapsulated, { name: 'fleet-gateway', fastify: '5.x' }), { notFound: true, ...options })
+  } catch (error) {
+    await app.close() // nobody else can: what has begun already would keep the state folder from the next try
+    throw error
+  }
   return app
 }

@@ -1,21 +1,32 @@
-/** A small part of `npm run soak` (CONTRIBUTING.md), through the same code: everything is looked at but memory, which needs longer. */
+/** A small part of `npm run soak` (CONTRIBUTING.md), through the same code: everything is looked at but memory, which needs longer; and few kills. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import t from 'tap'
+import t, { type Test } from 'tap'
 
-const soak = fileURLToPath(new URL('soak/soak.js', import.meta.url))
-
-t.test('while agents die, the file changes and clients come and go, nothing is lost, doubled, mixed up or left behind', async t => {
+/** Runs a program of the soak to its end, and shows what it printed if that is no good one. */
+async function run (t: Test, program: string, ...args: string[]): Promise<string> {
   const { NODE_OPTIONS, ...env } = process.env // its many processes are not measured for coverage
-  const child = spawn(process.execPath, [soak, '--short', '--seconds', '5', '--seed', '1'], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [fileURLToPath(new URL(`soak/${program}`, import.meta.url)), ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => { child.kill('SIGTERM') })
-
   const [printed, complaints, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close') as Promise<[number | null]>])
-
   t.equal(code, 0, printed)
   t.equal(complaints, '')
+  return printed
+}
+
+t.test('while agents die, the file changes and clients come and go, nothing is lost, doubled, mixed up or left behind', async t => {
+  const printed = await run(t, 'soak.js', '--short', '--seconds', '5', '--seed', '1')
+
   const requests = Number(/^requests +(\d+)$/m.exec(printed)?.[1])
   t.ok(requests > 0, `${requests} requests were judged`)
+})
+
+t.test('a gateway that is killed at any moment starts again, with everything it had acknowledged', async t => {
+  const printed = await run(t, 'kills.js', '--kills', '12', '--seed', '1')
+
+  t.match(printed, /^kills +12$/m)
+  const changes = Number(/^acknowledged registrations +(\d+)$/m.exec(printed)?.[1])
+  t.ok(changes > 0, `${changes} registrations were acknowledged`)
 })

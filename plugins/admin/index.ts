@@ -71,15 +71,13 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (known?.policy.forwardAuthorization && !trusted) {
       throw new ForbiddenError(`"${name}" is given the clients' tokens, so only a key with the scope admin may register instances of it`)
     }
-    const { created, instance } = registry.register({ ...registration, trusted })
-    if (known === undefined) unkept.add(name)
+    const { created, instance, undo } = registry.register({ ...registration, trusted })
     try {
       await registryState.save()
     } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart
-      if (created) takeBack(name, instance.id)
+      undo()
       throw error
     }
-    unkept.delete(name)
     reconsider(name)
     void reply.code(created ? 201 : 200).header('location', `${mountedAt}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
     return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
@@ -116,17 +114,6 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   /** Who waits for a place at the agent may have one now, or nobody to wait for: a drain that begins or ends is no change of the registry. */
   function reconsider (name: string): void {
     if (fastify.hasDecorator('upstream')) fastify.upstream.reconsider(name)
-  }
-
-  /** New agents of which nothing is on disk yet. */
-  const unkept = new Set<string>()
-
-  /** As if the instance had never been registered, unless somebody was faster. */
-  function takeBack (name: string, id: string): void {
-    const agent = registry.find(name)
-    if (agent?.instances.some(instance => instance.id === id) !== true) return
-    if (agent.instances.length > 1 || !unkept.delete(name)) registry.removeInstance(name, id)
-    else registry.removeAgent(name)
   }
 
   async function removeInstance (nameOrAlias: string, id: string) {

@@ -32,6 +32,9 @@ export interface RegistryPluginOptions extends Partial<RegistryOptions> {
 /** Leases are looked at this often; a lapse is seen at most this late. */
 const sweepMs = 250
 
+/** After a write that failed, the file is behind until one succeeds; it is tried so often without anybody asking for it. */
+const retryMs = 5_000
+
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
   const { allowedHosts, maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
@@ -44,10 +47,25 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     for (const reason of [...saved.skipped, ...skipped]) fastify.log.warn(`Left out of the kept registrations: ${reason}`)
   }
 
+  /** When the file is tried again; null while it says what the registry does. */
+  let retryAt: number | null = null
+
+  async function write (): Promise<void> {
+    try {
+      await stateFile?.save((): RegistryState => registry.exportState())
+    } catch (error) {
+      retryAt = clock.now() + retryMs
+      throw error
+    }
+    if (retryAt === null) return
+    retryAt = null
+    fastify.log.info('The registry is kept again')
+  }
+
   const keeper: RegistryStateKeeper = {
     async save () {
       try {
-        await stateFile?.save((): RegistryState => registry.exportState())
+        await write()
       } catch (error) {
         fastify.log.error(error, 'The registry could not be kept')
         throw new NotKeptError('The registry can not be written to disk just now; the gateway\'s log says why', { headers: { 'retry-after': '10' } }, { cause: error })
@@ -55,14 +73,19 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     }
   }
   const stopSweep = clock.every(sweepMs, () => {
-    if (registry.expire()) keeper.save().catch(() => {}) // it is in the log
+    if (registry.expire()) {
+      keeper.save().catch(() => {}) // it is in the log
+    } else if (retryAt !== null && retryAt <= clock.now()) {
+      retryAt = clock.now() + retryMs
+      write().catch(() => {}) // that it failed is in the log already
+    }
   })
 
   fastify.decorate('registry', registry)
   fastify.decorate('registryState', keeper)
   fastify.addHook('onClose', async () => {
     stopSweep()
-    await stateFile?.idle()
+    await stateFile?.close()
   })
 }
 

@@ -7,6 +7,8 @@ export interface OnboardedAgent {
   readonly name: string
   readonly host?: string
   readonly port: number
+  /** Path of its probe, when it has one. */
+  readonly health?: string
 }
 
 /**
@@ -70,7 +72,15 @@ ${agentsYaml(agents)}
 function agentsYaml (agents: readonly OnboardedAgent[]): string {
   if (agents.length === 0) return 'agents:\n#  - name: planner\n#    host: localhost\n#    port: 8501\n'
   const byName = new Map<string, { host: string, port: number }[]>()
-  for (const { name, host = 'localhost', port } of agents) byName.set(name, [...byName.get(name) ?? [], { host, port }])
-  const entries = [...byName].map(([name, instances]) => instances.length === 1 ? { name, ...instances[0] } : { name, instances })
+  const paths = new Map<string, string>()
+  for (const { name, host = 'localhost', port, health } of agents) {
+    byName.set(name, [...byName.get(name) ?? [], { host, port }])
+    if (health !== undefined) paths.set(name, health)
+  }
+  const entries = [...byName].map(([name, instances]) => ({
+    name,
+    ...(instances.length === 1 ? instances[0] : { instances }),
+    ...(paths.has(name) && { health: { path: paths.get(name) } })
+  }))
   return dump({ agents: entries }, { lineWidth: -1 })
 }

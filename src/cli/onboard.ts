@@ -1,48 +1,71 @@
 /**
- * `fleet-gateway onboard`: writes a fleet.yaml with comments, from a few questions or from flags.
+ * `fleet-gateway onboard`: writes a fleet.yaml with comments, from a few questions, from flags, or from what a scan of this machine found.
  */
 import { existsSync, lstatSync, statSync } from 'node:fs'
 import { dirname, isAbsolute, relative, resolve, sep } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { pathToFileURL } from 'node:url'
-import { cancel, confirm, intro, note, outro, text } from '@clack/prompts'
+import { cancel, confirm, intro, multiselect, note, outro, text } from '@clack/prompts'
 import { Command, InvalidArgumentError } from 'commander'
-import writeFileAtomic from 'write-file-atomic'
 import { namePattern } from '../agent-options.ts'
 import { ConfigError, parseConfig } from '../config.ts'
+import { writeFileDurably } from '../durable-file.ts'
+import { authorityOf } from '../fleet/instance.ts'
 import { parseYaml } from '../yaml.ts'
-import { address, fleetOf, repeated, withExamples } from './command.ts'
+import { address, fleetOf, integer, repeated, withExamples } from './command.ts'
 import { fleetFile, type OnboardedAgent } from './fleet-file.ts'
-import { CommandError, plain, say, type CommandIo } from './io.ts'
+import { CommandError, exitCodes, legible, plain, print, printJson, say, type CommandIo } from './io.ts'
 import { packageFile } from './package.ts'
+import { listenersOnLoopback, type PortRange } from './scan-listeners.ts'
+import { scan, type FoundServer, type Scan } from './scan.ts'
+import { printTable } from './table.ts'
 import { defaultFile } from './target.ts'
 import { count } from './wording.ts'
 
 interface OnboardFlags {
   fleet?: string
   agent?: OnboardedAgent[]
+  /** The ports to look at; true for all that are listened on. */
+  scan?: PortRange[] | true
   yes?: boolean
+  json?: boolean
 }
 
 export function onboardCommand (io: CommandIo): Command {
   const command = new Command('onboard')
-    .description('write a commented fleet.yaml: asks for your agents on a terminal, or takes them from --agent')
+    .description('write a commented fleet.yaml: asks for your agents on a terminal, takes them from --agent, or finds them with --scan')
     .option('--fleet, --fleet-yaml <file>', 'the file to write (fleet.yaml)')
     .option('--agent <name=address>', 'an agent, as planner=8501 or planner=host:8501; may be repeated, also for more instances of one', repeated(namedAddress))
+    .option('--scan [ports]', 'find the HTTP servers that listen on this machine\'s loopback, at all ports or at these, as 3000,8000-8999; without a terminal and without --yes the file is only printed', portRanges)
     .option('-y, --yes', 'ask nothing; an existing file is written over')
+    .option('--json', 'print what --scan found as JSON, for programs')
     .action((flags: OnboardFlags) => onboard(fleetOf(flags), io))
   return withExamples(command, [
     ['fleet-gateway onboard', 'asks'],
     ['fleet-gateway onboard --agent planner=8501 --agent coder=10.0.0.7:8502'],
-    ['fleet-gateway onboard --fleet staging.yaml --agent planner=8501 --yes']
+    ['fleet-gateway onboard --fleet staging.yaml --agent planner=8501 --yes'],
+    ['fleet-gateway onboard --scan', 'looks for servers, and asks which of them to write'],
+    ['fleet-gateway onboard --scan 8000-8999 --yes']
   ])
 }
 
 async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
   const file = flags.fleet ?? defaultFile
-  checkPlace(file)
-  const interactive = io.stdin.isTTY === true && io.stderr.isTTY === true && flags.yes !== true
-  const agents = interactive ? await interview(file, flags.agent, io) : flags.agent ?? []
+  if (flags.json === true && flags.scan === undefined) throw new CommandError('--json prints what --scan finds, so it needs --scan', exitCodes.wrongUsage)
+  const interactive = io.stdin.isTTY === true && io.stderr.isTTY === true && flags.yes !== true && flags.json !== true
+  const onlyShown = flags.scan !== undefined && !interactive && flags.yes !== true
+  if (!onlyShown) checkPlace(file)
+  const found = flags.scan === undefined ? undefined : await look(flags.scan, flags.agent, io)
+  if (found !== undefined) show(found, flags, file, !onlyShown, io)
+  const scanned = found === undefined ? [] : found.found.map(toAgent)
+  // A script that looks too early must not empty a good file.
+  if (flags.yes === true && found?.found.length === 0 && flags.agent === undefined) throw new CommandError(`Nothing is written to ${file}: start your agents first, or name them with --agent`)
+  if (onlyShown) {
+    if (flags.json === true) return
+    print(io, fleetFile([...flags.agent ?? [], ...scanned], schemaPath(file)).trimEnd())
+    return say(io, `Nothing is written: --yes writes this to ${plain(file)}`)
+  }
+  const agents = interactive ? await interview(file, flags.agent, found?.found, io) : [...flags.agent ?? [], ...scanned]
   if (!interactive && flags.yes !== true && existsSync(file) && !await saysYes(`${plain(file)} is there already. Write over it? [y/N] `, io)) {
     throw new CommandError(`${file} is left as it is; --yes writes over it, --fleet names another file`)
   }
@@ -54,7 +77,7 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
     if (error instanceof ConfigError) throw new CommandError(error.message)
     throw error
   }
-  await writeFileAtomic(file, content).catch((error: Error) => { throw new CommandError(`${file} can't be written: ${error.message}`) })
+  await writeFileDurably(file, content).catch((error: Error) => { throw new CommandError(`${file} can't be written: ${error.message}`) })
 
   const next = [
     `${io.self} serve   starts the gateway; a change of the file applies at once`,
@@ -70,6 +93,29 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
     say(io, done)
     for (const line of next) say(io, `  ${line}`)
   }
+}
+
+/** Asks whoever listens on loopback, but for those who are named already. */
+async function look (ports: PortRange[] | true, given: readonly OnboardedAgent[] = [], io: CommandIo): Promise<Scan> {
+  say(io, 'Looking for HTTP servers on loopback …')
+  const here = new Set(['localhost', '127.0.0.1', '::1', undefined])
+  const named = new Set(given.filter(({ host }) => here.has(host)).map(({ port }) => port))
+  const listeners = await listenersOnLoopback(ports === true ? undefined : ports)
+  return await scan(listeners.filter(({ port }) => !named.has(port)), given.map(({ name }) => name))
+}
+
+/** The finding, as a table for people or as JSON for programs. */
+function show (finding: Scan, { json }: OnboardFlags, file: string, writes: boolean, io: CommandIo): void {
+  if (json === true) return printJson(io, { ...finding, file: writes ? file : null })
+  const { found, leftOut } = legible(finding)
+  const forPeople = { stdout: io.stderr, env: io.env } // standard output is for the file's text
+  if (found.length === 0) say(io, 'No HTTP server found that may be an agent.')
+  else printTable(forPeople, ['name', 'from', 'address', 'process', 'answers'], found.map(({ name, nameFrom, host, port, process = '', answers }) => [name, nameFrom, authorityOf(host, port), process, answers.join(' ')]))
+  for (const { host, port, process, why } of leftOut) say(io, `left out: ${authorityOf(host, port)}${process === undefined ? '' : ` (${process})`}: ${why}`)
+}
+
+function toAgent ({ name, host, port, health }: FoundServer): OnboardedAgent {
+  return { name, host, port, ...(health !== undefined && { health }) }
 }
 
 /** Before anything is asked. @throws CommandError when no file can be written there */
@@ -104,8 +150,8 @@ function schemaPath (file: string): string | undefined {
   return `./${path.split(sep).map(encodeURIComponent).join('/')}`
 }
 
-/** A few questions on a terminal; about agents only when none is given. @throws CommandError when somebody leaves */
-async function interview (file: string, given: readonly OnboardedAgent[] | undefined, io: CommandIo): Promise<OnboardedAgent[]> {
+/** A few questions on a terminal; about agents only when none is given, or which of those that a scan found. @throws CommandError when somebody leaves */
+async function interview (file: string, given: readonly OnboardedAgent[] | undefined, found: readonly FoundServer[] | undefined, io: CommandIo): Promise<OnboardedAgent[]> {
   const left = new AbortController()
   // Ctrl-D, or a terminal that goes away, ends the input; the library would wait for ever.
   io.stdin.on('keypress', (_text, key?: { ctrl?: boolean, name?: string }) => { if (key?.ctrl === true && key.name === 'd') left.abort() })
@@ -115,6 +161,16 @@ async function interview (file: string, given: readonly OnboardedAgent[] | undef
   intro(`This writes ${plain(file)}, the list of your agents for the gateway.`, streams)
   if (existsSync(file) && !answered(await confirm({ message: `${plain(file)} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {
     throw new CommandError(`${file} is left as it is; --fleet names another file`)
+  }
+  if (found !== undefined && found.length > 0) {
+    const chosen = answered(await multiselect({
+      message: `Which of these shall be in ${plain(file)}? Space takes one out or in, Enter goes on; names can be changed in the file.`,
+      options: found.map(server => ({ value: server, label: server.name, hint: authorityOf(server.host, server.port) })),
+      initialValues: [...found],
+      required: false,
+      ...streams
+    }), file, io)
+    return [...given ?? [], ...chosen.map(toAgent)]
   }
   if (given !== undefined) return [...given]
   for (;;) {
@@ -163,6 +219,18 @@ function namedAddress (given: string): OnboardedAgent {
   const [, name = '', where = ''] = /^([^=]+)=(.+)$/.exec(given) ?? []
   if (!new RegExp(namePattern).test(name)) throw new InvalidArgumentError('It must be NAME=PORT or NAME=HOST:PORT, the name of letters, digits, ".", "_" and "-".')
   return { name, ...address(where) }
+}
+
+/** Reads `3000,8000-8999`. @throws InvalidArgumentError */
+function portRanges (text: string): PortRange[] {
+  const port = integer(1, 65_535)
+  return text.split(',').map(part => {
+    const [, first = '', last = first] = /^(\d+)(?:-(\d+))?$/.exec(part.trim()) ?? []
+    if (first === '') throw new InvalidArgumentError('It must be ports and ranges of ports, as 3000,8000-8999.')
+    const range = { from: port(first), to: port(last) }
+    if (range.from > range.to) throw new InvalidArgumentError(`${range.from}-${range.to} is no range of ports: the lower one comes first.`)
+    return range
+  })
 }
 
 function problemOf (read: () => unknown): string | undefined {

@@ -4,10 +4,10 @@
  */
 import { randomBytes } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { mkdir, readFile, rename } from 'node:fs/promises'
+import { readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import writeFileAtomic from 'write-file-atomic'
 import type { FleetConfigInput } from '../config.ts'
+import { makeFolderDurably, writeFileDurably } from '../durable-file.ts'
 import { CommandError, exitCodes, type CommandIo } from './io.ts'
 
 export interface FoundSecret {
@@ -108,10 +108,10 @@ function newSecret (stateDir: string): FoundSecret {
     isNew: true,
     async keep () {
       try {
-        await mkdir(stateDir, { recursive: true, mode: 0o700 })
+        await makeFolderDurably(stateDir)
         // What is there is no secret: damaged, and kept for who may want to look at it.
         await rename(path, `${path}.damaged-${Date.now()}`).catch((error: NodeJS.ErrnoException) => { if (error.code !== 'ENOENT') throw error })
-        await writeFileAtomic(path, `${secret}\n`, { mode: 0o600 })
+        await writeFileDurably(path, `${secret}\n`, { mode: 0o600 })
       } catch (error) {
         throw new CommandError(`A new secret can't be kept: ${(error as Error).message}. Give one with FLEET_SECRET`)
       }

@@ -9,6 +9,7 @@ import { Command } from 'commander'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { ConfigError, mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from '../config.ts'
+import { FolderInUseError } from '../folder-lock.ts'
 import { createGateway } from '../gateway.ts'
 import { OptionsError } from '../options.ts'
 import { announce } from './announcement.ts'
@@ -75,7 +76,7 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     }
     return code
   } catch (error) {
-    if (error instanceof ConfigError || error instanceof OptionsError) throw new CommandError(error.message)
+    if (error instanceof ConfigError || error instanceof OptionsError || error instanceof FolderInUseError) throw new CommandError(error.message)
     throw error
   }
 }

@@ -155,6 +155,31 @@ export function settingsOf ({ aliases, metadata, policy }: Layer<InstanceDefinit
   return { ...(aliases && { aliases }), ...(metadata && { metadata }), ...(policy && { policy }) }
 }
 
+/** What registrations say of an agent and of one address of it, at a time. */
+export interface LayerAt {
+  readonly instance: ApiInstance | undefined
+  readonly suppressed: boolean
+  readonly settings: ReturnType<typeof settingsOf>
+  readonly emptySince: number | null
+}
+
+/** As it is now. */
+export function layerAt (entry: Entry, authority: string): LayerAt {
+  return { instance: entry.api.instances.get(authority), suppressed: entry.suppressed.has(authority), settings: settingsOf(entry.api), emptySince: entry.emptySince }
+}
+
+/** Puts back settings that are still what they were made to be; aliases only if all of them are free. */
+export function restoreSettings (api: Layer<InstanceDefinition>, before: LayerAt['settings'], after: LayerAt['settings'], isFree: (alias: string) => boolean): void {
+  const back = (key: keyof typeof before) => {
+    if (api[key] !== after[key]) return
+    delete api[key]
+    Object.assign(api, before[key] && { [key]: before[key] })
+  }
+  back('metadata')
+  back('policy')
+  if ((before.aliases ?? []).every(isFree)) back('aliases')
+}
+
 /** What the file says of an agent. */
 export function toLayer (definition: AgentDefinition): Layer<InstanceDefinition> {
   return { ...settingsOf({ ...definition, instances: new Map() }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }

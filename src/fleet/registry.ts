@@ -7,7 +7,7 @@ import type { Clock } from '../clock.ts'
 import type { Agent } from './agent.ts'
 import type { AgentDefinition, Registration, RegistryState } from './definitions.ts'
 import { authorityOf, type Instance, type Lease } from './instance.ts'
-import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, mergeLayers, namesOf, newEntry, originOf, sameLayer, settingsOf, takeSettings, toLayer, yieldNames, type Entry } from './layers.ts'
+import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, yieldNames, type Entry, type LayerAt } from './layers.ts'
 import { nearestNames } from './nearest-names.ts'
 
 export type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
@@ -129,9 +129,10 @@ export class Registry {
 
   /**
    * Adds an instance, or renews one that is known by its host:port: given fields replace, nothing is duplicated.
+   * @returns also what makes it as if it had never been, for who can't keep it; it leaves alone what somebody else changed since
    * @throws NameConflictError InvalidRegistrationError; nothing has changed then
    */
-  register (registration: Registration): { created: boolean, agent: Agent, instance: Instance } {
+  register (registration: Registration): { created: boolean, agent: Agent, instance: Instance, undo: () => void } {
     const { name, host, port } = registration
     this.#refuseNames(registration)
     const existing = this.#entries.get(name)
@@ -141,12 +142,13 @@ export class Registry {
     if (created) this.#refuseInstance(existing?.agent.instances.length ?? 0)
 
     const entry = existing ?? newEntry(name)
+    const before = layerAt(entry, authority)
     takeSettings(entry, registration)
     this.#put(entry, registration)
     this.#releaseNames(entry)
     this.#publish([this.#rebuild(entry)])
-    const { protocol } = entry.api.instances.get(authority)!
-    return { created, agent: entry.agent, instance: entry.built.get(originOf(protocol, authority))! }
+    const after = layerAt(entry, authority)
+    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo: () => this.#undo(entry, authority, before, after) }
   }
 
   /**
@@ -256,6 +258,21 @@ export class Registry {
     }
     this.#publish(changes)
     return { skipped }
+  }
+
+  /** Puts back what a registration replaced, as far as it is still what the registration made of it. */
+  #undo (entry: Entry, authority: string, before: LayerAt, after: LayerAt): void {
+    const { api } = entry
+    if (this.#entries.get(entry.name) !== entry || api.instances.get(authority) !== after.instance) return
+    this.#releaseNames(entry)
+    if (before.instance === undefined) api.instances.delete(authority)
+    else api.instances.set(authority, before.instance)
+    if (before.suppressed) entry.suppressed.add(authority)
+    restoreSettings(api, before.settings, after.settings, alias => (this.#ownerOf(alias) ?? entry.name) === entry.name)
+    // Who had instances, or was not there at all, is not remembered for its last one's sake.
+    const isOver = isEmptyRegistration(entry) && before.emptySince === null
+    entry.emptySince = before.emptySince
+    this.#publish([isOver ? this.#forget(entry) : this.#rebuild(entry)])
   }
 
   /** @throws NameConflictError InvalidRegistrationError when nothing of the agent can be taken */

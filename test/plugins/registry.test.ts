@@ -1,5 +1,6 @@
 /** plugins/registry alone: what is kept over a restart. The rules of the registry itself are in test/fleet/registry*.test.ts. */
-import { chmod, mkdir, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
+import * as fs from 'node:fs/promises'
+import { chmod, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import Fastify, { type FastifyBaseLogger } from 'fastify'
@@ -28,6 +29,11 @@ async function appWith (t: Test, options: RegistryPluginOptions) {
 
 async function keptIn (stateDir: string): Promise<RegistryState> {
   return JSON.parse(await readFile(join(stateDir, 'registry.json'), 'utf8')) as RegistryState
+}
+
+/** What is in the folder beside the socket of who holds it. */
+async function filesIn (stateDir: string): Promise<string[]> {
+  return (await readdir(stateDir)).filter(name => !/^lock-[0-9a-f]{12}\.sock$/.test(name)).sort()
 }
 
 const planner = { name: 'planner', host: 'localhost', port: 8501 }
@@ -99,7 +105,10 @@ t.test('a first start has nothing to warn of', async t => {
 
   t.equal(app.registry.size, 0)
   t.same(logged, [])
-  await t.rejects(stat(stateDir), { code: 'ENOENT' }, 'the folder is made when there is something to keep')
+  t.equal((await stat(stateDir)).mode & 0o777, 0o700)
+  t.same(await filesIn(stateDir), [])
+  await app.close()
+  t.same(await readdir(stateDir), [], 'and it is left as it was found')
 })
 
 t.test('without a folder nothing is kept, and saving is no fault', async t => {
@@ -116,7 +125,7 @@ t.test('only the owner can read what is kept', async t => {
 
   t.equal((await stat(stateDir)).mode & 0o777, 0o700)
   t.equal((await stat(join(stateDir, 'registry.json'))).mode & 0o777, 0o600)
-  t.same(await readdir(stateDir), ['registry.json'], 'no temporary file is left')
+  t.same(await filesIn(stateDir), ['registry.json'], 'no temporary file is left')
 })
 
 t.test('a damaged file is set aside with a warning, and never a reason not to start', async t => {
@@ -131,7 +140,7 @@ t.test('a damaged file is set aside with a warning, and never a reason not to st
 
     t.equal(app.registry.size, 0, text)
     t.match(logged, [{ level: 40, msg: /registry\.json is damaged .* set aside as .*registry\.json\.damaged-\d+/ }], text)
-    const [aside, ...others] = await readdir(stateDir)
+    const [aside, ...others] = await filesIn(stateDir)
     t.match(aside, /^registry\.json\.damaged-\d+$/)
     t.same(others, [])
     t.equal(await readFile(join(stateDir, aside!), 'utf8'), text, 'with its content')
@@ -254,7 +263,13 @@ t.test('a file without permission is a warning', { skip: process.getuid?.() === 
 t.test('a damaged file that can not be set aside is a warning, and is never written over', async t => {
   const stateDir = t.testdir({ 'registry.json': '{' })
   const { createStateFile } = await t.mockImport<typeof StateFileModule>('../../plugins/registry/state-file.ts', {
-    'node:fs/promises': { mkdir, readFile, rename: async () => { throw new Error('EPERM: not permitted') } }
+    'node:fs/promises': {
+      ...fs,
+      rename: async (from: string, to: string) => {
+        if (from.endsWith('registry.json')) throw new Error('EPERM: not permitted')
+        await fs.rename(from, to)
+      }
+    }
   })
   const warnings: string[] = []
   const file = createStateFile(stateDir, { warn: (text: string) => warnings.push(text) } as unknown as FastifyBaseLogger)
@@ -263,7 +278,7 @@ t.test('a damaged file that can not be set aside is a warning, and is never writ
 
   t.match(warnings, [/registry\.json is damaged .* and can't be set aside \(EPERM: not permitted\)/])
   await t.rejects(file.save(() => ({ version: 1, agents: [] })), { message: /^Registrations can't be kept: .* is damaged/ })
-  await file.idle()
+  await file.close()
   t.equal(await readFile(join(stateDir, 'registry.json'), 'utf8'), '{')
 })
 
@@ -328,13 +343,92 @@ t.test('a write that fails rejects, and the next one is tried', async t => {
   t.same(await keptIn(join(parent, '.fleet')), { version: 1, agents: [] })
 })
 
+/** From now on nothing can be written there. */
+async function blockFolder (stateDir: string): Promise<void> {
+  await rm(stateDir, { recursive: true })
+  await writeFile(stateDir, 'a file in the way')
+}
+
+t.test('what could not be kept is kept as soon as it can be, without anybody asking for it', async t => {
+  const stateDir = join(t.testdir({}), '.fleet')
+  const clock = fakeClock()
+  const { app, logged } = await appWith(t, { stateDir, clock })
+  app.registry.register(planner)
+  await app.registryState.save()
+  await blockFolder(stateDir)
+  app.registry.removeAgent('planner')
+  app.registry.register({ ...planner, name: 'coder' })
+  await t.rejects(app.registryState.save(), { code: 'FLEET_NOT_KEPT' })
+  await rm(stateDir)
+  clock.advance(4_750)
+  await t.rejects(stat(stateDir), { code: 'ENOENT' })
+
+  clock.advance(250)
+  await app.close()
+
+  t.same((await keptIn(stateDir)).agents.map(({ name }) => name), ['coder'])
+  t.match(logged, [{ level: 50, msg: 'The registry could not be kept' }, { level: 30, msg: 'The registry is kept again' }])
+})
+
+t.test('a second one on the same folder does not start, and is told by whom and why; after the first it does', async t => {
+  const stateDir = join(t.testdir({}), '.fleet')
+  const { app: first } = await appWith(t, { stateDir })
+  first.registry.register(planner)
+  await first.registryState.save()
+
+  await t.rejects(appWith(t, { stateDir }), { code: 'FLEET_STATE_IN_USE', message: /\.fleet is in use by another gateway \(.*\): end that one, or give this one a folder of its own with registry\.stateDir/ })
+
+  first.registry.register({ ...planner, port: 8502 })
+  await first.registryState.save()
+  await first.close()
+  const { app: second } = await appWith(t, { stateDir })
+  t.equal(second.registry.get('planner').instances.length, 2)
+})
+
+t.test('a folder that somebody else took meanwhile is not written to', async t => {
+  const stateDir = join(t.testdir({}), '.fleet')
+  const { app: first } = await appWith(t, { stateDir })
+  await rm(stateDir, { recursive: true })
+  const { app: second } = await appWith(t, { stateDir })
+  second.registry.register(planner)
+  await second.registryState.save()
+
+  await t.rejects(first.registryState.save(), { code: 'FLEET_NOT_KEPT', cause: { code: 'FLEET_STATE_IN_USE' } })
+
+  t.same((await keptIn(stateDir)).agents.map(({ name }) => name), ['planner'])
+})
+
+t.test('where there can be no socket in the folder, that is said once, and the rest works', async t => {
+  const stateDir = t.testdir({})
+  const warnings: string[] = []
+  const noSocket = Object.assign(new Error('not supported'), { code: 'ENOTSUP' })
+  const file = createStateFile(stateDir, { warn: (text: string) => warnings.push(text) } as unknown as FastifyBaseLogger, { hold: async () => noSocket, release: async () => {} })
+
+  await file.load()
+  await file.save(() => ({ version: 1, agents: [] }))
+
+  t.same(warnings, [`Another gateway that uses ${stateDir} would not be noticed: there can be no socket in it (not supported)`])
+  t.same(await readdir(stateDir), ['registry.json'])
+  t.same(await keptIn(stateDir), { version: 1, agents: [] })
+})
+
+t.test('what killed writes left is gone after a start, and nothing else is', async t => {
+  const others = ['registry.json.backup', 'registry.json.damaged-1', 'secret', 'secret.txt']
+  const stateDir = t.testdir(Object.fromEntries([...others, 'registry.json.0123456789ab.tmp', 'secret.0123456789ab.tmp'].map(name => [name, 'x'])))
+
+  const { logged } = await appWith(t, { stateDir })
+
+  t.same(await filesIn(stateDir), others)
+  t.same(logged, [])
+})
+
 t.test('a lapse that can not be kept is logged, and the gateway goes on', async t => {
   const parent = t.testdir({})
   const stateDir = join(parent, '.fleet')
   const clock = fakeClock()
   const { app, logged } = await appWith(t, { stateDir, clock })
   app.registry.register({ ...planner, ttlMs: 1_000 })
-  await writeFile(stateDir, 'a file in the way')
+  await blockFolder(stateDir)
 
   clock.advance(1_250)
   await app.close()

@@ -1,9 +1,11 @@
 /**
  * `npm run soak`: a real gateway process in front of real agent processes, for ten minutes or as long as asked, while agents die, fleet.yaml is
  * rewritten, registrations come and go, and clients do whatever clients do; all of it from one seed. Ends with a table, and with 1 when
- * anything in it is not as it must be. Options: --seconds N, --seed N, --short (what `npm test` runs: no memory, no gigabyte), --only PART,
- * --main FILE (another build of the gateway).
+ * anything in it is not as it must be. Options: --seconds N, --seed N, --short (what `npm test` runs: no memory, no gigabyte, no kills), --only PART,
+ * --kills N (of the gateway, by kills.js, at the end), --main FILE (another build of the gateway).
  */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -27,6 +29,7 @@ const { values: options } = parseArgs({
     seed: { type: 'string', default: String(Date.now() % 1e9) },
     short: { type: 'boolean', default: false },
     only: { type: 'string', multiple: true },
+    kills: { type: 'string', default: '300' },
     main: { type: 'string', default: fileURLToPath(new URL('../../dist/src/main.js', import.meta.url)) }
   }
 })
@@ -75,6 +78,15 @@ async function run (forSeconds) {
     }
   }))
   await Promise.all(running)
+}
+
+/** A gateway that is killed again and again keeps what it acknowledged. @returns what is wrong, a line each */
+async function kills () {
+  const program = fileURLToPath(new URL('kills.js', import.meta.url))
+  const child = spawn(process.execPath, [program, '--kills', options.kills, '--seed', options.seed, '--main', options.main], { stdio: ['ignore', 'inherit', 'inherit'] })
+  process.on('exit', () => child.kill())
+  const [code] = await once(child, 'close')
+  return code === 0 ? [] : [`a killed gateway lost something (node test/soak/kills.js --kills ${options.kills} --seed ${options.seed})`]
 }
 
 /** What the gateway holds when nothing is going on: waits until idle connections have ended, as far as they do. */
@@ -136,7 +148,10 @@ for (const [key, [title, most]] of Object.entries(limits)) {
 }
 say(`${'longest pause of the event loop, ms'.padEnd(44)} ${end.pauseMs.toFixed(0).padStart(10)}`)
 
-if (!short && options.only === undefined) problems.push(...await fuzz(seconds / 10, seed, say))
+if (!short && options.only === undefined) {
+  problems.push(...await fuzz(seconds / 10, seed, say))
+  problems.push(...await kills())
+}
 if (problems.length === 0) say(`\nAll as it must be (seed ${seed})`)
 else say(`\nWRONG, with --seed ${seed}:\n${problems.join('\n')}`)
 process.exit(problems.length === 0 ? 0 : 1)
