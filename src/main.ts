@@ -4,6 +4,7 @@
  * itself before it knows that this Node can run it.
  */
 import { readFileSync } from 'node:fs'
+import { constants } from 'node:os'
 import { basename, relative } from 'node:path'
 import type { CommandIo } from './cli/io.ts'
 
@@ -32,19 +33,25 @@ function onOutputError (error: NodeJS.ErrnoException): void {
 
 const signals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
 
-/** A gateway that is told to end while it is being loaded ends well; what it would read again it has not read yet. */
-function onEarlySignal (signal: NodeJS.Signals): void {
-  if (signal !== 'SIGHUP') process.exit(0)
+/** What becomes of commands that are told to end while they are being loaded; as the first process of a container they would not hear it. */
+const onEarlySignal: Readonly<Record<string, (signal: NodeJS.Signals) => void>> = {
+  // It ends well, and what it would read again it has not read yet.
+  serve: signal => { if (signal !== 'SIGHUP') process.exit(0) },
+  // Its program has not been started.
+  run: signal => { process.exit(128 + constants.signals[signal]) }
 }
 
 async function main (): Promise<void> {
   // One listener for good: while it changed, a signal would be lost. A command that only asks is ended as any other program.
   let onSignal: ((signal: NodeJS.Signals) => void) | undefined
-  const take = (listener: (signal: NodeJS.Signals) => void) => {
-    if (onSignal === undefined) for (const signal of signals) process.on(signal, () => onSignal?.(signal))
+  const taken = new Set<NodeJS.Signals>()
+  const take = (listener: (signal: NodeJS.Signals) => void, others: readonly NodeJS.Signals[] = []) => {
+    for (const signal of [...signals, ...others]) if (!taken.has(signal)) process.on(signal, () => onSignal?.(signal))
+    for (const signal of [...signals, ...others]) taken.add(signal)
     onSignal = listener
   }
-  if (process.argv[2] === 'serve') take(onEarlySignal)
+  const early = onEarlySignal[process.argv[2] ?? '']
+  if (early !== undefined) take(early)
   process.stdout.on('error', onOutputError)
   process.stderr.on('error', () => {}) // a terminal that was closed must not end a gateway
   const io: CommandIo = {
@@ -54,9 +61,9 @@ async function main (): Promise<void> {
     get stdin () { return process.stdin },
     stdout: process.stdout,
     stderr: process.stderr,
-    onSignal (listener) {
-      take(listener)
-      return () => { for (const signal of signals) process.removeAllListeners(signal) }
+    onSignal (listener, others) {
+      take(listener, others)
+      return () => { for (const signal of taken) process.removeAllListeners(signal) }
     },
     exit: code => process.exit(code)
   }

@@ -5,9 +5,9 @@ import { statusOf, type Agent, type AgentPolicy, type Timeouts } from '../../src
 import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 
-/** A lease: `ttl` as it was asked for, `expires_at` in ISO 8601. */
-export function leaseView ({ ttlMs, expiresAt }: Lease) {
-  return { ttl_seconds: ttlMs / 1_000, expires_at: new Date(expiresAt).toISOString() }
+/** A lease: `ttl` as it was asked for, `expires_at` in ISO 8601; `lapsed` when that is over and the instance is kept all the same. */
+export function leaseView ({ ttlMs, expiresAt, lapsedAt }: Lease) {
+  return { ttl_seconds: ttlMs / 1_000, expires_at: new Date(expiresAt).toISOString(), ...(lapsedAt !== undefined && { lapsed: true }) }
 }
 
 /** One instance, for /registry and the answers to registrations. */

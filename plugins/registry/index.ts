@@ -72,6 +72,17 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       }
     }
   }
+  let wereKept = false
+  /** Says once that lapsed instances are kept, and once that none is any more. */
+  function tellOfLapses (): void {
+    const { leased, lapsed } = registry.leaseCount
+    const areKept = lapsed > 0
+    if (areKept === wereKept) return
+    wereKept = areKept
+    if (areKept) fastify.log.warn({ leased, lapsed }, 'Too many leases ran out at once: their instances are kept for the time being')
+    else fastify.log.warn({ leased }, 'Leases count again: no instance is kept without one any more')
+  }
+
   const stopSweep = clock.every(sweepMs, () => {
     if (registry.expire()) {
       keeper.save().catch(() => {}) // it is in the log
@@ -79,6 +90,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       retryAt = clock.now() + retryMs
       write().catch(() => {}) // that it failed is in the log already
     }
+    tellOfLapses()
   })
 
   fastify.decorate('registry', registry)

@@ -37,6 +37,13 @@ export interface AgentStats {
   instances: Record<string, InstanceStats>
 }
 
+/** The leases there are. */
+export interface LeaseStats {
+  total: number
+  /** Of these, run out: their instances are kept because too many did at once. */
+  lapsed: number
+}
+
 /** How the configuration that runs came to be. */
 export interface ConfigStats {
   /** ISO 8601; null without a discovery plugin. */
@@ -56,6 +63,8 @@ export interface StatsSnapshot {
   /** Names and aliases under /api. */
   routes: number
   in_flight: number
+  /** Of the agents below. */
+  leases: LeaseStats
   config: ConfigStats
   /** By agent name; without a prototype, so that any name is an ordinary key. */
   agents: Record<string, AgentStats>
@@ -105,6 +114,7 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
         registered_agents: seen.length,
         routes: seen.reduce((count, { aliases }) => count + 1 + aliases.length, 0),
         in_flight: facts.inFlight,
+        leases: leaseStats(seen),
         config: configStats(fastify),
         agents
       }
@@ -120,6 +130,11 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
       return fastify.stats.snapshot(({ name }) => mayTouch(request.principal, name))
     })
   })
+}
+
+function leaseStats (agents: readonly Agent[]): LeaseStats {
+  const leases = agents.flatMap(({ instances }) => instances.flatMap(({ lease }) => lease ?? []))
+  return { total: leases.length, lapsed: leases.filter(({ lapsedAt }) => lapsedAt !== undefined).length }
 }
 
 function configStats (fastify: FastifyInstance): ConfigStats {

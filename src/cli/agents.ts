@@ -58,7 +58,7 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   print(io, '')
   if (agent.instances.length === 0) return print(io, `No instances: add one with "${io.self} register ${name} PORT"`)
   printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends'], agent.instances.map(({ id, protocol, host, port, state, source, in_flight: inFlight, lease }) => [
-    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), source === 'file' ? 'fleet.yaml' : 'registered', String(inFlight), lease?.expires_at ?? ''
+    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), source === 'file' ? 'fleet.yaml' : 'registered', String(inFlight), lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
   ]))
 }
 

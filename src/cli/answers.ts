@@ -84,6 +84,9 @@ export const RegisteredShape = Type.Object({
   lease: Type.Optional(Lease)
 })
 
+/** `PUT /registry/{name}/instances/{id}` */
+export const RenewedShape = Type.Object({ message: Type.String(), instance: Instance })
+
 /** `DELETE /registry/{name}` and below */
 export const DeregisteredShape = Type.Object({ message: Type.String(), note: Type.Optional(Type.String()) })
 

@@ -38,6 +38,9 @@ export interface GatewayAnswer {
   readonly latencyMs: number
 }
 
+/** Nobody answers, or only that it can't be just now, so it is worth another try. */
+export class GatewayAwayError extends CommandError {}
+
 export class GatewayClient {
   readonly target: Target
   readonly #self: string
@@ -131,18 +134,19 @@ export class GatewayClient {
   #unreachable (error: NodeJS.ErrnoException & { errors?: NodeJS.ErrnoException[] }): CommandError {
     const { url, urlFrom } = this.target
     const where = `${url} (from ${urlFrom})`
-    if (error.name === 'TimeoutError') return new CommandError(`The gateway at ${where} does not finish its answer within ${this.#limits.wholeMs / 1_000} s: see what is between you and it`)
+    if (error.name === 'TimeoutError') return new GatewayAwayError(`The gateway at ${where} does not finish its answer within ${this.#limits.wholeMs / 1_000} s: see what is between you and it`)
     const code = error.code ?? error.errors?.[0]?.code ?? ''
-    if (code === 'ECONNREFUSED') return new CommandError(`No gateway listens at ${where}: start one with "${this.#self} serve", or name another with --url or FLEET_URL`)
-    if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return new CommandError(`The host of ${where} has no address: correct --url or FLEET_URL`)
-    if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new CommandError(`The gateway at ${where} does not answer within ${this.#limits.headMs / 1_000} s: see whether it runs, and what is between you and it`)
+    if (code === 'ECONNREFUSED') return new GatewayAwayError(`No gateway listens at ${where}: start one with "${this.#self} serve", or name another with --url or FLEET_URL`)
+    if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return new GatewayAwayError(`The host of ${where} has no address: correct --url or FLEET_URL`)
+    if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new GatewayAwayError(`The gateway at ${where} does not answer within ${this.#limits.headMs / 1_000} s: see whether it runs, and what is between you and it`)
     if (error.name === 'HTTPParserError') return new CommandError(`What listens at ${where} does not speak HTTP: correct the port, or begin the address with https://`)
     if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return new CommandError(`What listens at ${where} does not speak TLS: begin the address with http://`)
-    return new CommandError(`The gateway at ${where} can't be asked: ${error.message}`)
+    return new GatewayAwayError(`The gateway at ${where} can't be asked: ${error.message}`)
   }
 
   #stranger (status: number): CommandError {
-    return new CommandError(`What answers at ${this.target.url} is no Fleet Gateway, to go by its answer of status ${status}: correct --url or FLEET_URL`)
+    const Kind = status >= 500 ? GatewayAwayError : CommandError
+    return new Kind(`What answers at ${this.target.url} is no Fleet Gateway, to go by its answer of status ${status}: correct --url or FLEET_URL`)
   }
 
   /** What to tell of an answer that is no success. */
@@ -157,7 +161,8 @@ export class GatewayClient {
     }
     if (code === 'FLEET_FORBIDDEN') return new CommandError(`${detail}${token === undefined ? '' : ` (the token is from ${token.from})`}`)
     const hint = nearest.length > 0 && !detail.includes(nearest[0]!) ? `; did you mean ${nearest.map(name => `"${name}"`).join(' or ')}?` : ''
-    return new CommandError(errors.length > 1 ? [`${title}:`, ...errors.map(({ path, message }) => `  ${path} ${message}`)].join('\n') : detail + hint)
+    const Kind = status === 429 || status >= 500 ? GatewayAwayError : CommandError
+    return new Kind(errors.length > 1 ? [`${title}:`, ...errors.map(({ path, message }) => `  ${path} ${message}`)].join('\n') : detail + hint)
   }
 
   /** Ends the connections, so that the process can end. */

@@ -38,6 +38,11 @@ export function integer (least: number, most: number) {
   }
 }
 
+/** The API takes durations and bare numbers of seconds; which text is neither, it says itself. */
+export function durationOrSeconds (text: string): string | number {
+  return /^\d+(\.\d+)?$/.test(text) ? Number(text) : text
+}
+
 /** Gathers the values of an option that may be given several times. */
 export function repeated<T> (read: (text: string) => T) {
   return (text: string, earlier: T[] = []): T[] => [...earlier, read(text)]

@@ -21,8 +21,8 @@ export interface CommandIo {
   readonly stdout: Writable & Terminal
   /** For people: progress, questions, failures. */
   readonly stderr: Writable & Terminal
-  /** Calls `listener` for each SIGTERM, SIGINT and SIGHUP, until the returned function leaves them to the system again. */
-  readonly onSignal: (listener: (signal: NodeJS.Signals) => void) => () => void
+  /** Calls `listener` for each SIGTERM, SIGINT, SIGHUP, and the others that are named, until the returned function leaves them to the system again. */
+  readonly onSignal: (listener: (signal: NodeJS.Signals) => void, others?: readonly NodeJS.Signals[]) => () => void
   /** Ends the process at once. */
   readonly exit: (code: number) => never
 }

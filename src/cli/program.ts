@@ -12,18 +12,20 @@ import { onboardCommand } from './onboard.ts'
 import { packageVersion } from './package.ts'
 import { registerCommand } from './register.ts'
 import { routesCommand } from './routes.ts'
+import { runCommand } from './run.ts'
 import { serveCommand } from './serve.ts'
 import { statsCommand } from './stats.ts'
 import { testCommand } from './test.ts'
 
 /** In the order in which somebody new needs them. */
-const commands = [serveCommand, onboardCommand, checkCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand]
+const commands = [serveCommand, onboardCommand, checkCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
 
 /** The whole program, for parsing and for the documents. */
 export function createProgram (io: CommandIo): Command {
   const program = new Command('fleet-gateway')
     .description('One HTTP front door to a whole fleet of agents.')
     .version(packageVersion(), '-V, --version', 'print the version')
+    .enablePositionalOptions() // so that "--" and what is behind it are left to the command
     .addHelpText('after', `
 Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
 Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_URL (gateway of the other commands), NO_COLOR.`)

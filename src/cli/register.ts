@@ -6,7 +6,7 @@ import type { instanceView, leaseView } from '../../plugins/admin/views.ts'
 import { authorityOf } from '../fleet/instance.ts'
 import { RegisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
-import { address, clientCommand, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'
+import { address, clientCommand, durationOrSeconds, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'
 import { CommandError, exitCodes, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 
@@ -69,11 +69,6 @@ async function register (name: string, at: Address | undefined, flags: RegisterF
     print(io, `${message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${client.target.url})`)
     if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${called}/instances/${instance.id}`)
   })
-}
-
-/** The API takes durations and bare numbers of seconds; which text is neither, it says itself. */
-function durationOrSeconds (text: string): string | number {
-  return /^\d+(\.\d+)?$/.test(text) ? Number(text) : text
 }
 
 function jsonObject (text: string): Record<string, unknown> {

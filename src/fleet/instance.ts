@@ -18,6 +18,8 @@ export interface Lease {
   readonly ttlMs: number
   /** Milliseconds since the epoch. */
   readonly expiresAt: number
+  /** When it was found to have run out, milliseconds since the epoch, of an instance that is kept all the same (lapses.ts). */
+  readonly lapsedAt?: number
 }
 
 /** How well an instance is. Written by the health plugin alone, through the functions of outlier.ts. */

@@ -7,6 +7,7 @@ import type { Clock } from '../clock.ts'
 import type { Agent } from './agent.ts'
 import type { AgentDefinition, Registration, RegistryState } from './definitions.ts'
 import { authorityOf, type Instance, type Lease } from './instance.ts'
+import { Lapses, surveyLeases } from './lapses.ts'
 import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, yieldNames, type Entry, type LayerAt } from './layers.ts'
 import { nearestNames } from './nearest-names.ts'
 
@@ -32,6 +33,14 @@ export interface RegistryLimits {
   readonly maxInstancesPerAgent: number
 }
 
+/** Leases as they were found by the last look at them. */
+export interface LeaseCount {
+  /** Instances that have one, which may have run out. */
+  readonly leased: number
+  /** Instances that are kept although theirs ran out. */
+  readonly lapsed: number
+}
+
 type ChangeListener = (change: RegistryChange) => void
 
 type InstanceRegistration = Pick<Registration, 'host' | 'port' | 'protocol' | 'weight' | 'ttlMs' | 'trusted'>
@@ -44,6 +53,8 @@ export class Registry {
   readonly #listeners = new Set<ChangeListener>()
   /** Who owns each name and alias of the file, also where a registration's aliases stand in for the file's just now. */
   #fileOwners: ReadonlyMap<string, string> = new Map()
+  readonly #lapses = new Lapses()
+  #leaseCount: LeaseCount = { leased: 0, lapsed: 0 }
   /** Before this time nothing runs out: a lower bound, milliseconds since the epoch. */
   #dueAt = Infinity
   /** Whether registrations changed without anybody who registers having asked for it. */
@@ -152,14 +163,18 @@ export class Registry {
   }
 
   /**
-   * Renews an instance's lease; an instance without one is left as it is.
+   * Renews an instance's lease, also one that ran out when the instance was kept all the same; an instance without one is left as it is.
    * @throws AgentNotFoundError InstanceNotFoundError, also when the lease ran out and expire() has not been called since
    */
   heartbeat (name: string, id: string): Instance {
     const entry = this.#entry(name)
-    const instance = this.#instance(entry, id)
+    let instance = this.#instance(entry, id)
+    if (instance.lease !== null && instance.lease.lapsedAt === undefined && instance.lease.expiresAt <= this.#clock.now()) {
+      // It ran out after the last look, so whether it is kept is decided now.
+      if (this.#lookAtLeases()) this.#unkept = true
+      instance = this.#instance(entry, id)
+    }
     if (instance.lease === null) return instance
-    if (instance.lease.expiresAt <= this.#clock.now()) throw this.#instanceNotFound(entry, id)
     // The commonest change of all, so it replaces just this instance.
     const renewed = { ...instance, lease: this.#lease(instance.lease.ttlMs) }
     const authority = authorityOf(instance.host, instance.port)
@@ -213,25 +228,19 @@ export class Registry {
     return this.#instance(this.#entry(nameOrAlias), id)
   }
 
-  /** Drops what is over: leases that ran out, and agents without an instance for ten minutes. Returns whether registrations changed, also by a file that claimed their names. */
+  /**
+   * Drops what is over: instances whose lease ran out, unless too many did at once, and agents without an instance for ten minutes.
+   * @returns whether registrations changed, also by a file that claimed their names
+   */
   expire (): boolean {
-    const now = this.#clock.now()
     const changed = this.#unkept
     this.#unkept = false
-    if (now < this.#dueAt) return changed
-    this.#dueAt = Infinity
-    const changes: RegistryChange[] = []
-    for (const entry of this.#entries.values()) {
-      if (this.#dropLapsed(entry, now)) {
-        this.#releaseNames(entry)
-        changes.push(this.#rebuild(entry))
-      }
-      const forgetAt = forgetTime(entry)
-      if (forgetAt <= now) changes.push(this.#forget(entry))
-      else this.#dueAt = Math.min(this.#dueAt, forgetAt)
-    }
-    if (changes.length > 0) this.#publish(changes)
-    return changed || changes.length > 0
+    return this.#lookAtLeases() || changed
+  }
+
+  /** How many leases expire() found. */
+  get leaseCount (): LeaseCount {
+    return this.#leaseCount
   }
 
   /** What the registration API added, for keeping over a restart. */
@@ -329,23 +338,44 @@ export class Registry {
       trusted: trusted || (registered !== undefined && registered.trusted && registered.protocol === definition.protocol)
     })
     entry.suppressed.delete(authority)
+    this.#lapses.forget(entry.name, authority)
     const built = entry.built.get(originOf(definition.protocol, authority))
     if (built !== undefined) built.runtime.draining = false
   }
 
-  /** Whether the entry had leases that ran out; notes when the next one does. */
-  #dropLapsed ({ api }: Entry, now: number): boolean {
-    let dropped = false
-    for (const [authority, { lease }] of api.instances) {
-      if (lease === null) continue
-      if (lease.expiresAt > now) {
-        this.#dueAt = Math.min(this.#dueAt, lease.expiresAt)
-      } else {
-        api.instances.delete(authority)
-        dropped = true
-      }
+  /** Decides about leases that ran out, and forgets agents that have been empty for long. @returns whether anything went */
+  #lookAtLeases (): boolean {
+    const now = this.#clock.now()
+    if (now < this.#dueAt) return false
+    this.#dueAt = Infinity
+    const changes: RegistryChange[] = []
+    const concerned: Entry[] = []
+    let [leased, over, gone, lapsed] = [0, 0, 0, 0]
+    for (const entry of this.#entries.values()) {
+      const survey = surveyLeases(entry, now)
+      leased += survey.leased
+      over += survey.over
+      if (survey.isConcerned) concerned.push(entry)
+      const forgetAt = forgetTime(entry)
+      this.#dueAt = Math.min(this.#dueAt, survey.dueAt, forgetAt > now ? forgetAt : Infinity)
+      if (forgetAt > now) continue
+      gone++
+      changes.push(this.#forget(entry))
     }
-    return dropped
+    this.#lapses.judge({ leased, over }, now)
+    for (const entry of concerned) {
+      const { dropped, marked, kept } = this.#lapses.settle(entry, now)
+      gone += dropped
+      lapsed += kept
+      if (dropped + marked === 0) continue
+      this.#releaseNames(entry)
+      changes.push(this.#rebuild(entry))
+    }
+    this.#leaseCount = { leased: leased - over + lapsed, lapsed }
+    // For how long they are kept depends on what becomes of others.
+    if (lapsed > 0) this.#dueAt = now
+    this.#publish(changes)
+    return gone > 0
   }
 
   #entry (nameOrAlias: string): Entry {

@@ -105,7 +105,7 @@ t.test('where nothing is due nobody is looked at', async t => {
   clock.advance(540_000)
   t.equal(registry.expire(), true)
   t.equal(registry.find('gone'), undefined)
-  t.same([...registry.agents()].filter(({ instances }) => instances.length > 0), [])
+  t.same([...registry.agents()].flatMap(({ instances }) => instances).map(({ port }) => port), [2, 3, 4, 5, 6, 7, 8, 9, 10], 'so many at once are kept')
 })
 
 t.test('after its last instance an agent is known for ten minutes', async t => {

@@ -23,6 +23,7 @@ t.test('names, instances and events agree after any sequence of changes', async 
     const clock = fakeClock()
     const registry = new Registry(clock)
     const present = new Set<object>()
+    let dropped = 0
     registry.onChange(({ added, removed }) => {
       for (const { runtime } of removed) if (!present.delete(runtime)) throw new Error('something went that was not there')
       for (const { runtime } of added) present.add(runtime)
@@ -38,7 +39,7 @@ t.test('names, instances and events agree after any sequence of changes', async 
       }
       if (step.kind === 'wait') {
         clock.advance(step.ms)
-        registry.expire()
+        dropped += look(registry, clock.now(), dropped)
       }
 
       const agents = [...registry.agents()]
@@ -52,8 +53,40 @@ t.test('names, instances and events agree after any sequence of changes', async 
 
     clock.advance(5_000)
     registry.expire()
+    clock.advance(10 * minute)
+    registry.expire()
     if ([...registry.agents()].some(({ instances }) => instances.some(({ lease }) => lease !== null))) throw new Error('a lease outlived its time')
   }), { numRuns: 300 })
+
+  /**
+   * Sees what is made of leases that ran out: all or none of the new ones are kept, by how many they are.
+   * @param droppedBefore leases, at most so many of which still count
+   * @returns how many were dropped
+   */
+  function look (registry: Registry, now: number, droppedBefore: number): number {
+    const before = leases(registry).filter(({ draining }) => !draining)
+    const isOver = ({ lease: { lapsedAt, expiresAt } }: typeof before[number]) => lapsedAt !== undefined || expiresAt <= now
+    registry.expire()
+
+    const after = new Map(leases(registry).map(({ key, lease }) => [key, lease]))
+    for (const { key, lease } of leases(registry)) {
+      if (lease.expiresAt <= now && lease.lapsedAt === undefined) throw new Error(`${key} is kept without a mark`)
+      if (lease.lapsedAt !== undefined && lease.lapsedAt <= now - 10 * minute) throw new Error(`${key} is kept for too long`)
+    }
+    for (const one of before.filter(one => !isOver(one))) if (after.get(one.key) !== one.lease) throw new Error(`the lease of ${one.key} had not run out`)
+    const [leased, over] = [before.length, before.filter(isOver).length]
+    const recent = before.filter(one => isOver(one) && one.lease.lapsedAt === undefined)
+    const gone = recent.filter(({ key }) => !after.has(key))
+    if (gone.length > 0 && gone.length < recent.length) throw new Error('some were kept and some dropped')
+    if (gone.length > 0 && leased >= 3 && over * 2 > leased) throw new Error('more than half were not kept')
+    const [all, lapsed] = [leased + droppedBefore, over + droppedBefore]
+    if (recent.length > gone.length && (all < 3 || lapsed * 2 <= all)) throw new Error('too few were kept')
+    return gone.length
+  }
+
+  function leases (registry: Registry) {
+    return [...registry.agents()].flatMap(({ name, instances }) => instances.flatMap(({ host, port, lease, runtime }) => lease === null ? [] : [{ key: `${name} ${host} ${port}`, lease, draining: runtime.draining }]))
+  }
 
   type Step = typeof change extends fc.Arbitrary<infer S> ? S : never
   function apply (registry: Registry, step: Step): void {

@@ -34,7 +34,8 @@ const callPattern = /(?<![\w/.@-])(?:(?:npx |\S*\/bin\/)?fleet-gateway|npm start
 
 function usesIn (text: string): Use[] {
   return [...text.matchAll(callPattern)].map(([call, given = '']) => {
-    const words = given.trim().split(/\s+/).filter(word => word !== '')
+    // What is behind "--" is another program's.
+    const words = given.trim().split(/(?:^|\s)--(?:\s|$)/)[0]!.split(/\s+/).filter(word => word !== '')
     const flags = words.map(word => word.split('=', 1)[0]!).filter(word => word.startsWith('--'))
     if (call.startsWith('npm')) return { command: 'serve', flags }
     const [command = ''] = words

@@ -28,6 +28,7 @@ interface ServerCommand {
 const servers: readonly ServerCommand[] = [
   { command: /^npm run demo\b(?!.*--check)/, ready: /Fleet Gateway is at (http:\S+?),[^]*Ctrl-C/, end: 'SIGINT', isGateway: true },
   { command: /^(npm start|(npx )?fleet-gateway serve|node dist\/src\/main\.js serve)\b/, ready: /Fleet Gateway on (http:\S+)[^]*try/, end: 'SIGTERM', isGateway: true },
+  { command: /^fleet-gateway run\b/, ready: /registered \S+ at (http:\S+?);/, end: 'SIGTERM', isGateway: false },
   { command: /^node examples\/agents\/\S+\.js$/, ready: /listening on (http:\S+)/, end: 'SIGTERM', isGateway: false }
 ]
 
@@ -54,6 +55,8 @@ export class DocumentTerminal {
     }
     // Shells other than bash would take these for patterns, or end the command.
     t.notMatch(text, /(^|\s)https?:\/\/[^\s'"]*[?&]/, `${at}: an address with ? or & is quoted`)
+    // A reader ends a program that was only tried before they go on to something else.
+    await this.endServers((_, started) => isTriedOut(started, text))
     const server = exitCode === 0 ? servers.find(({ command }) => command.test(withoutSurroundings(text))) : undefined
     if (server !== undefined) {
       await t.resolves(this.#serve(text, server), at)
@@ -67,9 +70,9 @@ export class DocumentTerminal {
     return result.stdout
   }
 
-  async endServers (which: (server: ServerCommand) => boolean = () => true): Promise<void> {
-    const ending = this.#serving.filter(({ server }) => which(server))
-    this.#serving = this.#serving.filter(({ server }) => !which(server))
+  async endServers (which: (server: ServerCommand, text: string) => boolean = () => true): Promise<void> {
+    const ending = this.#serving.filter(({ server, text }) => which(server, text))
+    this.#serving = this.#serving.filter(serving => !ending.includes(serving))
     for (const { text, server: { end }, running } of ending) {
       const code = await running.stop(end)
       // npm ends as its signal does, whatever becomes of the program.
@@ -80,6 +83,7 @@ export class DocumentTerminal {
 
   async #serve (text: string, server: ServerCommand): Promise<void> {
     const port = await deadPort()
+    if (!server.isGateway && asksGateway.test(text)) await this.#place.gatewayIsUp()
     if (server.isGateway) {
       await this.endServers(({ isGateway }) => isGateway)
       this.#place.moveGateway(port)
@@ -94,6 +98,12 @@ export class DocumentTerminal {
     this.#place.moveGateway(Number(new URL(url).port))
     await this.#shell.run(`export FLEET_URL=${url}`)
   }
+}
+
+/** Whether a program in the fleet has nothing to do with the next command. */
+function isTriedOut (started: string, next: string): boolean {
+  const [, name] = /^fleet-gateway run (\S+)/.exec(started) ?? []
+  return name !== undefined && !next.includes(name)
 }
 
 /** Without variables before it, and a comment or an ampersand behind it. */

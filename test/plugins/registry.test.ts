@@ -11,7 +11,7 @@ import type * as StateFileModule from '../../plugins/registry/state-file.ts'
 import type { RegistryState } from '../../src/fleet/registry.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 
-interface LogLine { level: number, msg: string }
+interface LogLine { level: number, msg: string, leased?: number, lapsed?: number }
 
 async function appWith (t: Test, options: RegistryPluginOptions) {
   const logged: LogLine[] = []
@@ -434,6 +434,23 @@ t.test('a lapse that can not be kept is logged, and the gateway goes on', async 
   await app.close()
 
   t.match(logged, [{ level: 50, msg: 'The registry could not be kept' }])
+})
+
+t.test('that lapsed instances are kept is said once, and once that it is over', async t => {
+  const clock = fakeClock()
+  const { app, logged } = await appWith(t, { clock })
+  for (const port of [1, 2, 3]) app.registry.register({ ...planner, port, ttlMs: 10_000 })
+  const beat = () => app.registry.get('planner').instances.forEach(({ id }) => app.registry.heartbeat('planner', id))
+
+  clock.advance(12_000)
+  t.match(logged, [{ level: 40, msg: /^Too many leases ran out at once/, leased: 3, lapsed: 3 }])
+  beat()
+  clock.advance(250)
+  t.match(logged.slice(1), [{ level: 40, msg: /^Leases count again/, leased: 3 }])
+  beat()
+  clock.advance(9_000)
+
+  t.equal(logged.length, 2)
 })
 
 t.test('the number of agents is limited as configured', async t => {

@@ -90,6 +90,7 @@ t.test('every registered agent appears, with zeros when nobody used it', async t
     registered_agents: 2,
     routes: 4,
     in_flight: 1, // this one
+    leases: { total: 0, lapsed: 0 },
     config: { loaded_at: null, ok: true },
     agents: {
       planner: { ...none, retries: 0, in_flight: 0, latency_ms: noLatency, instances: { [instance.id]: { ...none, in_flight: 0, state: 'up' } } },
