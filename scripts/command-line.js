@@ -12,6 +12,15 @@ const placeholder = '<!-- commands -->'
 /** Nothing is run, so there is nothing to read from and to write to. */
 const nowhere = { self: 'fleet-gateway', env: { NO_COLOR: '1' }, stdin: {}, stdout: { columns: 100 }, stderr: { columns: 100 } }
 
+/** Commands that do something: those below it, where it has some. */
+function leaves (command) {
+  return command.commands.length === 0 ? [command] : command.commands.flatMap(leaves)
+}
+
+function pathOf (command) {
+  return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
+}
+
 function section (command) {
   const help = command.createHelp()
   const rows = [
@@ -19,12 +28,12 @@ function section (command) {
     ...help.visibleOptions(command).filter(option => option.long !== '--help').map(option => [`\`${option.flags}\``, help.optionDescription(option)])
   ]
   return [
-    `## fleet-gateway ${command.name()}`,
+    `## ${pathOf(command)}`,
     '',
     `${sentence(help.commandDescription(command))}`,
     '',
     '```text',
-    `fleet-gateway ${command.name()} ${command.usage()}`,
+    `${pathOf(command)} ${command.usage()}`,
     '```',
     '',
     '| | |',
@@ -52,7 +61,7 @@ function sentence (text) {
 export default {
   file: 'docs/command-line.md',
   async render () {
-    const commands = createProgram(nowhere).commands.map(section)
+    const commands = createProgram(nowhere).commands.flatMap(leaves).map(section)
     return (await readFile(template, 'utf8')).replace(placeholder, () => commands.join('\n\n'))
   }
 }

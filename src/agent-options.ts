@@ -2,6 +2,7 @@
  * What may be said of an agent, said once: fleet.yaml's `agents` entries and the registration API's body share these schemas.
  * Each concern's fields are functions of the duration form, since a registration may also write bare numbers of seconds.
  */
+import { readHeaders, type AgentHeaders } from './agent-headers.ts'
 import { settingProblems } from './agent-rules.ts'
 import { InvalidRegistrationError } from './errors.ts'
 import { canonicalHost } from './fleet/address.ts'
@@ -9,7 +10,8 @@ import type { AgentPolicy } from './fleet/agent.ts'
 import { balancerPolicies, type BalancerPolicy } from './fleet/balancers.ts'
 import { hashOnPattern } from './fleet/rendezvous.ts'
 import type { AgentDefinition, InstanceDefinition, Registration } from './fleet/registry.ts'
-import { Duration, DurationOrSeconds, Size, Type, type Static, type StaticDecode } from './options.ts'
+import { Duration, DurationOrSeconds, OptionsError, Size, Type, type Static, type StaticDecode } from './options.ts'
+import type { ReadFile } from './token-file.ts'
 
 /** Names of agents and their aliases (CONTRACT: registration). */
 export const namePattern = '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'
@@ -182,7 +184,8 @@ export const FileAgentOptions = Type.Object({
   instances: Type.Optional(Type.Array(FileInstanceOptions, { maxItems: 1_000, description: 'Several instances, instead of `host` and `port`.' })),
   ...settingFields(Duration),
   rateLimit: Type.Optional(Type.Object(rateLimitFields, { ...strict, description: 'A bucket of its own for each client of this agent, by what is said here and otherwise by the gateway\'s limits.' })),
-  forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent, to instances that this file or an admin named.', whenLeftOut: false }))
+  forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent, to instances that this file or an admin named.', whenLeftOut: false })),
+  headers: Type.Optional(Type.Unsafe<AgentHeaders>({ type: 'object', writeOnly: true, examples: [{ Authorization: 'Bearer ${PLANNER_TOKEN}' }], description: 'Fields of the gateway\'s own in every request to the agent, such as credentials, in place of what the client sent under the same name; to instances that this file or an admin named. A value is a text or `{file: PATH}`, a file that is read at the start and with every reload.' }))
 }, strict)
 
 /** The body of `POST /registry/register`. What would hand secrets to the agent is fleet.yaml's alone. */
@@ -202,15 +205,34 @@ export type FileAgent = StaticDecode<typeof FileAgentOptions>
 /** The body of a registration, resolved. */
 export type RegistrationBody = StaticDecode<typeof RegistrationOptions>
 
-/** The agents that entries of fleet.yaml define; entries of one name are one agent. The entries have passed agentProblems(). */
-export function toAgentDefinitions (agents: readonly FileAgent[]): AgentDefinition[] {
+/**
+ * The agents that entries of fleet.yaml define; entries of one name are one agent. The entries have passed agentProblems().
+ * @param readFile for the files of `headers`
+ * @throws OptionsError with all of those that can't be read
+ */
+export function toAgentDefinitions (agents: readonly FileAgent[], readFile?: ReadFile): AgentDefinition[] {
   const byName = new Map<string, FileAgent[]>()
   for (const entry of agents) byName.set(entry.name, [...byName.get(entry.name) ?? [], entry])
+  const headers = headersByName(agents, readFile)
   return [...byName].map(([name, entries]) => ({
     name,
     ...entries.map(settingsOf).reduce(merged),
+    ...headers.get(name),
     instances: entries.flatMap(toInstances)
   }))
+}
+
+/** Entries of one name that have headers have the same. */
+function headersByName (agents: readonly FileAgent[], readFile: ReadFile | undefined): Map<string, Pick<AgentDefinition, 'headers'>> {
+  const byName = new Map<string, Pick<AgentDefinition, 'headers'>>()
+  const problems = []
+  for (const [index, { name, headers = {} }] of agents.entries()) {
+    const { fields, errors } = readHeaders(headers, `[${index}].headers`, readFile)
+    problems.push(...errors)
+    if (fields.length > 0) byName.set(name, { headers: fields })
+  }
+  if (problems.length > 0) throw new OptionsError('agents', problems)
+  return byName
 }
 
 /** Where both say something, they say the same: agentProblems() sees to that. */

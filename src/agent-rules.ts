@@ -3,6 +3,7 @@
  * Judges what is written, before defaults, so that each error points to the key or value that is wrong.
  */
 import { isDeepStrictEqual } from 'node:util'
+import { headerProblems } from './agent-headers.ts'
 import type { FileAgentInput } from './agent-options.ts'
 import { canonicalHost, hostProblem } from './fleet/address.ts'
 import { authorityOf } from './fleet/instance.ts'
@@ -70,10 +71,11 @@ export function agentProblems (agents: unknown, isSound: (path: string) => boole
 }
 
 function fieldProblems ({ path, agent }: Entry): OptionError[] {
-  const { host, port, instances } = agent
+  const { host, port, instances, headers } = agent
   const problems = settingProblems(agent).map(problem => ({ ...problem, path: `${path}.${problem.path}` }))
   if (instances === undefined && port === undefined) problems.push({ path: `${path}.port`, at: 'key', message: 'is required, unless there are instances' })
   if (instances !== undefined && (host !== undefined || port !== undefined)) problems.push({ path: `${path}.instances`, at: 'key', message: 'can not stand beside host and port' })
+  if (headers !== undefined) problems.push(...headerProblems(headers, `${path}.headers`))
   return problems
 }
 
@@ -102,7 +104,7 @@ function differences (entries: readonly Entry[]): OptionError[] {
   return problems
 }
 
-const plainSettings = ['metadata', 'retry', 'health', 'balancer', 'concurrency', 'paths', 'rateLimit', 'forwardAuthorization', 'preserveHost', 'rewriteLocation'] as const
+const plainSettings = ['metadata', 'retry', 'health', 'balancer', 'concurrency', 'paths', 'rateLimit', 'forwardAuthorization', 'headers', 'preserveHost', 'rewriteLocation'] as const
 
 /** The settings of an entry, those that can be said in two ways brought to one; `key` is the way that was used. */
 function settingsOf (agent: FileAgentInput): { setting: string, key: string, value: unknown }[] {

@@ -2,7 +2,7 @@
  * A configuration file as text and places: reads it, and says where in it something is wrong. What its keys mean is not known here.
  */
 import { readFile } from 'node:fs/promises'
-import { checkOptions, type OptionError, type TSchema } from './options.ts'
+import { checkOptions, OptionsError, type OptionError, type TSchema } from './options.ts'
 import { YamlError, parseYaml, positionOf, type Environment, type Positions, type YamlProblem } from './yaml.ts'
 
 /** One thing that is wrong. Without a file when the configuration was given in code; without line and column when the whole file is meant. */
@@ -103,6 +103,17 @@ export function locate (errors: readonly OptionError[], { file, positions }: Con
   })
   return [...variables.map(variable => ({ ...from, ...variable })), ...located]
     .sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
+}
+
+/** Runs what reads files that a section names. @throws {ConfigError} with the places, for an OptionsError */
+export function withPlaces<T> (section: string, source: ConfigSource | undefined, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (!(error instanceof OptionsError)) throw error
+    const errors = error.errors.map(({ path, ...problem }) => ({ ...problem, path: path === '' || path.startsWith('[') ? section + path : `${section}.${path}` }))
+    throw new ConfigError(locate(errors, source), { cause: error })
+  }
 }
 
 /** The errors of the schema. A duration needs its unit where the file wrote it; what was laid over it in code is milliseconds. */

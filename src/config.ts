@@ -11,10 +11,11 @@ import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/op
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
 import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
-import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
+import { FileAgentOptions, toAgentDefinitions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
-import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource } from './config-file.ts'
+import { ConfigError, locate, readYamlFile, schemaErrors, withPlaces, type ConfigSource } from './config-file.ts'
 import { sectionProblems } from './config-rules.ts'
+import type { AgentDefinition } from './fleet/registry.ts'
 import { Options, Type, parseOptions, type OptionError, type Static, type StaticDecode } from './options.ts'
 import { ServerOptions } from './server-options.ts'
 import type { Environment, YamlProblem } from './yaml.ts'
@@ -96,6 +97,15 @@ export async function readConfigFile (file: string, env: Environment = {}): Prom
 export async function loadConfig (file: string, env: Environment = {}): Promise<FleetConfig> {
   const { value, ...source } = await readConfigFile(file, env)
   return parseConfig(value, source)
+}
+
+/**
+ * The agents of a configuration; the files that their headers name are read.
+ * @param source where the configuration was read from, so that errors name line and column
+ * @throws {ConfigError} with every file that can't be read
+ */
+export function agentDefinitions ({ agents }: Pick<FleetConfig, 'agents'>, source?: ConfigSource): AgentDefinition[] {
+  return withPlaces('agents', source, () => toAgentDefinitions(agents))
 }
 
 /** What `base` says, and where `overrides` says something about the same key, that. Lists are replaced as a whole. */

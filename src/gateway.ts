@@ -21,10 +21,11 @@ import rateLimit from '../plugins/rate-limit/index.ts'
 import registry from '../plugins/registry/index.ts'
 import stats from '../plugins/stats/index.ts'
 import upstream from '../plugins/upstream/index.ts'
-import { toAgentDefinitions } from './agent-options.ts'
 import { systemClock, type Clock } from './clock.ts'
-import { mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from './config.ts'
+import { agentDefinitions, mergeConfig, parseConfig, readConfigFile, stateDirOf, type ConfigSource, type FleetConfig, type FleetConfigInput } from './config.ts'
+import { withPlaces } from './config-file.ts'
 import type { Balancer } from './fleet/balancer.ts'
+import type { AgentDefinition } from './fleet/registry.ts'
 import { createLookupOf } from './guarded-lookup.ts'
 import { mountPath } from './mount-path.ts'
 import { serverOptions } from './server.ts'
@@ -54,6 +55,9 @@ export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> 
 interface Loaded {
   readonly input: FleetConfigInput
   readonly config: FleetConfig
+  /** With the files read that their headers name. */
+  readonly agents: readonly AgentDefinition[]
+  readonly source: ConfigSource | undefined
 }
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
@@ -66,7 +70,9 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   async function load (): Promise<Loaded> {
     const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
     const input = withFallbackSecret(mergeConfig(fromFile?.value ?? {}, overrides), fallbackSecret)
-    return { input, config: parseConfig(input, fromFile && { file: fromFile.file, positions: fromFile.positions }) }
+    const source = fromFile && { file: fromFile.file, positions: fromFile.positions }
+    const config = parseConfig(input, source)
+    return { input, config, agents: agentDefinitions(config, source), source }
   }
 
   const { input, config } = await load()
@@ -87,8 +93,8 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     load: async () => {
       const loaded = await load()
       // Key files are read before anything is changed: one that is missing must leave all as it is.
-      const useKeys = gateway.auth.prepare({ ...loaded.input.auth })
-      return { agents: toAgentDefinitions(loaded.config.agents), config: { ...loaded, useKeys } }
+      const useKeys = withPlaces('auth', loaded.source, () => gateway.auth.prepare({ ...loaded.input.auth }))
+      return { agents: loaded.agents, config: { ...loaded, useKeys } }
     },
     ...(file !== undefined && { file })
   })

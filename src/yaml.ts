@@ -280,6 +280,13 @@ function place (root: Node, locate: (offset: number) => Position, env: Environme
   return { value: at(root, []), positions, problems: [...problems.values()] }
 }
 
+const unsetVariable = 'the environment variable'
+
+/** Whether all that is wrong is that a variable is not set here; elsewhere it may be. */
+export function isUnsetVariable ({ message }: YamlProblem): boolean {
+  return message.startsWith(`${unsetVariable} `)
+}
+
 /** `$${`, a well-formed reference, or the start of an ill-formed one. */
 const reference = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{/g
 
@@ -293,7 +300,7 @@ function substitute (value: string, env: Environment): { text: string, message?:
       return match
     }
     const found = Object.hasOwn(env, name) ? env[name] : undefined
-    if (found === undefined && fallback === undefined) message ??= `the environment variable ${name} is not set`
+    if (found === undefined && fallback === undefined) message ??= `${unsetVariable} ${name} is not set`
     return fallback === undefined ? found ?? '' : found || fallback
   })
   return message === undefined ? { text } : { text, message }

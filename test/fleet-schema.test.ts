@@ -237,6 +237,8 @@ const rulesOfTheProgramAlone: [rule: string, text: string][] = [
   ['entries of one agent agree on its settings', 'agents:\n  - {name: a, port: 1, timeout: 1s}\n  - {name: a, port: 2, timeout: 2s}'],
   ['aliases and friendly_names are the same', 'agents:\n  - {name: a, port: 1, aliases: [x], friendly_names: [y]}'],
   ['a key has an id of its own', 'auth:\n  keys:\n    - {id: a, scopes: [read], tokenFile: f}\n    - {id: a, scopes: [read], tokenFile: g}'],
+  ['a header of an agent is no field of the connection', 'agents:\n  - {name: a, port: 1, headers: {Host: x}}'],
+  ['a header of an agent has one line of text, or a file with it', 'agents:\n  - {name: a, port: 1, headers: {X-Key: 1}}'],
   ['no cookies for everybody', 'cors: {credentials: true}'],
   ['a host is a bare name or address', 'agents:\n  - {name: a, host: "http://h", port: 1}'],
   ['a host is a bare name or address, of an instance', 'agents:\n  - {name: a, instances: [{host: "h:80", port: 1}]}'],
@@ -280,7 +282,8 @@ const programsOwn: [settings: RegExp, message: RegExp][] = [
   [/^registry\.allowedHosts/, /must be (?:a host name, a suffix|a valid CIDR)/],
   [/^cors\.credentials/, /can not be true with origin/],
   [/^server\.drain|maxAge|[tT]imeout|interval/, /must be a duration/],
-  [/^server\.bodyLimit|maxBodyBytes/, /must be a size/]
+  [/^server\.bodyLimit|maxBodyBytes/, /must be a size/],
+  [/^agents\[\]\.headers$/, /headers\.\S+ must be a text/]
 ]
 
 /** The paths of all settings, and of the entries of those that are lists. */

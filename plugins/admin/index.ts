@@ -66,10 +66,13 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const registration = readRegistration(request.body)
     if (!mayTouch(request.principal, registration.name)) throw new ForbiddenError(`This key may not register "${registration.name}"`)
     const { name } = registration
+    const taken = registration.aliases?.find(alias => isOthers(request, alias))
+    if (taken !== undefined) throw new ForbiddenError(`This key may not take the name "${taken}"`)
     const known = registry.find(name)
     const trusted = hasScope(request.principal ?? anyone, 'admin')
-    if (known?.policy.forwardAuthorization && !trusted) {
-      throw new ForbiddenError(`"${name}" is given the clients' tokens, so only a key with the scope admin may register instances of it`)
+    if (!trusted && (known?.policy.forwardAuthorization === true || known?.headers !== undefined)) {
+      const given = known.headers === undefined ? 'the clients\' tokens' : 'credentials of the gateway'
+      throw new ForbiddenError(`"${name}" is given ${given}, so only a key with the scope admin may register instances of it`)
     }
     const { created, instance, undo } = registry.register({ ...registration, trusted })
     try {
@@ -84,15 +87,15 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   })
 
   fastify.put<{ Params: InstanceParams }>('/registry/:name/instances/:id', changing, async request => {
-    const { name, id } = request.params
-    const instance = registry.heartbeat(name, id)
+    const { id } = request.params
+    const instance = registry.heartbeat(ownAgent(request), id)
     return { message: `renewed ${id}`, name: instance.agent, instance: instanceView(instance), lease: instance.lease && leaseView(instance.lease) }
   })
 
   fastify.delete<{ Params: NameParams, Querystring: { host?: string, port?: string, drain?: string } }>('/registry/:name', changing, async request => {
-    const { name } = request.params
     const { host, port, drain } = request.query
     if (drain !== undefined) throw new BadRequestError('Instances are drained one by one: DELETE /registry/{name}/instances/{id}?drain=true')
+    const name = ownAgent(request)
     if (host === undefined && port === undefined) {
       const removed = registry.removeAgent(name)
       return deregistered(removed.name, removed.inFile)
@@ -101,15 +104,28 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   })
 
   fastify.delete<{ Params: InstanceParams, Querystring: { drain?: string } }>('/registry/:name/instances/:id', changing, async request => {
-    const { name, id } = request.params
+    const { id } = request.params
     const { drain = 'false' } = request.query
     if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
+    const name = ownAgent(request)
     if (drain === 'false') return removeInstance(name, id)
     const instance = registry.drain(name, id)
     reconsider(instance.agent)
     removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
+
+  /** The agent in the path. Its names may have changed hands since auth looked, while the body of the request was awaited. */
+  function ownAgent ({ params, principal }: FastifyRequest<{ Params: NameParams }>): string {
+    const { name } = registry.get(params.name)
+    if (!mayTouch(principal, name)) throw new ForbiddenError('This key is not for that agent')
+    return name
+  }
+
+  /** Whether the name is an agent's that other keys are for, so that this one must not lead its clients elsewhere. */
+  function isOthers ({ principal }: FastifyRequest, name: string): boolean {
+    return fastify.hasDecorator('auth') && principal !== null && fastify.auth.isOthers(name, principal)
+  }
 
   /** Who waits for a place at the agent may have one now, or nobody to wait for: a drain that begins or ends is no change of the registry. */
   function reconsider (name: string): void {

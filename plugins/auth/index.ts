@@ -39,9 +39,12 @@ export interface Auth {
   reconfigure (settings: AuthSettings): void
   /**
    * As reconfigure(), in two steps: everything that can fail (files that can't be read) fails here, and what is returned applies it.
+   * An empty list of `keys` and no secret locks everybody out: the last key was revoked, and must not go on opening the gateway.
    * @throws OptionsError
    */
   prepare (settings: AuthSettings): () => void
+  /** Whether the agent is given by name to other keys and not to this principal, who so must not take the name, not even as an alias. */
+  isOthers (agentName: string, principal: Principal): boolean
 }
 
 declare module 'fastify' {
@@ -74,10 +77,10 @@ interface Opened {
   readonly principal: Principal
 }
 
-function createState ({ allowedHosts, allowedOrigins, ...data }: AuthSettings, former: BrowserGuardOptions): State {
+function createState ({ allowedHosts, allowedOrigins, ...data }: AuthSettings, former: BrowserGuardOptions, mayBeEmpty = false): State {
   const options = parseOptions(AuthOptions, data, 'auth')
   const trust = { ...former, ...(allowedHosts && { allowedHosts }), ...(allowedOrigins && { allowedOrigins }) }
-  return { keyring: options.enabled ? new Keyring(options) : null, browserGuard: createBrowserGuard(trust), trust }
+  return { keyring: options.enabled ? new Keyring(options, mayBeEmpty) : null, browserGuard: createBrowserGuard(trust), trust }
 }
 
 const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) => {
@@ -131,8 +134,12 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
   }
 
   function prepare (next: AuthSettings): () => void {
-    const prepared = createState(next, state.trust)
-    return () => { state = prepared }
+    const prepared = createState(next, state.trust, next.keys !== undefined)
+    return () => {
+      const wasOpen = state.keyring?.isEmpty !== true
+      state = prepared
+      if (wasOpen && state.keyring?.isEmpty === true) fastify.log.warn('There is no secret and no key any more: nobody is let in until there is one')
+    }
   }
 
   fastify.decorateRequest('principal', null)
@@ -140,7 +147,8 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
   fastify.decorate('auth', {
     get enabled () { return state.keyring !== null },
     prepare,
-    reconfigure: next => prepare(next)()
+    reconfigure: next => prepare(next)(),
+    isOthers: (agentName, principal) => state.keyring?.isOthers(agentName, principal) === true
   })
   /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
   function isRecognised (request: FastifyRequest, keyring: Keyring): boolean {

@@ -3,10 +3,9 @@
  * key matches, or none.
  */
 import { hash, timingSafeEqual } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { OptionsError, type OptionError } from '../../src/options.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
-import { tokenIn, type ReadFile } from '../../src/token-file.ts'
+import { readSmallFile, tokenIn, type ReadFile } from '../../src/token-file.ts'
 import type { AuthOptions, KeyOptions } from './options.ts'
 
 interface Entry {
@@ -18,10 +17,11 @@ export class Keyring {
   readonly #entries: readonly Entry[]
 
   /**
+   * @param mayBeEmpty no secret and no key is no mistake: nobody is let in
    * @param readFile for `secretFile` and `tokenFile`
    * @throws OptionsError naming every option that is missing, unreadable or ambiguous
    */
-  constructor (options: AuthOptions, readFile: ReadFile = path => readFileSync(path, 'utf8')) {
+  constructor (options: AuthOptions, mayBeEmpty = false, readFile: ReadFile = readSmallFile) {
     const errors: OptionError[] = []
     const entries: Entry[] = []
     const places = new Map<string, string>()
@@ -55,11 +55,21 @@ export class Keyring {
       else if (tokenFile !== undefined) addToken(`${path}.tokenFile`, () => tokenIn(tokenFile, readFile), principal)
       else add(`${path}.tokenSha256`, Buffer.from(tokenSha256!, 'hex'), principal)
     }
-    if (entries.length === 0 && errors.length === 0) {
+    if (entries.length === 0 && errors.length === 0 && !mayBeEmpty) {
       errors.push({ path: '', message: 'needs a secret, a secretFile or keys while it is enabled', at: 'key' })
     }
     if (errors.length > 0) throw new OptionsError('auth', errors)
     this.#entries = entries
+  }
+
+  get isEmpty (): boolean {
+    return this.#entries.length === 0
+  }
+
+  /** Whether a key is limited to agents of which this is one, and the principal to others. */
+  isOthers (name: string, { agents }: Principal): boolean {
+    if (agents === '*' || agents.includes(name)) return false
+    return this.#entries.some(({ principal }) => principal.agents !== '*' && principal.agents.includes(name))
   }
 
   /** Who the token belongs to, or null. Takes the same time whichever it is. */

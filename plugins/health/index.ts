@@ -13,7 +13,7 @@ import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from 
 import { parseOptions, type Static } from '../../src/options.ts'
 import { HealthOptions } from './options.ts'
 import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
-import { askHttp, createProbe, type HttpReport, type Probe } from './probe.ts'
+import { askHttp, createProbe, type HeadersOf, type HttpReport, type Probe } from './probe.ts'
 import { Prober } from './prober.ts'
 import { healthRoutes } from './routes.ts'
 
@@ -70,8 +70,10 @@ function attemptReason ({ outcome, status }: Attempt): string {
 }
 
 const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, opts) => {
-  const { clock = systemClock, lookupOf = createLookupOf(undefined), probe = createProbe(clock, lookupOf), random = Math.random, ...data } = opts
   const { registry, upstream } = fastify
+  /** An agent that wants credentials would answer 401 without them; who placed the instance must be trusted with them, as for requests. */
+  const headersOf: HeadersOf = ({ agent, trusted }) => trusted ? registry.find(agent)?.headers : undefined
+  const { clock = systemClock, lookupOf = createLookupOf(undefined), probe = createProbe(clock, lookupOf, headersOf), random = Math.random, ...data } = opts
 
   function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
     const level = change === 'up' || change === 'restored' ? 'info' : 'warn'
@@ -96,7 +98,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     const { path, timeout } = prober.settingsOf(instance)
     const asked = path ?? '/'
     const startMark = performance.now()
-    const report = await askHttp(clock, instance, lookupOf(instance), { path: asked, timeoutMs: Math.min(timeout, longestCheckMs), signal: closing.signal, headOnly: true })
+    const report = await askHttp(clock, instance, lookupOf(instance), { path: asked, headers: headersOf(instance), timeoutMs: Math.min(timeout, longestCheckMs), signal: closing.signal, headOnly: true })
     const latencyMs = Math.round((performance.now() - startMark) * 10) / 10
     // Where nobody said which path tells its health, an answer of whatever status shows that the agent is there.
     return { ...report, outcome: path === undefined && report.status !== null ? 'ok' : report.outcome, path: asked, latencyMs }

@@ -18,11 +18,14 @@ const maxBodyBytes = 64 * 1024
 /** Nor is what takes longer, such as an event stream: the head has decided, and the verdict must not wait for the timeout. */
 const maxBodyMs = 500
 
+/** What the gateway's own requests to an instance carry, a flat list of names and values; undefined for nothing. */
+export type HeadersOf = (instance: Instance) => readonly string[] | undefined
+
 /** The probe that opens real connections. TLS certificates are verified. */
-export function createProbe (clock: Clock, lookupOf: LookupOf): Probe {
+export function createProbe (clock: Clock, lookupOf: LookupOf, headersOf: HeadersOf = () => undefined): Probe {
   return (instance, { path, timeout }, signal) => path === undefined
     ? probeTcp(clock, instance, lookupOf(instance), timeout, signal)
-    : askHttp(clock, instance, lookupOf(instance), { path, timeoutMs: timeout, signal }).then(({ outcome }) => outcome)
+    : askHttp(clock, instance, lookupOf(instance), { path, headers: headersOf(instance), timeoutMs: timeout, signal }).then(({ outcome }) => outcome)
 }
 
 function probeTcp (clock: Clock, { host, port }: Instance, lookup: LookupFunction | undefined, timeoutMs: number, signal: AbortSignal): Promise<ProbeOutcome> {
@@ -63,6 +66,7 @@ export interface HttpReport {
 /** How to ask. */
 export interface Question {
   readonly path: string
+  readonly headers?: readonly string[] | undefined
   readonly timeoutMs: number
   /** Ends it, with whatever outcome. */
   readonly signal: AbortSignal
@@ -71,14 +75,15 @@ export interface Question {
 }
 
 /** One HTTP GET on a connection of its own. */
-export function askHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, { path, timeoutMs, signal, headOnly = false }: Question): Promise<HttpReport> {
+export function askHttp (clock: Clock, { protocol, host, port }: Instance, lookup: LookupFunction | undefined, { path, headers: own = [], timeoutMs, signal, headOnly = false }: Question): Promise<HttpReport> {
   return new Promise(resolve => {
     let outcome: ProbeOutcome | null = null
     let status: number | null = null
     let cause: string | null = null
     let connected = false
     const { request } = protocol === 'https' ? https : http
-    const headers = { 'user-agent': 'fleet-gateway-health', accept: '*/*', connection: 'close' }
+    const headers: Record<string, string> = { 'user-agent': 'fleet-gateway-health', accept: '*/*', connection: 'close' }
+    for (let index = 0; index < own.length; index += 2) headers[own[index]!.toLowerCase()] = own[index + 1]!
     const probe = request({ host, port, path, headers, agent: false, signal, ...(lookup && { lookup }) })
     let cancelBody = () => {}
     const cancelTimeout = clock.after(timeoutMs, () => {

@@ -16,7 +16,8 @@ import { AttemptHandler, type AttemptOwner } from './attempt-handler.ts'
 import { ClientResponse } from './client-response.ts'
 import { failureOf } from './failures.ts'
 import { nominatedFields } from './field-names.ts'
-import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
+import { answerHead, dropsAuthorization, ownFieldsFor, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
+import { withoutOwn, type OwnFields } from './own-fields.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
 import { arrivedBody, bufferedBody, collectBody, noBody, StreamedBody, type RequestBody } from './request-body.ts'
 import { requestHead } from './request-head.ts'
@@ -40,6 +41,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   #rules: RetryRules | null = null
   #fields: string[] | null = null
   #fieldsWithout = false
+  #fieldsOwn: OwnFields | null = null
   #body: RequestBody = noBody
   #current: AttemptHandler | null = null
   /** Of the answer: which fields are the hop's by its `Connection`. */
@@ -95,7 +97,10 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
         this.#context.onStreamed(chunkLength)
         if (this.#current !== null) this.#context.upstream.progress(this.#current.attempt, true)
       },
-      trailers: () => trailerFields(this.#request.rawTrailers, this.#context.names, nominatedFields(headers.connection)),
+      trailers: () => {
+        const trailers = trailerFields(this.#request.rawTrailers, this.#context.names, nominatedFields(headers.connection))
+        return policy.own === null ? trailers : withoutOwn(trailers, policy.own)
+      },
       onTooLarge: () => this.#fail(this.#tooLarge())
     })
     this.#placing.take() // nothing is read before there is a place
@@ -226,9 +231,11 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   #fieldsFor (instance: Instance): string[] {
     const { policy, prefix } = this.#target
     const dropAuthorization = dropsAuthorization(this.#target, instance)
-    if (this.#fields === null || this.#fieldsWithout !== dropAuthorization) {
-      this.#fields = requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, prefix }, this.#context)
+    const own = ownFieldsFor(this.#target, instance)
+    if (this.#fields === null || this.#fieldsWithout !== dropAuthorization || this.#fieldsOwn !== own) {
+      this.#fields = requestHead(this.#request, this.#facts, { dropAuthorization, preserveHost: policy.preserveHost, own, prefix }, this.#context)
       this.#fieldsWithout = dropAuthorization
+      this.#fieldsOwn = own
     }
     return this.#fields
   }

@@ -9,6 +9,7 @@ import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import type { Connections } from './connections.ts'
+import type { OwnFields } from './own-fields.ts'
 import type { ForwardPolicy } from './policy.ts'
 import type { RequestHeadContext } from './request-head.ts'
 import { responseHead, type ResponseHead, type ResponseHeadSettings } from './response-head.ts'
@@ -54,6 +55,11 @@ export interface ForwardTarget {
 /** Whether the client's `Authorization` stays behind. What is not trusted gets no tokens, whoever else of the agent does. */
 export function dropsAuthorization ({ authorizationIsGateways, policy }: ForwardTarget, instance: Instance): boolean {
   return authorizationIsGateways && !(policy.forwardAuthorization && instance.trusted)
+}
+
+/** What the gateway adds of its own: credentials are for instances that fleet.yaml or an admin named. */
+export function ownFieldsFor ({ policy }: ForwardTarget, instance: Instance): OwnFields | null {
+  return policy.own !== null && instance.trusted ? policy.own : null
 }
 
 /**

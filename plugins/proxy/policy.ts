@@ -4,6 +4,7 @@
  */
 import type { Agent, Timeouts } from '../../src/fleet/agent.ts'
 import type { PathsOptions, RetryOptions, TimeoutsOptions } from './options.ts'
+import { ownFields, type OwnFields } from './own-fields.ts'
 
 /** Durations in milliseconds, sizes in bytes. */
 export interface ForwardPolicy {
@@ -18,6 +19,8 @@ export interface ForwardPolicy {
   readonly forwardAuthorization: boolean
   readonly preserveHost: boolean
   readonly rewriteLocation: boolean
+  /** Fields of the gateway's own; null for none. */
+  readonly own: OwnFields | null
 }
 
 export interface PolicyTable {
@@ -79,7 +82,7 @@ function limitsOf ({ connect, response, idle, total }: Timeouts, otherwise: Limi
   }
 }
 
-function policyOf ({ policy: own }: Agent, { timeouts, retry }: ForwardDefaults): ForwardPolicy {
+function policyOf ({ policy: own, headers }: Agent, { timeouts, retry }: ForwardDefaults): ForwardPolicy {
   const statuses = own.retry?.statuses ?? retry.statuses
   const chosen = statuses && new Set(statuses)
   const { connect: connectTimeoutMs, response: responseTimeoutMs, idle: idleTimeoutMs, total: totalTimeoutMs = null } = timeouts
@@ -90,6 +93,7 @@ function policyOf ({ policy: own }: Agent, { timeouts, retry }: ForwardDefaults)
     isRetryStatus: status => status >= 500 && (chosen ? chosen.has(status) : !hopelessStatuses.has(status)),
     forwardAuthorization: own.forwardAuthorization ?? false,
     preserveHost: own.preserveHost ?? false,
-    rewriteLocation: own.rewriteLocation ?? true
+    rewriteLocation: own.rewriteLocation ?? true,
+    own: ownFields(headers)
   }
 }

@@ -7,6 +7,7 @@ import type { RequestFacts } from '../facts/index.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 import { requestAuthority } from '../../src/request-target.ts'
 import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
+import { withOwn, type OwnFields } from './own-fields.ts'
 import { withoutTokenProtocol } from './token-protocol.ts'
 import { isTraceparent, type TraceStarter } from './trace-context.ts'
 
@@ -23,6 +24,8 @@ export interface RequestHeadSettings {
   /** Leave the client's `Authorization` out: it is the gateway's. */
   readonly dropAuthorization: boolean
   readonly preserveHost: boolean
+  /** The gateway's own fields for the agent; null when there are none, or the instance is not to have them. */
+  readonly own: OwnFields | null
   /** Where the agent's `/` is for the client: `/api/planner`. */
   readonly prefix: string
 }
@@ -71,7 +74,7 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
   addForwarding(fields, raw, facts, settings.prefix)
   fields.push('Via', `${raw.httpVersion} ${viaPseudonym}`, 'X-Request-Id', facts.id)
   if (!continued) fields.push('traceparent', traces.start())
-  return fields
+  return settings.own === null ? fields : withOwn(fields, settings.own)
 }
 
 /** `X-Forwarded-*` and `Forwarded` (RFC 7239): appended to what a trusted proxy said, in place of what anybody else did. */

@@ -12,7 +12,7 @@ import { authorityOf, type Instance } from '../../src/fleet/instance.ts'
 import { toFleetError } from '../../src/problem.ts'
 import { ClientResponse, sendableReason } from './client-response.ts'
 import { failureOf } from './failures.ts'
-import { answerHead, dropsAuthorization, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
+import { answerHead, dropsAuthorization, ownFieldsFor, type EndableStream, type ForwardContext, type ForwardTarget } from './forward-context.ts'
 import { shakeHands, type HandshakeOwner } from './handshake.ts'
 import { flushHead } from './node-response.ts'
 import { Placing, type PlacingOwner } from './placing.ts'
@@ -161,7 +161,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
 
   #fieldsFor (instance: Instance): string[] {
     const { prefix, policy } = this.#target
-    const fields = requestHead(this.#request, this.#facts, { dropAuthorization: dropsAuthorization(this.#target, instance), preserveHost: policy.preserveHost, prefix }, this.#context)
+    const fields = requestHead(this.#request, this.#facts, { dropAuthorization: dropsAuthorization(this.#target, instance), preserveHost: policy.preserveHost, own: ownFieldsFor(this.#target, instance), prefix }, this.#context)
     if (!policy.preserveHost) fields.unshift('Host', authorityOf(instance.host, instance.port))
     fields.push('Connection', 'Upgrade', 'Upgrade', 'websocket')
     return fields

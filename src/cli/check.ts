@@ -3,7 +3,7 @@
  */
 import { Command } from 'commander'
 import { locate, readText } from '../config-file.ts'
-import { ConfigError, parseConfig, readConfigFile, type ConfigProblem, type ConfigSource, type FleetConfig } from '../config.ts'
+import { agentDefinitions, ConfigError, parseConfig, readConfigFile, type ConfigProblem, type ConfigSource, type FleetConfig } from '../config.ts'
 import type { OptionError } from '../options.ts'
 import { tokenIn } from '../token-file.ts'
 import { fleetOf, jsonOption, withExamples } from './command.ts'
@@ -53,7 +53,7 @@ async function examine (file: string, { env, self }: CommandIo): Promise<{ probl
     if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
-    return { config, problems: badTokenFiles(config, source) }
+    return { config, problems: [...badTokenFiles(config, source), ...badHeaderFiles(config, source)] }
   } catch (error) {
     if (error instanceof ConfigError) return { problems: error.problems }
     throw error
@@ -74,4 +74,15 @@ function badTokenFiles ({ auth }: FleetConfig, source: ConfigSource): ConfigProb
     }
   }
   return locate(errors, source)
+}
+
+/** So are those with headers for agents. */
+function badHeaderFiles (config: FleetConfig, source: ConfigSource): readonly ConfigProblem[] {
+  try {
+    agentDefinitions(config, source)
+    return []
+  } catch (error) {
+    if (error instanceof ConfigError) return error.problems
+    throw error
+  }
 }

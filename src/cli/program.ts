@@ -8,6 +8,7 @@ import { checkCommand } from './check.ts'
 import { deregisterCommand } from './deregister.ts'
 import { healthCommand } from './health.ts'
 import { colorsFor, CommandError, exitCodes, onlyColours, plain, say, type CommandIo } from './io.ts'
+import { keyCommand } from './key.ts'
 import { onboardCommand } from './onboard.ts'
 import { packageVersion } from './package.ts'
 import { registerCommand } from './register.ts'
@@ -18,7 +19,7 @@ import { statsCommand } from './stats.ts'
 import { testCommand } from './test.ts'
 
 /** In the order in which somebody new needs them. */
-const commands = [serveCommand, onboardCommand, checkCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
+const commands = [serveCommand, onboardCommand, checkCommand, keyCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
 
 /** The whole program, for parsing and for the documents. */
 export function createProgram (io: CommandIo): Command {
@@ -30,10 +31,10 @@ export function createProgram (io: CommandIo): Command {
 Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
 Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_URL (gateway of the other commands), NO_COLOR.`)
   for (const create of commands) program.addCommand(create(io))
-  for (const command of [program, ...program.commands]) {
+  for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)]) {
     command
       .exitOverride()
-      .showHelpAfterError(`("${['fleet-gateway', command === program ? '' : command.name()].filter(name => name !== '').join(' ')} --help" tells more)`)
+      .showHelpAfterError(`("${pathOf(command)} --help" tells more)`)
       .configureOutput({
         writeOut: text => io.stdout.write(onlyColours(text)),
         writeErr: text => io.stderr.write(onlyColours(text)),
@@ -46,6 +47,11 @@ Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (li
       .configureHelp({ styleTitle: title => colorsFor(io.stdout, io.env).bold(title), sortOptions: false })
   }
   return program
+}
+
+/** `fleet-gateway key new`. */
+function pathOf (command: Command): string {
+  return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
 }
 
 /** A misspelt `--secert=TOKEN` is no reason to print the token. */

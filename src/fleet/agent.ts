@@ -37,6 +37,8 @@ export interface Agent {
   readonly aliases: readonly string[]
   readonly metadata: Readonly<Record<string, unknown>>
   readonly policy: AgentPolicy
+  /** Secrets: what the gateway's requests to the agent carry of its own, a flat list of names and values. Not in `policy`, which is shown and kept. */
+  readonly headers?: readonly string[]
   readonly instances: readonly Instance[]
   /** Written by the balancer alone; survives a reload. */
   readonly rotation: Rotation

@@ -18,6 +18,8 @@ export interface AgentDefinition {
   readonly aliases?: readonly string[]
   readonly metadata?: Readonly<Record<string, unknown>>
   readonly policy?: AgentPolicy
+  /** Fields of the gateway's own, flat; fleet.yaml's alone. */
+  readonly headers?: readonly string[]
   readonly instances: readonly InstanceDefinition[]
 }
 
@@ -45,5 +47,5 @@ export interface SavedInstance extends InstanceDefinition {
 /** What the registration API added, in a form that JSON can hold. */
 export interface RegistryState {
   readonly version: 1
-  readonly agents: readonly (Omit<AgentDefinition, 'instances'> & { readonly instances: readonly SavedInstance[] })[]
+  readonly agents: readonly (Omit<AgentDefinition, 'instances' | 'headers'> & { readonly instances: readonly SavedInstance[] })[]
 }

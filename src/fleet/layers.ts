@@ -15,6 +15,8 @@ export interface Layer<I extends InstanceDefinition> {
   aliases?: readonly string[]
   metadata?: Readonly<Record<string, unknown>>
   policy?: AgentPolicy
+  /** The file's alone. */
+  headers?: readonly string[]
   instances: Map<string, I>
 }
 
@@ -61,6 +63,7 @@ export function mergeLayers (entry: Entry, now: number): Agent {
     aliases: api.aliases ?? file?.aliases ?? [],
     metadata: api.metadata ?? file?.metadata ?? {},
     policy: { ...file?.policy, ...api.policy },
+    ...(file?.headers && { headers: file.headers }),
     instances,
     rotation: entry.rotation
   }
@@ -182,11 +185,12 @@ export function restoreSettings (api: Layer<InstanceDefinition>, before: LayerAt
 
 /** What the file says of an agent. */
 export function toLayer (definition: AgentDefinition): Layer<InstanceDefinition> {
-  return { ...settingsOf({ ...definition, instances: new Map() }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }
+  const { headers } = definition
+  return { ...settingsOf({ ...definition, instances: new Map() }), ...(headers && { headers }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }
 }
 
-/** Whether the file says the same once more. */
+/** Whether the file says the same once more. Other credentials are no reason to forget what was registered. */
 export function sameLayer (a: Layer<InstanceDefinition>, b: Layer<InstanceDefinition>): boolean {
-  const text = ({ instances, ...settings }: Layer<InstanceDefinition>) => JSON.stringify([settings, [...instances]])
+  const text = ({ instances, headers: _, ...settings }: Layer<InstanceDefinition>) => JSON.stringify([settings, [...instances]])
   return text(a) === text(b)
 }

@@ -95,7 +95,7 @@ t.test('stats: totals and a line per agent', async t => {
   const { ask, json, gateway } = await fleet(t, { agents: [agentAt('planner', agent)] })
   for (let count = 0; count < 3; count++) await (await fetch(`${gateway.origin}/api/planner/x`, { headers: { authorization: `Bearer ${secret}` } })).text()
 
-  t.match(await ask('stats'), { code: 0, stdout: /^\d+ requests in 0 s, 3 of them to agents, 0 errors, \d in flight\n\nAGENT +REQUESTS +ERRORS +RETRIES[^\n]*\nplanner +3 +0 +0 +0 +[\d.]+ / })
+  t.match(await ask('stats'), { code: 0, stdout: /^\d+ requests in \d+ s, 3 of them to agents, 0 errors, \d in flight\n\nAGENT +REQUESTS +ERRORS +RETRIES[^\n]*\nplanner +3 +0 +0 +0 +[\d.]+ / })
   t.match(await json('stats'), { total_proxied: 3, agents: { planner: { requests: 3 } } })
 })
 

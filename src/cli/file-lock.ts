@@ -1,0 +1,34 @@
+/**
+ * One at a time, of processes that read a file, change it and write it back: who is late must not undo what another has done meanwhile.
+ */
+import { open, rm, stat } from 'node:fs/promises'
+import { setTimeout as delay } from 'node:timers/promises'
+
+const waitMs = 25
+/** A change takes milliseconds. What is older was left by a process that died. */
+const staleMs = 10_000
+
+/** Runs the work while nobody else does who asks for the same file. Where no lock can be put down the work runs without one: nor can it write there. */
+export async function withFileLock<T> (file: string, work: () => Promise<T>): Promise<T> {
+  const lock = `${file}.lock`
+  const isOurs = await take(lock)
+  try {
+    return await work()
+  } finally {
+    if (isOurs) await rm(lock, { force: true })
+  }
+}
+
+async function take (lock: string): Promise<boolean> {
+  for (;;) {
+    try {
+      await (await open(lock, 'wx')).close()
+      return true
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') return false
+    }
+    const there = await stat(lock).catch(() => undefined)
+    if (there !== undefined && Date.now() - there.mtimeMs > staleMs) await rm(lock, { force: true })
+    else await delay(waitMs)
+  }
+}
