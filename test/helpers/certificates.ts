@@ -3,7 +3,8 @@
  * authority, so that what one issued is a stranger's to the other.
  */
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 
@@ -56,8 +57,15 @@ unique_subject = no
 commonName = supplied
 `
 
+/** @returns a folder that goes with the test; another one each time, unlike t.testdir() */
+function newFolder (t: Test): string {
+  const folder = mkdtempSync(join(tmpdir(), 'fleet-certificates-'))
+  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
+
 /** An authority of the test's own, with its folder. */
-export function certificates (t: Test, folder = t.testdir()): Authority {
+export function certificates (t: Test, folder = newFolder(t)): Authority {
   const file = (name: string) => join(folder, name)
   writeFileSync(file('index.txt'), '')
   writeFileSync(file('ca.cnf'), caConfig)
