@@ -7,7 +7,7 @@ import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
 
 /** What a setting that names a file is called, in `server.tls` and in the `tls` of an agent. */
-export type FileKey = 'certFile' | 'keyFile' | 'passphraseFile' | 'caFile'
+type FileKey = 'certFile' | 'keyFile' | 'passphraseFile' | 'caFile'
 
 /** One file that is no good. */
 export interface FileProblem {

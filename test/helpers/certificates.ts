@@ -19,7 +19,7 @@ export interface Issued {
   readonly key: string
 }
 
-export interface Wish {
+interface Wish {
   /** As subjectAltName has them. @default DNS:localhost and IP:127.0.0.1 */
   names?: string
   /** It ran out yesterday. */
