@@ -52,14 +52,14 @@ export async function findTarget ({ url, ca, secret, fleet = defaultFile }: Clie
   const address = givenUrl(url, env)
   const given = await givenToken(secret, env)
   // Who says both has no need of a file, and no word about it either.
-  const keys: (keyof FleetConfigInput)[] = [...address === undefined ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
+  const keys: (keyof FleetConfigInput)[] = [...address === undefined || address.url.startsWith('https:') ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
   const file = keys.length === 0 ? {} : await readForClient(fleet, keys, io)
   const token = given ?? await foundToken(file.auth, stateDirOf(file, fleet))
-  const trust = givenTrust(ca, env)
+  const { tls } = file.server ?? {}
+  const trust = { ...givenTrust(ca, env), ...(tls && { certFile: tls.certFile }) }
   if (address !== undefined) return { ...address, token, trust }
   const { host = defaultHost, port = defaultPort, from } = listenerOf({}, env, file)
-  const { tls } = file.server ?? {}
-  return { url: `${tls === undefined ? 'http' : 'https'}://${reachable(host)}:${port}`, urlFrom: from, token, trust: { ...trust, ...(tls && { certFile: tls.certFile }) } }
+  return { url: `${tls === undefined ? 'http' : 'https'}://${reachable(host)}:${port}`, urlFrom: from, token, trust }
 }
 
 function givenTrust (flag: string | undefined, { FLEET_CA_FILE }: CommandIo['env']): Trust {

@@ -72,14 +72,16 @@ t.test('serve speaks https and says so; the commands beside its file find and be
   const elsewhere = join(cwd, 'elsewhere')
   const url = `https://127.0.0.1:${port}`
 
-  const [beside, stranger, misnamed] = await Promise.all([
+  const [beside, byUrl, stranger, misnamed] = await Promise.all([
     command(cwd, ['health', '--json']),
+    command(cwd, ['health', '--url', url]),
     command(elsewhere, ['health', '--url', url]),
     command(elsewhere, ['health', '--url', url, '--ca', authority.caFile])
   ])
 
   t.match(said(), new RegExp(`try +curl ${url}/health\n`))
   t.match(beside, { code: 0, stdout: /"status": "healthy"/, stderr: '' })
+  t.match(byUrl, { code: 0, stdout: /^healthy/, stderr: '' }, 'as serve suggests it')
   t.match(stranger, { code: 1, stderr: /is not trusted: its certificate is from an unknown issuer[^]*--ca or FLEET_CA_FILE/ })
   t.match(misnamed, { code: 1, stderr: /is not trusted: its certificate is for another name: it names DNS:fleet\.example, and not 127\.0\.0\.1/ })
 })
