@@ -16,6 +16,7 @@ const rulesBetweenKeys = {
     else: { required: ['port'] },
     dependencies: { timeout: { properties: { timeouts: { type: 'object', properties: { response: false } } } } }
   },
+  'agents[].tls': { dependencies: { certFile: ['keyFile'], keyFile: ['certFile'], passphraseFile: ['keyFile'] } },
   'auth.keys[]': {
     anyOf: [{ required: ['token'] }, { required: ['tokenFile'] }, { required: ['tokenSha256'] }],
     dependencies: { token: { properties: { tokenFile: false, tokenSha256: false } }, tokenFile: { properties: { tokenSha256: false } } }

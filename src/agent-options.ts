@@ -86,7 +86,7 @@ export const healthRules = {
 
 /** How an agent is probed. */
 export const healthFields = (form: DurationForm) => ({
-  path: Type.Optional(Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', examples: ['/health'], description: 'Probe by HTTP GET of this path, where 2xx and 3xx are good; by opening a connection when left out.' })),
+  path: Type.Optional(Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', examples: ['/health'], description: 'Probe by HTTP GET of this path, where 2xx and 3xx are good; by opening a connection, with TLS where it speaks https, when left out.' })),
   interval: Type.Optional(form(healthRules.interval)),
   timeout: Type.Optional(form(healthRules.timeout)),
   unhealthyAfter: Type.Optional(Type.Integer(healthRules.unhealthyAfter)),
@@ -152,6 +152,20 @@ const instanceFields = {
 const Host = Type.String({ minLength: 1, maxLength: 253, description: 'A host name or an IP address.', whenLeftOut: leftOut.host })
 const Port = (description: string) => Type.Integer({ minimum: 1, maximum: 65_535, description })
 
+const serverNamePattern = '^(?![0-9.]+$)[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?$'
+
+const FileName = (description: string, example: string) => Type.String({ minLength: 1, examples: [example], description })
+
+/** Of fleet.yaml alone: files of the gateway's machine, and whom it believes, are the operator's. */
+const agentTlsFields = {
+  caFile: Type.Optional(FileName('Certificates of the authorities, in PEM form, that are believed instead of the system\'s.', '/etc/ssl/agents-ca.pem')),
+  certFile: Type.Optional(FileName('The gateway\'s client certificate in PEM form, with the chain behind it.', '/etc/ssl/gateway.pem')),
+  keyFile: Type.Optional(FileName('Its private key in PEM form.', '/etc/ssl/gateway.key')),
+  passphraseFile: Type.Optional(FileName('What the key is encrypted with, alone on one line.', '/run/secrets/gateway-passphrase')),
+  serverName: Type.Optional(Type.String({ pattern: serverNamePattern, errorMessage: 'must be a host name, and no address', examples: ['agents.internal'], description: 'The name that is asked for (SNI) and that the certificate must have; that of the instance\'s host when left out.' })),
+  verify: Type.Optional(Type.Boolean({ description: 'Whether the certificate is verified. Without that, whoever is on the way can read and change everything.', whenLeftOut: true }))
+}
+
 const settingFields = (form: DurationForm) => ({
   aliases: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, examples: [['encoder', 'enc']], description: 'Other names clients may use.' })),
   friendly_names: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'Another word for `aliases`.' })),
@@ -185,10 +199,11 @@ export const FileAgentOptions = Type.Object({
   ...settingFields(Duration),
   rateLimit: Type.Optional(Type.Object(rateLimitFields, { ...strict, description: 'A bucket of its own for each client of this agent, by what is said here and otherwise by the gateway\'s limits.' })),
   forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent, to instances that this file or an admin named.', whenLeftOut: false })),
-  headers: Type.Optional(Type.Unsafe<AgentHeaders>({ type: 'object', writeOnly: true, examples: [{ Authorization: 'Bearer ${PLANNER_TOKEN}' }], description: 'Fields of the gateway\'s own in every request to the agent, such as credentials, in place of what the client sent under the same name; to instances that this file or an admin named. A value is a text or `{file: PATH}`, a file that is read at the start and with every reload.' }))
+  headers: Type.Optional(Type.Unsafe<AgentHeaders>({ type: 'object', writeOnly: true, examples: [{ Authorization: 'Bearer ${PLANNER_TOKEN}' }], description: 'Fields of the gateway\'s own in every request to the agent, such as credentials, in place of what the client sent under the same name; to instances that this file or an admin named. A value is a text or `{file: PATH}`, a file that is read at the start and with every reload.' })),
+  tls: Type.Optional(Type.Object(agentTlsFields, { ...strict, description: 'How the gateway connects to those of its instances that speak https.' }))
 }, strict)
 
-/** The body of `POST /registry/register`. What would hand secrets to the agent is fleet.yaml's alone. */
+/** The body of `POST /registry/register`. What would hand secrets to the agent, or names files of this machine, is fleet.yaml's alone. */
 export const RegistrationOptions = Type.Object({
   name: Name('The agent\'s name.'),
   host: Type.Optional(Host),
@@ -289,6 +304,7 @@ function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
   const { timeout, retry, health, balancer, concurrency, paths, preserveHost, rewriteLocation } = entry
   const timeouts = timeout === undefined ? entry.timeouts : { ...entry.timeouts, response: timeout }
   const rateLimit = 'rateLimit' in entry ? entry.rateLimit : undefined
+  const tls = 'tls' in entry ? entry.tls : undefined
   const forwardAuthorization = 'forwardAuthorization' in entry ? entry.forwardAuthorization : undefined
   return {
     ...(timeouts && { timeouts }),
@@ -299,6 +315,7 @@ function policyOf (entry: FileAgent | RegistrationBody): AgentPolicy {
     ...(paths && { paths }),
     ...(rateLimit && { rateLimit }),
     ...(forwardAuthorization !== undefined && { forwardAuthorization }),
+    ...(tls && { tls }),
     ...(preserveHost !== undefined && { preserveHost }),
     ...(rewriteLocation !== undefined && { rewriteLocation })
   }

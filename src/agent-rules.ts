@@ -76,6 +76,20 @@ function fieldProblems ({ path, agent }: Entry): OptionError[] {
   if (instances === undefined && port === undefined) problems.push({ path: `${path}.port`, at: 'key', message: 'is required, unless there are instances' })
   if (instances !== undefined && (host !== undefined || port !== undefined)) problems.push({ path: `${path}.instances`, at: 'key', message: 'can not stand beside host and port' })
   if (headers !== undefined) problems.push(...headerProblems(headers, `${path}.headers`))
+  return [...problems, ...tlsProblems(agent).map(problem => ({ ...problem, path: `${path}.${problem.path}` }))]
+}
+
+/** Settings of `tls` that miss another one, or would have no effect: most of all where nothing speaks https, and everything would go in clear. */
+function tlsProblems ({ tls, protocol = 'http', port, instances = port === undefined ? [] : [{ port }] }: FileAgentInput): OptionError[] {
+  if (tls === undefined) return []
+  const { caFile, certFile, keyFile, passphraseFile, verify } = tls
+  const problems: OptionError[] = []
+  if (certFile !== undefined && keyFile === undefined) problems.push({ path: 'tls.keyFile', at: 'key', message: 'is required beside certFile' })
+  if (keyFile !== undefined && certFile === undefined) problems.push({ path: 'tls.certFile', at: 'key', message: 'is required beside keyFile' })
+  if (passphraseFile !== undefined && keyFile === undefined) problems.push({ path: 'tls.passphraseFile', at: 'key', message: 'is for a keyFile, and there is none' })
+  if (caFile !== undefined && verify === false) problems.push({ path: 'tls.caFile', at: 'key', message: 'has no effect with verify: false' })
+  const speaksHttps = instances.some(instance => ('protocol' in instance ? instance.protocol ?? protocol : protocol) === 'https')
+  if (instances.length > 0 && !speaksHttps) problems.push({ path: 'tls', at: 'key', message: 'has no effect without protocol: https' })
   return problems
 }
 
@@ -104,7 +118,7 @@ function differences (entries: readonly Entry[]): OptionError[] {
   return problems
 }
 
-const plainSettings = ['metadata', 'retry', 'health', 'balancer', 'concurrency', 'paths', 'rateLimit', 'forwardAuthorization', 'headers', 'preserveHost', 'rewriteLocation'] as const
+const plainSettings = ['metadata', 'retry', 'health', 'balancer', 'concurrency', 'paths', 'rateLimit', 'forwardAuthorization', 'headers', 'tls', 'preserveHost', 'rewriteLocation'] as const
 
 /** The settings of an entry, those that can be said in two ways brought to one; `key` is the way that was used. */
 function settingsOf (agent: FileAgentInput): { setting: string, key: string, value: unknown }[] {

@@ -22,13 +22,15 @@ import registry from '../plugins/registry/index.ts'
 import stats from '../plugins/stats/index.ts'
 import upstream from '../plugins/upstream/index.ts'
 import { systemClock, type Clock } from './clock.ts'
-import { agentDefinitions, mergeConfig, parseConfig, readConfigFile, stateDirOf, type ConfigSource, type FleetConfig, type FleetConfigInput } from './config.ts'
-import { withPlaces } from './config-file.ts'
+import { agentDefinitions, ConfigError, mergeConfig, parseConfig, readConfigFile, stateDirOf, type ConfigSource, type FleetConfig, type FleetConfigInput } from './config.ts'
+import { locate, withPlaces } from './config-file.ts'
 import type { Balancer } from './fleet/balancer.ts'
 import type { AgentDefinition } from './fleet/registry.ts'
 import { createLookupOf } from './guarded-lookup.ts'
 import { mountPath } from './mount-path.ts'
 import { serverOptions } from './server.ts'
+import { AgentTlsFiles, createTlsOf } from './tls-agents.ts'
+import { ListenerCertificate, readListenerPair } from './tls-listener.ts'
 
 /** What fleet.yaml may say, in the same form; and what only code can give. */
 export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> {
@@ -58,6 +60,8 @@ interface Loaded {
   /** With the files read that their headers name. */
   readonly agents: readonly AgentDefinition[]
   readonly source: ConfigSource | undefined
+  /** Has new connections to agents use what their files hold now. */
+  readonly useTlsFiles: () => void
 }
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
@@ -67,15 +71,20 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   const ownBalancer = isBalancer(balancer) ? balancer : undefined
   const overrides = { ...others, ...(balancer !== undefined && ownBalancer === undefined && { balancer: balancer as FleetConfigInput['balancer'] & {} }) }
 
+  const tlsFiles = new AgentTlsFiles()
+
   async function load (): Promise<Loaded> {
     const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
     const input = withFallbackSecret(mergeConfig(fromFile?.value ?? {}, overrides), fallbackSecret)
     const source = fromFile && { file: fromFile.file, positions: fromFile.positions }
     const config = parseConfig(input, source)
-    return { input, config, agents: agentDefinitions(config, source), source }
+    const { problems, use } = tlsFiles.prepare(config.agents)
+    if (problems.length > 0) throw new ConfigError(locate(problems, source))
+    return { input, config, agents: agentDefinitions(config, source), source, useTlsFiles: use }
   }
 
-  const { input, config } = await load()
+  const { input, config, useTlsFiles } = await load()
+  useTlsFiles()
   const stateDir = file === undefined ? config.registry.stateDir : stateDirOf(input, file)
   const lookupOf = createLookupOf(config.registry.allowedHosts)
   const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
@@ -98,12 +107,14 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     },
     ...(file !== undefined && { file })
   })
-  await gateway.register(health, { ...input.health, clock, lookupOf })
+  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
+  await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
   await gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) })
   await gateway.register(proxy, {
     viaPseudonym,
     lookupOf,
+    tlsOf,
     ...(onStreamed && { onStreamed }),
     ...(upstreamClient && { upstreamClient }),
     ...(input.timeouts && { timeouts: input.timeouts }),
@@ -114,8 +125,9 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(admin, { clock, ...(config.registry.allowedHosts && { allowedHosts: config.registry.allowedHosts }) })
 
   gateway.discovery.onReload(({ config: loaded }) => {
-    const { input: changed, config: next, useKeys } = loaded as Loaded & { useKeys: () => void }
+    const { input: changed, config: next, useKeys, useTlsFiles } = loaded as Loaded & { useKeys: () => void }
     useKeys()
+    useTlsFiles()
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
     gateway.upstream.reconfigure({ ...changed.balancer, concurrency: { ...changed.concurrency } })
     gateway.health.reconfigure({ ...changed.health })
@@ -159,14 +171,36 @@ function hostOf (origin: string): string {
 
 /** A gateway with a server of its own, not yet listening. All of its decorators are on the instance. */
 export async function createGateway (options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
-  const app = Fastify({ ...serverOptions(), ...server }) as FastifyInstance
+  const certificate = server.serverFactory === undefined && !('https' in server) ? await listenerCertificate(options) : undefined
+  const listener = serverOptions()
+  const app = Fastify({ ...listener, ...certificate?.serverOptions(listener.serverFactory!), ...server }) as FastifyInstance
   // A function of its own: fp() marks what it is given, and the exported plugin must stay encapsulated for everybody else.
   const unencapsulated: FastifyPluginAsync<FleetGatewayOptions> = (instance, given) => fleetGateway(instance, given)
   try {
     await app.register(fp(unencapsulated, { name: 'fleet-gateway', fastify: '5.x' }), { notFound: true, ...options })
+    await certificate?.keep(app)
   } catch (error) {
     await app.close() // nobody else can: what has begun already would keep the state folder from the next try
     throw error
   }
   return app
+}
+
+/** What `server.tls` asks for. @throws ConfigError when its files are no good; what else is wrong is the plugin's to say, all at once */
+async function listenerCertificate ({ file, env = {}, server }: FleetGatewayOptions): Promise<ListenerCertificate | undefined> {
+  let settings: FleetConfig['server']
+  let source: ConfigSource | undefined
+  try {
+    const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
+    source = fromFile && { file: fromFile.file, positions: fromFile.positions }
+    const input = mergeConfig({ server: fromFile?.value.server ?? {} }, { ...(server && { server }) })
+    settings = parseConfig(input, source).server
+  } catch (error) {
+    if (error instanceof ConfigError) return undefined
+    throw error
+  }
+  if (settings.tls === undefined) return undefined
+  const { value, problems } = readListenerPair(settings.tls)
+  if (value === null) throw new ConfigError(locate(problems, source))
+  return new ListenerCertificate(settings.tls, value)
 }

@@ -5,6 +5,7 @@
 export { fleetGateway, createGateway, type FleetGatewayOptions } from './gateway.ts'
 export { fleetGateway as default } from './gateway.ts'
 export { serverOptions } from './server.ts'
+export type { Certificate } from './tls-listener.ts'
 
 // Configuration and what is wrong with it: ConfigError of the whole, OptionsError of one plugin's part.
 export { ConfigError, type ConfigProblem, type FleetConfig, type FleetConfigInput } from './config.ts'

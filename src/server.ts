@@ -82,7 +82,8 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
     if (request.headers.host === undefined && request.httpVersion !== '1.0') return answerProblem(response, new BadRequestError('The Host header is missing'))
     inSafeOrder(request, response, () => listener(request, response))
   }
-  const server = https ? createTlsServer({ ...options, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
+  const server = https ? createTlsServer({ ...options, handshakeTimeout: headTimeoutMs, ...(https === true ? {} : https) }, accept) : createServer(options, accept)
+  if (https) watchHandshakes(server)
   // Node ends a connection behind its last answer by this, and would reset it when more has come.
   server.on(https ? 'secureConnection' : 'connection', (socket: Socket) => { socket.destroySoon = endSoon })
   server.maxHeadersCount = 0 // the bound is in bytes; Node would drop fields past its count silently
@@ -103,6 +104,33 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   })
   return server
 }
+
+/**
+ * What comes before there is TLS is no HTTP: nobody's request, so that it is neither answered with a problem nor told to the log. Node's own way
+ * would be a `clientError`. A server that is to end all connections ends these, too.
+ */
+function watchHandshakes (server: Server): void {
+  const handshakes = new Set<Socket>()
+  server.on('connection', (socket: Socket) => {
+    handshakes.add(socket)
+    socket.once('close', () => handshakes.delete(socket))
+  })
+  server.on('secureConnection', ({ _parent: socket }: HandshakenSocket) => { if (socket) handshakes.delete(socket) })
+  server.removeAllListeners('tlsClientError')
+  server.on('tlsClientError', ({ code }: NodeJS.ErrnoException, socket: HandshakenSocket) => {
+    // In clear, for who speaks plain HTTP by mistake.
+    if (code === 'ERR_SSL_HTTP_REQUEST' && socket._parent) writeProblem(socket._parent, new BadRequestError('This port speaks HTTPS: begin the address with https://'))
+    socket.destroy()
+  })
+  const { closeAllConnections } = server
+  server.closeAllConnections = () => {
+    closeAllConnections.call(server)
+    for (const socket of handshakes) socket.destroy()
+  }
+}
+
+/** The TLS side of a connection, which keeps the TCP side so. */
+type HandshakenSocket = Socket & { readonly _parent?: Socket | null }
 
 function endSoon (this: Socket): void {
   endLingering(this)

@@ -197,7 +197,6 @@ t.test('a key whose feature is not built yet is refused as unknown', async t => 
   for (const key of ['redis', 'metrics', 'tracing', 'docs', 'console']) {
     t.match(await problemsOf(t, `${key}: {}`), [new RegExp(`^1:1 ${key}: unknown key`)], key)
   }
-  t.match(await problemsOf(t, 'server: {tls: {}}'), [/^1:10 server\.tls: unknown key/])
 })
 
 t.test('all errors come at once, in the order of the file', async t => {

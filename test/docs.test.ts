@@ -124,6 +124,7 @@ t.test('the defaults that the reference states are those of an empty configurati
 
   for (const { key, fallback } of rows.values()) {
     if (!key.includes('.') || key.includes('[]')) continue
+    if (at(config, key.replace(/\.\w+$/, '')) === undefined) continue // what is below holds where somebody says it
     t.same(fallback === '–' ? undefined : resolved(fallback), at(config, key), key)
   }
 })

@@ -1,7 +1,7 @@
 /**
  * How agents, instances and leases look in the HTTP API.
  */
-import { statusOf, type Agent, type AgentPolicy, type Timeouts } from '../../src/fleet/agent.ts'
+import { statusOf, type Agent, type AgentPolicy, type AgentTls, type Timeouts } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 
@@ -33,15 +33,21 @@ export function registryView (agent: Agent) {
 }
 
 /** Durations as fleet.yaml writes them. */
-function policyView ({ timeouts, health, balancer, concurrency, paths, ...rest }: AgentPolicy) {
+function policyView ({ timeouts, health, balancer, concurrency, paths, tls, ...rest }: AgentPolicy) {
   return {
     ...(timeouts && { timeouts: timeoutsView(timeouts) }),
     ...(health && { health: withDurations(health, ['interval', 'timeout']) }),
     ...(balancer && { balancer: withDurations(balancer, ['slowStart']) }),
     ...(concurrency && { concurrency: withDurations(concurrency, ['queueTimeout']) }),
     ...(paths && { paths: paths.map(({ prefix, timeouts }) => ({ prefix, timeouts: timeoutsView(timeouts) })) }),
+    ...(tls && { tls: tlsView(tls) }),
     ...rest
   }
+}
+
+/** Where files are on the gateway's machine is nobody's business. */
+function tlsView ({ serverName, verify = true }: AgentTls) {
+  return { verify, ...(serverName !== undefined && { serverName }) }
 }
 
 function timeoutsView (timeouts: Timeouts) {

@@ -1,26 +1,13 @@
 /**
- * Tells when a file may have changed, by looking at it: that also sees atomic renames, bind mounts, and files that come and go.
+ * What a file's content is, and when it stands still; that the file may have changed, src/file-watch.ts tells.
  */
 import { createHash } from 'node:crypto'
-import { unwatchFile, watchFile } from 'node:fs'
-import { stat } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { readText } from '../../src/config-file.ts'
 
 /** How long the content must stand still: an editor that writes in place is not to be caught between emptying the file and filling it. */
 const settleMs = 50
 const mostLooks = 40
-
-/**
- * Calls `onChange` when the file's stat changes, until the returned function is called. Never keeps the process alive. Resolves when it
- * is watching, so that what is read afterwards is the state it compares with, or an older one.
- */
-export async function watchStat (file: string, intervalMs: number, onChange: () => void): Promise<() => void> {
-  const listener = () => onChange()
-  watchFile(file, { interval: intervalMs, persistent: false }, listener)
-  await stat(file).catch(() => {}) // queued behind the watcher's own first look
-  return () => unwatchFile(file, listener)
-}
 
 /** What contentHash() gives for a file with nothing in it but blanks. */
 export const emptyHash = ''

@@ -9,12 +9,13 @@ import { toAgentDefinitions, type FileAgentInput } from '../../src/agent-options
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { ConfigError } from '../../src/config-file.ts'
 import { isFleetError } from '../../src/errors.ts'
+import { watchStat } from '../../src/file-watch.ts'
 import type { AgentDefinition } from '../../src/fleet/registry.ts'
 import { parseOptions } from '../../src/options.ts'
 import type { Environment } from '../../src/yaml.ts'
 import { loadAgents, parseAgents } from './agents-file.ts'
 import { summariseChanges } from './changes.ts'
-import { contentHash, emptyHash, settledHash, watchStat } from './file-watch.ts'
+import { contentHash, emptyHash, settledHash } from './file-watch.ts'
 import { DiscoveryOptions } from './options.ts'
 
 declare module 'fastify' {

@@ -13,6 +13,7 @@ import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from 
 import { parseOptions, type Static } from '../../src/options.ts'
 import { HealthOptions } from './options.ts'
 import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
+import { createTlsOf, type TlsOf } from '../../src/tls-agents.ts'
 import { askHttp, createProbe, type HeadersOf, type HttpReport, type Probe } from './probe.ts'
 import { Prober } from './prober.ts'
 import { healthRoutes } from './routes.ts'
@@ -48,7 +49,9 @@ export interface HealthPluginOptions extends Partial<Static<typeof HealthOptions
   clock?: Clock
   /** How names of instances are resolved. @default those that registered themselves may not lead to refused addresses */
   lookupOf?: LookupOf
-  /** @default a TCP connection, or HTTP GET of `path` */
+  /** How TLS connections to instances are opened. @default as the agent's `tls` says */
+  tlsOf?: TlsOf
+  /** @default a connection, or HTTP GET of `path` */
   probe?: Probe
   /** From 0 to below 1, for jitter. @default Math.random */
   random?: () => number
@@ -73,7 +76,9 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   const { registry, upstream } = fastify
   /** An agent that wants credentials would answer 401 without them; who placed the instance must be trusted with them, as for requests. */
   const headersOf: HeadersOf = ({ agent, trusted }) => trusted ? registry.find(agent)?.headers : undefined
-  const { clock = systemClock, lookupOf = createLookupOf(undefined), probe = createProbe(clock, lookupOf, headersOf), random = Math.random, ...data } = opts
+  const { clock = systemClock, lookupOf = createLookupOf(undefined), tlsOf = createTlsOf(fastify.registry, fastify.log), random = Math.random, ...others } = opts
+  const way = { lookupOf, tlsOf, headersOf }
+  const { probe = createProbe(clock, way), ...data } = others
 
   function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
     const level = change === 'up' || change === 'restored' ? 'info' : 'warn'
@@ -85,8 +90,8 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     clock,
     probe,
     random,
-    onChange (instance, change, outcome) {
-      tell(instance, change, probeReasons[outcome])
+    onChange (instance, change, outcome, reason) {
+      tell(instance, change, reason === null ? probeReasons[outcome] : `probes fail, since ${reason}`)
       upstream.reconsider(instance.agent) // whoever waits for a place may have one now
     }
   }, parseOptions(HealthOptions, data, 'health'))
@@ -98,7 +103,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     const { path, timeout } = prober.settingsOf(instance)
     const asked = path ?? '/'
     const startMark = performance.now()
-    const report = await askHttp(clock, instance, lookupOf(instance), { path: asked, headers: headersOf(instance), timeoutMs: Math.min(timeout, longestCheckMs), signal: closing.signal, headOnly: true })
+    const report = await askHttp(clock, instance, way, { path: asked, timeoutMs: Math.min(timeout, longestCheckMs), signal: closing.signal, headOnly: true })
     const latencyMs = Math.round((performance.now() - startMark) * 10) / 10
     // Where nobody said which path tells its health, an answer of whatever status shows that the agent is there.
     return { ...report, outcome: path === undefined && report.status !== null ? 'ok' : report.outcome, path: asked, latencyMs }

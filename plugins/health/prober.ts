@@ -7,7 +7,7 @@ import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import { awaitsProbes, forgetProbes, isConclusive, needsFastProbe, recordProbe, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import type { HealthOptions } from './options.ts'
-import type { Probe } from './probe.ts'
+import type { Probe, ProbeFinding } from './probe.ts'
 
 /** What a Prober works with. */
 export interface ProberSeams {
@@ -17,7 +17,7 @@ export interface ProberSeams {
   /** From 0 to below 1, for jitter. */
   readonly random: () => number
   /** Told of each change that a probe made to an instance's record. */
-  readonly onChange: (instance: Instance, change: HealthChange, outcome: ProbeOutcome) => void
+  readonly onChange: (instance: Instance, change: HealthChange, outcome: ProbeOutcome, reason: string | null) => void
 }
 
 /** How often the schedule is looked at. */
@@ -219,12 +219,13 @@ export class Prober {
     watch.beganAt = beganAt
     watch.jitter = random()
     watch.running = running
-    let outcome: ProbeOutcome
+    let found: ProbeFinding
     try {
-      outcome = await probe(instance, settings, running.signal)
+      found = await probe(instance, settings, running.signal)
     } catch {
-      outcome = 'bad'
+      found = 'bad'
     }
+    const { outcome, reason } = typeof found === 'string' ? { outcome: found, reason: null } : found
     watch.running = null
     if (running.signal.aborted) { // it is gone, or to be asked anew
       watch.beganAt = watch.dueAt = 0
@@ -232,7 +233,7 @@ export class Prober {
     }
     const change = isConclusive(instance, outcome, beganAt) ? recordProbe(instance, outcome === 'ok', watch.settings, clock.now()) : null
     this.#schedule(watch)
-    if (change !== null) onChange(instance, change, outcome)
+    if (change !== null) onChange(instance, change, outcome, reason)
     this.#setProbed(watch)
   }
 }

@@ -5,6 +5,7 @@
  */
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
+import type { TlsOf } from '../../src/tls-agents.ts'
 import type { AgentConnection, ConnectionOwner } from './agent-connection.ts'
 import { SocketConnection } from './socket-connection.ts'
 import { UndiciConnection } from './undici-connection.ts'
@@ -138,9 +139,9 @@ export class Connections {
   readonly #sets = new Map<InstanceRuntime, ConnectionSet>()
   readonly #create: (instance: Instance, owner: ConnectionOwner) => AgentConnection
 
-  constructor (lookupOf: LookupOf, client: UpstreamClient) {
+  constructor (lookupOf: LookupOf, tlsOf: TlsOf, client: UpstreamClient) {
     const Class = classes[client]
-    this.#create = (instance, owner) => new Class(instance, owner, lookupOf)
+    this.#create = (instance, owner) => new Class(instance, owner, lookupOf, tlsOf)
   }
 
   /** A connection that carries nothing else until it is released. */

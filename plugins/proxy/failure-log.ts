@@ -6,6 +6,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import type { InstanceRuntime } from '../../src/fleet/instance.ts'
+import { tlsReason } from '../../src/tls-reasons.ts'
 
 const quietMs = 1_000
 
@@ -20,7 +21,7 @@ export function createReporter (log: FastifyBaseLogger): (error: FleetError, fac
     const now = Date.now()
     if (now - (saidAt.get(instance.runtime) ?? 0) < quietMs) return
     saidAt.set(instance.runtime, now)
-    const cause = error.cause instanceof Error ? error.cause.message : ''
+    const cause = tlsReason(error.cause) ?? (error.cause instanceof Error ? error.cause.message : '')
     log.warn({ requestId: facts.id, agent: instance.agent, instance: instance.id, origin: instance.origin, code: error.code, cause }, `${error.message}${cause === '' ? '' : `: ${cause}`}`)
   }
 }

@@ -3,13 +3,14 @@
  */
 import { BadRequestError, UpstreamInvalidError, UpstreamTimeoutError, UpstreamUnreachableError, type FleetError } from '../../src/errors.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
+import { tlsErrorType } from '../../src/tls-reasons.ts'
 
 /** What the client is told of an attempt that failed; the log is told `cause`. */
 export function failureOf (outcome: AttemptOutcome, cause: Error): FleetError {
   const options = { cause }
   switch (outcome) {
     case 'refused':
-      return new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: isDnsError(cause) ? 'dns_error' : 'connection_refused' }, options)
+      return new UpstreamUnreachableError('No connection to the agent could be opened', { proxyStatus: isDnsError(cause) ? 'dns_error' : tlsErrorType(cause) ?? 'connection_refused' }, options)
     case 'connect-timeout':
       return new UpstreamTimeoutError('No connection to the agent could be opened in time', { proxyStatus: 'connection_timeout' }, options)
     case 'timeout':

@@ -7,6 +7,7 @@ import type { FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
+import type { TlsOf } from '../../src/tls-agents.ts'
 import type { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import type { Connections } from './connections.ts'
 import type { OwnFields } from './own-fields.ts'
@@ -19,6 +20,7 @@ export interface ForwardContext extends RequestHeadContext {
   readonly upstream: Upstream
   readonly connections: Connections
   readonly lookupOf: LookupOf
+  readonly tlsOf: TlsOf
   readonly corsEnabled: boolean
   /** Bytes; Infinity when bodies are not bounded. */
   readonly bodyLimit: number

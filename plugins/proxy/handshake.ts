@@ -6,6 +6,7 @@ import { request as httpRequest, type ClientRequest, type IncomingMessage } from
 import type { LookupFunction, Socket } from 'node:net'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
+import type { TlsOf } from '../../src/tls-agents.ts'
 import { ConnectTimeoutError, connectTo, maxResponseHeadBytes } from './connector.ts'
 
 export interface HandshakeSettings {
@@ -17,6 +18,7 @@ export interface HandshakeSettings {
   /** From the connection to the head of the answer. */
   readonly responseTimeoutMs: number
   readonly lookup: LookupFunction | undefined
+  readonly tlsOf: TlsOf
 }
 
 /** Exactly one of the last three is called, unless the handshake is given up before. */
@@ -78,7 +80,7 @@ export function shakeHands (instance: Instance, settings: HandshakeSettings, own
     request.end()
   }
 
-  const giveUp = connectTo(instance, { timeoutMs: settings.connectTimeoutMs, lookup: settings.lookup, allowHalfOpen: true }, (error, socket) => {
+  const giveUp = connectTo(instance, { timeoutMs: settings.connectTimeoutMs, lookup: settings.lookup, tlsOf: settings.tlsOf, allowHalfOpen: true }, (error, socket) => {
     if (over) return void socket?.destroy()
     if (socket !== null) return ask(socket)
     fail(error instanceof ConnectTimeoutError ? 'connect-timeout' : 'refused', error ?? new Error('no connection'))

@@ -18,6 +18,7 @@ import { createLookupOf, type LookupOf } from '../../src/guarded-lookup.ts'
 import { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { mountPath } from '../../src/mount-path.ts'
 import { OptionsError, Type, parseOptions, type Static } from '../../src/options.ts'
+import { createTlsOf, type TlsOf } from '../../src/tls-agents.ts'
 import { agentPath } from './agent-path.ts'
 import { Connections, upstreamClients, type UpstreamClient } from './connections.ts'
 import { Exchange } from './exchange.ts'
@@ -49,6 +50,8 @@ export interface ProxyPluginOptions {
   viaPseudonym?: string
   /** How names of instances are resolved. @default those that registered themselves may not lead to refused addresses */
   lookupOf?: LookupOf
+  /** How TLS connections to instances are opened. @default as the agent's `tls` says */
+  tlsOf?: TlsOf
   /** Told the length of each body chunk that passes, either way. */
   onStreamed?: (bytes: number) => void
   /** The path under which the agents are. @default `/api` */
@@ -73,7 +76,7 @@ declare module 'fastify' {
 }
 
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
-  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), onStreamed = () => {}, upstreamClient = 'own', ...data } = opts
+  const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), tlsOf = createTlsOf(fastify.registry, fastify.log), onStreamed = () => {}, upstreamClient = 'own', ...data } = opts
   const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '')
   if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
   if (!upstreamClients.includes(upstreamClient)) throw new OptionsError('', [{ path: 'upstreamClient', message: `must be one of ${upstreamClients.join(', ')}`, at: 'value' }])
@@ -81,7 +84,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
   const prefix = `${mountPath(fastify.prefix)}${path}`
   const { caseSensitive, routerOptions } = fastify.initialConfig
   const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
-  const connections = new Connections(lookupOf, upstreamClient)
+  const connections = new Connections(lookupOf, tlsOf, upstreamClient)
   const streams = new OpenStreams()
   const budgets = new WeakMap<Rotation, RetryBudget>()
   let policies = createPolicyTable(defaults)
@@ -90,6 +93,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     upstream,
     connections,
     lookupOf,
+    tlsOf,
     bodyLimit,
     viaPseudonym,
     sendsTrailers: upstreamClient === 'own',

@@ -5,6 +5,7 @@
 import type { Socket } from 'node:net'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
+import type { TlsOf } from '../../src/tls-agents.ts'
 import { AnswerParser, InvalidAnswerError } from './answer-parser.ts'
 import type { AgentConnection, AgentRequest, AnswerSink, ConnectionFault, ConnectionOwner } from './agent-connection.ts'
 import { connectTo } from './connector.ts'
@@ -38,6 +39,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   readonly #instance: Instance
   readonly #owner: ConnectionOwner
   readonly #lookupOf: LookupOf
+  readonly #tlsOf: TlsOf
   readonly #hostLine: string
   readonly #parser = new AnswerParser()
   #socket: Socket | null = null
@@ -57,10 +59,11 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   #ownBuffer: Buffer | null = null
   #keptMs = idleMs
 
-  constructor (instance: Instance, owner: ConnectionOwner, lookupOf: LookupOf) {
+  constructor (instance: Instance, owner: ConnectionOwner, lookupOf: LookupOf, tlsOf: TlsOf) {
     this.#instance = instance
     this.#owner = owner
     this.#lookupOf = lookupOf
+    this.#tlsOf = tlsOf
     this.#hostLine = `Host: ${instance.origin.slice(instance.origin.indexOf('//') + 2)}\r\n`
   }
 
@@ -74,7 +77,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     if (this.#socket !== null) return this.#write()
     const { connectTimeoutMs } = request
     const onread = { buffer: () => this.#ownBuffer ?? sharedBuffer, callback: (length: number, buffer: Uint8Array) => this.#read(buffer as Buffer, length) }
-    this.#giveUp = connectTo(this.#instance, { timeoutMs: connectTimeoutMs, lookup: this.#lookupOf(this.#instance), onread }, (error, socket) => {
+    this.#giveUp = connectTo(this.#instance, { timeoutMs: connectTimeoutMs, lookup: this.#lookupOf(this.#instance), tlsOf: this.#tlsOf, onread }, (error, socket) => {
       this.#giveUp = null
       if (this.#over) return void socket?.destroy()
       if (socket === null) return this.#fail('unconnected', error ?? new Error('no connection'))

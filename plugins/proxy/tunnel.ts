@@ -146,14 +146,14 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
   readonly #leave = (): void => { this.#offer.socket.destroy() }
 
   onInstance (instance: Instance): void {
-    const { upstream, lookupOf } = this.#context
+    const { upstream, lookupOf, tlsOf } = this.#context
     const { policy, path } = this.#target
     try {
       const fields = this.#fieldsFor(instance)
       const attempt = upstream.begin(instance)
       this.#attempt = attempt
       this.#facts.attempts.push(attempt)
-      this.#giveUp = shakeHands(instance, { path, fields, connectTimeoutMs: policy.connectTimeoutMs, responseTimeoutMs: policy.responseTimeoutMs, lookup: lookupOf(instance) }, this)
+      this.#giveUp = shakeHands(instance, { path, fields, connectTimeoutMs: policy.connectTimeoutMs, responseTimeoutMs: policy.responseTimeoutMs, lookup: lookupOf(instance), tlsOf }, this)
     } catch (error) { // a timer's callback has nobody to catch it
       this.#fail(toFleetError(error))
     }

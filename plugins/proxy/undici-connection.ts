@@ -7,6 +7,7 @@ import { Readable } from 'node:stream'
 import { Client, errors, type buildConnector, type Dispatcher } from 'undici'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
+import type { TlsOf } from '../../src/tls-agents.ts'
 import type { AgentConnection, AgentRequest, AnswerSink, ConnectionFault, ConnectionOwner } from './agent-connection.ts'
 import { AnswerHeads } from './answer-heads.ts'
 import { connectTo, maxResponseHeadBytes } from './connector.ts'
@@ -32,7 +33,7 @@ export class UndiciConnection implements AgentConnection, Dispatcher.DispatchHan
   #sent = false
   #resume: (() => void) | null = null
 
-  constructor (instance: Instance, owner: ConnectionOwner, lookupOf: LookupOf) {
+  constructor (instance: Instance, owner: ConnectionOwner, lookupOf: LookupOf, tlsOf: TlsOf) {
     this.#owner = owner
     this.#client = new Client(instance.origin, {
       pipelining: 1,
@@ -44,7 +45,7 @@ export class UndiciConnection implements AgentConnection, Dispatcher.DispatchHan
       maxHeaderSize: maxResponseHeadBytes,
       strictContentLength: true,
       connect: (_options: buildConnector.Options, callback: buildConnector.Callback) => {
-        connectTo(instance, { timeoutMs: this.#connectTimeoutMs, lookup: lookupOf(instance) }, (error, socket) => {
+        connectTo(instance, { timeoutMs: this.#connectTimeoutMs, lookup: lookupOf(instance), tlsOf }, (error, socket) => {
           if (socket === null) return callback(error ?? new Error('no connection'), null)
           this.#served = 0
           this.#connected = true

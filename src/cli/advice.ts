@@ -2,6 +2,7 @@
  * What a failed probe means, and what to do about it.
  */
 import type { ProbeOutcome } from '../fleet/outlier.ts'
+import { certificateProblem } from '../tls-reasons.ts'
 
 /** The answer of `POST /registry/{name}/instances/{id}/probe`. */
 export interface ProbeAnswer {
@@ -13,6 +14,12 @@ export interface ProbeAnswer {
   cause: string | null
   path: string
   latency_ms: number
+}
+
+function certificateAdvice (code: string): string {
+  if (code === 'CERT_HAS_EXPIRED' || code === 'CERT_NOT_YET_VALID') return 'renew it, or correct the clock of one of the machines'
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID' || code === 'HOSTNAME_MISMATCH') return 'register the agent under a name of its certificate, or say one as tls.serverName of the agent in fleet.yaml'
+  return 'name the certificate of its authority as tls.caFile of the agent in fleet.yaml, and have the agent send its whole chain'
 }
 
 /** For an answer that is not ok. */
@@ -36,6 +43,8 @@ export function adviceFor ({ outcome, status, cause, path }: ProbeAnswer, addres
   }
   if (code.startsWith('HPE_')) return { problem: `what listens at ${address} does not speak HTTP`, advice: protocol === 'http' ? 'correct the port; if the agent speaks TLS, set protocol: https' : 'correct the port' }
   if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return { problem: `${address} does not speak TLS, or no version of it that the gateway takes (${code})`, advice: 'if it speaks plain HTTP, set protocol: http' }
+  const certificate = certificateProblem(code)
+  if (certificate !== undefined) return { problem: `${address}: ${certificate} (${code})`, advice: certificateAdvice(code) }
   if (/CERT|SIGNATURE|ALTNAME/.test(code)) return { problem: `the certificate of ${address} is not to be trusted (${code})`, advice: 'give the agent a certificate that the gateway\'s machine trusts, for the name it is registered under (NODE_EXTRA_CA_CERTS names more authorities)' }
   return { problem: `${address} can't be asked${code === '' ? '' : ` (${code})`}`, advice: 'see the gateway\'s log' }
 }

@@ -79,7 +79,7 @@ function sayAuth (secret: FoundSecret | null, { server }: FleetConfig, line: (la
 function suggestions ({ gateway, config, secret, wanted }: Started, silent: readonly Instance[], { self }: CommandIo): string[] {
   const { host, port } = config.server
   // With port 0 only the listener knows which one it got; with a host that means all of them, a name is needed that answers.
-  const url = `http://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
+  const url = `${config.server.tls === undefined ? 'http' : 'https'}://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
   // As a client command finds this gateway, and none that happens to be where it would look otherwise.
   const target = `${url === defaultUrl ? '' : ` --url ${url}`}${wanted === defaultFile ? '' : ` --fleet ${wanted}`}`
   const name = [...gateway.registry.agents()].find(agent => agent.instances.some(instance => !silent.includes(instance)))?.name

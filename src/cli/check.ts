@@ -5,6 +5,7 @@ import { Command } from 'commander'
 import { locate, readText } from '../config-file.ts'
 import { agentDefinitions, ConfigError, parseConfig, readConfigFile, type ConfigProblem, type ConfigSource, type FleetConfig } from '../config.ts'
 import type { OptionError } from '../options.ts'
+import { tlsProblems } from '../tls-problems.ts'
 import { tokenIn } from '../token-file.ts'
 import { fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, CommandError, exitCodes, plain, print, printJson, say, type CommandIo } from './io.ts'
@@ -53,7 +54,7 @@ async function examine (file: string, { env, self }: CommandIo): Promise<{ probl
     if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
-    return { config, problems: [...badTokenFiles(config, source), ...badHeaderFiles(config, source)] }
+    return { config, problems: [...badTokenFiles(config, source), ...badHeaderFiles(config, source), ...locate(tlsProblems(config), source)] }
   } catch (error) {
     if (error instanceof ConfigError) return { problems: error.problems }
     throw error

@@ -6,9 +6,11 @@ import { Agent, request, type Dispatcher } from 'undici'
 import type { agentView } from '../../plugins/admin/views.ts'
 import type { TSchema } from '../options.ts'
 import type { Problem } from '../problem.ts'
+import { tlsErrorType, tlsReason } from '../tls-reasons.ts'
 import { AgentsShape, hasShape, jsonObjectIn, ProblemShape } from './answers.ts'
 import { CommandError, legible, type CommandIo } from './io.ts'
 import { findTarget, type ClientFlags, type Target } from './target.ts'
+import { createConnector } from './trust.ts'
 
 /** What an answer may take. */
 export interface AnswerLimits {
@@ -51,7 +53,7 @@ export class GatewayClient {
     this.target = target
     this.#self = self
     this.#limits = limits
-    this.#agent = new Agent({ connect: { timeout: limits.headMs }, headersTimeout: limits.headMs, bodyTimeout: limits.headMs })
+    this.#agent = new Agent({ connect: createConnector(target.trust, limits.headMs), headersTimeout: limits.headMs, bodyTimeout: limits.headMs })
   }
 
   /**
@@ -140,6 +142,7 @@ export class GatewayClient {
     if (code === 'ENOTFOUND' || code === 'EAI_AGAIN') return new GatewayAwayError(`The host of ${where} has no address: correct --url or FLEET_URL`)
     if (code.includes('TIMEOUT') || code === 'ETIMEDOUT') return new GatewayAwayError(`The gateway at ${where} does not answer within ${this.#limits.headMs / 1_000} s: see whether it runs, and what is between you and it`)
     if (error.name === 'HTTPParserError') return new CommandError(`What listens at ${where} does not speak HTTP: correct the port, or begin the address with https://`)
+    if (tlsErrorType(error) === 'tls_certificate_error') return new CommandError(`What listens at ${where} is not trusted: ${tlsReason(error)}. Name its authority with --ca or FLEET_CA_FILE, or the host that its certificate is for`)
     if (code === 'EPROTO' || code.startsWith('ERR_SSL')) return new CommandError(`What listens at ${where} does not speak TLS: begin the address with http://`)
     return new GatewayAwayError(`The gateway at ${where} can't be asked: ${error.message}`)
   }

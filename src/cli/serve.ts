@@ -9,9 +9,11 @@ import { Command } from 'commander'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
 import { ConfigError, mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from '../config.ts'
+import { locate } from '../config-file.ts'
 import { FolderInUseError } from '../folder-lock.ts'
 import { createGateway } from '../gateway.ts'
 import { OptionsError } from '../options.ts'
+import { tlsProblems } from '../tls-problems.ts'
 import { announce } from './announcement.ts'
 import { createCollector } from './collector.ts'
 import { fleetOf, integer, withExamples } from './command.ts'
@@ -93,6 +95,8 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): 
   if (secret?.secret !== undefined && !secret.isOwn) overrides.auth = { ...overrides.auth, secret: secret.secret }
 
   const config = parseConfig(mergeConfig(value, overrides), source)
+  const problems = tlsProblems(config)
+  if (problems.length > 0) throw new ConfigError(locate(problems, source))
   if (signals.ending) return exitCodes.good
   makeObjectsYoung()
   const log = pino({ level: 'warn' }, logDestination(io))
@@ -200,6 +204,7 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals
     signals.take(signal => {
       if (signal === 'SIGHUP') {
         void gateway.discovery.reload()
+        void gateway.certificate?.reload()
         return
       }
       const now = performance.now()

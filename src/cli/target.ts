@@ -10,6 +10,7 @@ import { foundToken, givenToken, type ClientToken } from './secret.ts'
 /** Flags of every command that talks to a gateway. */
 export interface ClientFlags {
   url?: string
+  ca?: string
   secret?: string
   fleet?: string
   json?: boolean
@@ -22,6 +23,18 @@ export interface Target {
   readonly urlFrom: string
   /** Undefined when none was found: the gateway may ask for none. */
   readonly token: ClientToken | undefined
+  /** Whom to believe over https; whom Node believes, when left out. */
+  readonly trust?: Trust
+}
+
+/** Whom a client believes. */
+export interface Trust {
+  /** A file with certificates of authorities, instead of those that Node knows. */
+  readonly caFile?: string
+  /** What named it. */
+  readonly caFrom?: string
+  /** The certificate's file of the gateway whose fleet.yaml this is: whoever has that certificate is that gateway, whatever its name. */
+  readonly certFile?: string
 }
 
 /** The file that is looked for in the current folder. */
@@ -34,17 +47,24 @@ const defaultPort = 9001
 export const defaultUrl = `http://${defaultHost}:${defaultPort}`
 
 /** @throws CommandError when the address is no URL, or a source of the token is no good */
-export async function findTarget ({ url, secret, fleet = defaultFile }: ClientFlags, io: CommandIo): Promise<Target> {
+export async function findTarget ({ url, ca, secret, fleet = defaultFile }: ClientFlags, io: CommandIo): Promise<Target> {
   const { env } = io
   const address = givenUrl(url, env)
   const given = await givenToken(secret, env)
   // Who says both has no need of a file, and no word about it either.
-  const keys: (keyof FleetConfigInput)[] = [...address === undefined ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
+  const keys: (keyof FleetConfigInput)[] = [...address === undefined || address.url.startsWith('https:') ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
   const file = keys.length === 0 ? {} : await readForClient(fleet, keys, io)
   const token = given ?? await foundToken(file.auth, stateDirOf(file, fleet))
-  if (address !== undefined) return { ...address, token }
+  const { tls } = file.server ?? {}
+  const trust = { ...givenTrust(ca, env), ...(tls && { certFile: tls.certFile }) }
+  if (address !== undefined) return { ...address, token, trust }
   const { host = defaultHost, port = defaultPort, from } = listenerOf({}, env, file)
-  return { url: `http://${reachable(host)}:${port}`, urlFrom: from, token }
+  return { url: `${tls === undefined ? 'http' : 'https'}://${reachable(host)}:${port}`, urlFrom: from, token, trust }
+}
+
+function givenTrust (flag: string | undefined, { FLEET_CA_FILE }: CommandIo['env']): Trust {
+  if (flag !== undefined) return { caFile: flag, caFrom: '--ca' }
+  return FLEET_CA_FILE === undefined || FLEET_CA_FILE === '' ? {} : { caFile: FLEET_CA_FILE, caFrom: 'FLEET_CA_FILE' }
 }
 
 /** What `serve` would refuse is not used; nor does it keep a client from asking a gateway that runs. */

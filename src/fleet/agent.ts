@@ -14,6 +14,20 @@ export interface Timeouts {
   readonly total?: number
 }
 
+/** How connections to instances that speak https are opened. Files are PEM files of the gateway's machine. */
+export interface AgentTls {
+  /** Authorities that are believed instead of the system's. */
+  readonly caFile?: string
+  /** What the gateway shows of itself. */
+  readonly certFile?: string
+  readonly keyFile?: string
+  readonly passphraseFile?: string
+  /** The name that is asked for (SNI) and that the certificate must have, instead of the instance's host. */
+  readonly serverName?: string
+  /** Whether certificates are verified; true unless said otherwise. */
+  readonly verify?: boolean
+}
+
 /** What an agent sets differently from the gateway's defaults. Durations are milliseconds, sizes bytes. */
 export interface AgentPolicy {
   readonly timeouts?: Timeouts
@@ -26,6 +40,8 @@ export interface AgentPolicy {
   readonly rateLimit?: { readonly enabled?: boolean, readonly perMinute?: number, readonly burst?: number }
   /** The token that opened the gateway is passed on to the agent. */
   readonly forwardAuthorization?: boolean
+  /** Of fleet.yaml alone: files of the gateway's machine are nothing that a registration may name. */
+  readonly tls?: AgentTls
   /** The agent sees the client's `Host`. */
   readonly preserveHost?: boolean
   /** `Location` is mapped under `/api/{agent}`; true unless said otherwise. */

@@ -136,7 +136,7 @@ t.test('an answer that comes before the upload is over is passed on whole, and t
 
 /** The client by itself, without a gateway around it. */
 function clientOf (t: Test, { host, port }: RawAgent) {
-  const connections = new Connections(createLookupOf(undefined), 'own')
+  const connections = new Connections(createLookupOf(undefined), () => ({}), 'own')
   t.teardown(() => connections.destroy())
   const instance = { host, port, protocol: 'http', origin: `http://${host}:${port}`, runtime: {} } as unknown as Instance
   return {

@@ -3,7 +3,9 @@
 /** A configuration with this value at the path, and around it what makes it valid if the value is. */
 export function configWith (path: string, value: unknown): object {
   const needed: Record<string, object> = {
-    'agents[]': /^agents\[\]\.(?:instances|port)/.test(path) ? { name: 'a' } : { name: 'a', port: 1 },
+    'agents[]': /^agents\[\]\.(?:instances|port)/.test(path) ? { name: 'a' } : { name: 'a', port: 1, ...(path.startsWith('agents[].tls') && { protocol: 'https' }) },
+    'agents[].tls': { certFile: 'f', keyFile: 'f' },
+    'server.tls': { certFile: 'f', keyFile: 'f' },
     'agents[].instances[]': { port: 1 },
     'paths[]': { prefix: '/', timeouts: {} },
     'agents[].paths[]': { prefix: '/', timeouts: {} },

@@ -9,7 +9,7 @@ import { programsOf, type ShellCommand } from './shell-commands.ts'
 /** Programs that do nothing to the machine they run on. Whatever else a document calls is added here, or to documents.test.ts as what is not run, after a thought. */
 const mayRun = new Set([
   'fleet-gateway', 'npx', 'node', 'npm start', 'npm run demo', 'curl',
-  'base64', 'cat', 'cd', 'chmod', 'cp', 'echo', 'export', 'head', 'mkdir', 'sed', 'seq', 'sleep', 'tail', 'tr'
+  'base64', 'cat', 'cd', 'chmod', 'cp', 'echo', 'export', 'head', 'mkdir', 'openssl', 'sed', 'seq', 'sleep', 'tail', 'tr'
 ])
 
 /** What has to do with a gateway that runs: its port, its client, its state and its logs. */
