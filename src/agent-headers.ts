@@ -6,7 +6,7 @@ import type { OptionError } from './options.ts'
 import { lineIn, type ReadFile } from './token-file.ts'
 
 /** A value as it is written: itself, or a file that holds it. */
-export type HeaderValue = string | { file: string }
+type HeaderValue = string | { file: string }
 
 /** By name, as it is written. */
 export type AgentHeaders = Readonly<Record<string, HeaderValue>>

@@ -148,7 +148,7 @@ function notesOfNew ({ auth, keys, unset, value, file }: KeyFile): string[] {
           'The file has only the digest, so the other commands can\'t find a token any more: give them one with FLEET_SECRET.'
         ]
       : []),
-    'A gateway that watches the file takes it within a second; --agent and --scope can be changed in the file'
+    'A gateway that watches the file takes it within a second. What a key may do can be changed in the file'
   ]
 }
 
