@@ -32,10 +32,14 @@ export interface RegistryPluginOptions extends Partial<RegistryOptions> {
 /** Leases are looked at this often; a lapse is seen at most this late. */
 const sweepMs = 250
 
+/** Of one agent; and of all agents on average, so that a fleet of many agents with many instances each does not fill the memory. */
+const maxInstancesPerAgent = 1_000
+const meanInstancesPerAgent = 10
+
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
   const { allowedHosts, maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
-  const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent: 1_000 })
+  const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent, maxInstances: Math.max(maxInstancesPerAgent, maxAgents * meanInstancesPerAgent) })
   const stateFile = stateDir === undefined ? null : createStateFile(stateDir, fastify.log)
 
   const saved = await stateFile?.load({ ...(allowedHosts && { allowedHosts }) })
