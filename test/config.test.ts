@@ -154,6 +154,7 @@ t.test('what is wrong is named with its place', async t => {
     ['aliases in two ways', 'agents:\n  - {name: a, port: 1, aliases: [x], friendly_names: [y]}', '2:38 agents[0].friendly_names: is another word for aliases, and they differ'],
     ['a host with a scheme', 'agents:\n  - {name: a, host: "http://h", port: 1}', /^2:21 agents\[0\]\.host: must be a bare host name/],
     ['a host with a port', 'agents:\n  - name: a\n    instances:\n      - {host: "h:80", port: 1}', '4:16 agents[0].instances[0].host: must be without a port'],
+    ['cookies for every sandboxed frame', 'cors:\n  origins: ["null"]\n  credentials: true', /^3:16 cors\.credentials: can not be true with origin "null"/],
     ['cookies for all the world', 'cors:\n  credentials: true', /^2:16 cors\.credentials: can not be true with origin "\*"/],
     ['an origin that is none', 'cors: {origins: [example.com]}', /^1:18 cors\.origins\[0\]: must be "\*" or an origin/],
     ['a key without a token', 'auth:\n  keys:\n    - id: a\n      scopes: [read]', '3:7 auth.keys[0]: needs exactly one of token, tokenFile and tokenSha256, and has 0'],
