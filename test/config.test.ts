@@ -221,7 +221,7 @@ rateLimits: {}
     /^8:11 agents\[2\]\.port: localhost:2/,
     /^9:21 cors\.credentials/,
     /^10:18 timeouts\.idle/,
-    /^11:16 server\.port: must be integer \(got "1"\)/,
+    /^11:16 server\.port: must be integer \(got what the variable holds\)/,
     /^11:33 server\.host: the environment variable NOBODY is not set/,
     /^12:1 rateLimits: unknown key, did you mean "rateLimit"/
   ])
@@ -254,9 +254,9 @@ t.test('the environment is read, and a number where one is wanted', async t => {
   })
   t.same(await problemsOf(t, text, { PORT: 'x', IDLE: '5' }), [
     '2:11 agents[0].name: the environment variable NAME is not set',
-    '3:11 agents[0].port: must be integer (got "x")',
+    '3:11 agents[0].port: must be integer (got what the variable holds)',
     '6:11 auth.secret: the environment variable SECRET is not set',
-    '8:9 timeouts.idle: must be a duration such as "500ms", "30s" or "5m", at least 1ms (got 5)'
+    '8:9 timeouts.idle: must be a duration such as "500ms", "30s" or "5m", at least 1ms (got what the variable holds)'
   ])
 })
 
