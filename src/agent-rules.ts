@@ -41,7 +41,7 @@ export function settingProblems ({ aliases, friendly_names: friendlyNames, timeo
  * `registry.maxAgents` this bounds what all metadata takes (docs/operations.md, Sizing).
  * fleet.yaml, whose author is trusted, may say more.
  */
-export const metadataBounds = { bytes: 16 * 1024, levels: 16, values: 512 } as const
+const metadataBounds = { bytes: 16 * 1024, levels: 16, values: 512 } as const
 
 /** What of a registration's `metadata` is over a bound; the first that it breaks. */
 export function metadataProblem (metadata: Readonly<Record<string, unknown>>): string | undefined {

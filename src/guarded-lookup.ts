@@ -18,7 +18,7 @@ export type ResolveAll = (hostname: string, options: { family?: number | string 
 export type LookupOf = (instance: Instance) => LookupFunction | undefined
 
 /** What only the whole gateway knows. */
-export interface LookupSurroundings {
+interface LookupSurroundings {
   /** @default the system's resolver */
   readonly resolve?: ResolveAll
   /** Whether an address and port are the gateway's own. @default none is */
