@@ -3,7 +3,7 @@
  * Each concern's fields are functions of the duration form, since a registration may also write bare numbers of seconds.
  */
 import { readHeaders, type AgentHeaders } from './agent-headers.ts'
-import { settingProblems } from './agent-rules.ts'
+import { metadataProblem, settingProblems } from './agent-rules.ts'
 import { InvalidRegistrationError } from './errors.ts'
 import { canonicalHost } from './fleet/address.ts'
 import type { AgentPolicy } from './fleet/agent.ts'
@@ -45,7 +45,7 @@ export const timeoutFields = (form: DurationForm) => ({
 
 /** Timeouts for parts of an agent. */
 export const pathFields = (form: DurationForm) => Type.Array(Type.Object({
-  prefix: Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', examples: ['/v1/chat'], description: 'Of the path as the agent gets it, by whole segments: `/v1/chat` is good for `/v1/chat` and `/v1/chat/new`, not for `/v1/chats`.' }),
+  prefix: Type.String({ pattern: '^/[!-~]{0,255}$', errorMessage: 'must be a path that starts with "/", 256 characters at most', examples: ['/v1/chat'], description: 'Of the path as the agent gets it, by whole segments: `/v1/chat` is good for `/v1/chat` and `/v1/chat/new`, not for `/v1/chats`.' }),
   timeouts: Type.Object(timeoutFields(form), { ...strict, description: 'Override the agent\'s timeouts there.' })
 }, strict), { maxItems: 100, description: 'Timeouts of their own for some paths; where several prefixes match, the longest counts.' })
 
@@ -72,7 +72,7 @@ export const retryRules = {
 /** An agent's own retry policy. */
 export const retryFields = {
   attempts: Type.Optional(Type.Integer(retryRules.attempts)),
-  statuses: Type.Optional(Type.Array(Type.Integer({ minimum: 500, maximum: 599 }), { examples: [[502, 503, 504]], description: 'Answers that are worth a retry; all 5xx but 501 and 505 when left out.' })),
+  statuses: Type.Optional(Type.Array(Type.Integer({ minimum: 500, maximum: 599 }), { maxItems: 100, examples: [[502, 503, 504]], description: 'Answers that are worth a retry; all 5xx but 501 and 505 when left out.' })),
   maxBodyBytes: Type.Optional(Size(retryRules.maxBodyBytes))
 }
 
@@ -86,7 +86,7 @@ export const healthRules = {
 
 /** How an agent is probed. */
 export const healthFields = (form: DurationForm) => ({
-  path: Type.Optional(Type.String({ pattern: '^/[!-~]*$', errorMessage: 'must be a path that starts with "/"', examples: ['/health'], description: 'Probe by HTTP GET of this path, where 2xx and 3xx are good; by opening a connection, with TLS where it speaks https, when left out.' })),
+  path: Type.Optional(Type.String({ pattern: '^/[!-~]{0,1023}$', errorMessage: 'must be a path that starts with "/", 1024 characters at most', examples: ['/health'], description: 'Probe by HTTP GET of this path, where 2xx and 3xx are good; by opening a connection, with TLS where it speaks https, when left out.' })),
   interval: Type.Optional(form(healthRules.interval)),
   timeout: Type.Optional(form(healthRules.timeout)),
   unhealthyAfter: Type.Optional(Type.Integer(healthRules.unhealthyAfter)),
@@ -268,10 +268,12 @@ function toInstances ({ host, port, protocol = leftOut.protocol, weight = leftOu
 
 /**
  * What a registration's body asks of the registry. Whether its host may be named at all is the API's question (fleet/address.ts).
- * @throws InvalidRegistrationError when two of its fields contradict each other
+ * @throws InvalidRegistrationError when two of its fields contradict each other, or its metadata is too large
  */
 export function toRegistration (body: RegistrationBody): Registration {
   const errors = settingProblems(body).map(({ path, message }) => ({ path, message }))
+  const tooLarge = body.metadata && metadataProblem(body.metadata)
+  if (tooLarge !== undefined) errors.push({ path: 'metadata', message: tooLarge })
   if (errors.length > 0) throw new InvalidRegistrationError(errors.map(({ path, message }) => `${path} ${message}`).join('; '), { errors })
   const { name, host = leftOut.host, port, protocol, weight, ttl } = body
   return {

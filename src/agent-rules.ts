@@ -37,6 +37,36 @@ export function settingProblems ({ aliases, friendly_names: friendlyNames, timeo
 }
 
 /**
+ * How much a registration may say in `metadata`: bytes as JSON in UTF-8, levels, and values of every kind (fields and items, at all levels), of
+ * which each costs memory however short it is: at worst 100 KiB, measured, for an object of 512 names that nothing else has. With
+ * `registry.maxAgents` this bounds what all metadata takes (docs/operations.md, Sizing).
+ * fleet.yaml, whose author is trusted, may say more.
+ */
+const metadataBounds = { bytes: 16 * 1024, levels: 16, values: 512 } as const
+
+/** What of a registration's `metadata` is over a bound; the first that it breaks. */
+export function metadataProblem (metadata: Readonly<Record<string, unknown>>): string | undefined {
+  const { bytes, levels, values } = metadataBounds
+  const size = sizeOf(metadata)
+  if (size.levels > levels) return `must not be nested deeper than ${levels} levels`
+  if (size.values > values) return `must not have more than ${values} values, those in lists and objects included (got ${size.values})`
+  const length = Buffer.byteLength(JSON.stringify(metadata))
+  return length > bytes ? `must not be longer than ${bytes} bytes as JSON (got ${length})` : undefined
+}
+
+/** @param value is not deeper than options may be */
+function sizeOf (value: unknown): { levels: number, values: number } {
+  if (typeof value !== 'object' || value === null) return { levels: 0, values: 0 }
+  let [levels, values] = [0, 0]
+  for (const part of Object.values(value)) {
+    const inner = sizeOf(part)
+    levels = Math.max(levels, inner.levels)
+    values += 1 + inner.values
+  }
+  return { levels: levels + 1, values }
+}
+
+/**
  * What a `balancer` says that has no effect under the policy that counts. `address` is what hashOn is anyway.
  * @param path where it stands
  */

@@ -98,8 +98,9 @@ export function locate (errors: readonly OptionError[], { file, positions }: Con
   if (positions === undefined) return errors.map(({ path, message }) => ({ ...from, path, message }))
   const missing = new Set(variables.map(({ path }) => path))
   const located = errors.filter(({ path }) => !missing.has(path)).map(({ path, at, message }) => {
-    const wantsText = positions.get(path)?.retyped === true && !/^must be (?:[<>]|integer|boolean|a duration|a size)/.test(message)
-    return { ...from, ...positionOf(positions, path, at), path, message: message + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
+    const { retyped, hasVariable } = positions.get(path) ?? {}
+    const wantsText = retyped === true && !/^must be (?:[<>]|integer|boolean|a duration|a size)/.test(message)
+    return { ...from, ...positionOf(positions, path, at), path: shownPath(path, message), message: (hasVariable === true ? withoutValue(message) : message) + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
   })
   return [...variables.map(variable => ({ ...from, ...variable })), ...located]
     .sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
@@ -128,4 +129,14 @@ export function schemaErrors (schema: TSchema, value: unknown, { positions }: Co
 /** What is at a path whose keys are plain words. */
 function valueAt (value: unknown, path: string): unknown {
   return (path.match(/[^.[\]]+/g) ?? []).reduce<unknown>((at, key) => (at as Record<string, unknown>)[key], value)
+}
+
+/** What a variable holds is not shown: `port: ${FLEET_SECRET}` is a mistake that would end up in a log. */
+function withoutValue (message: string): string {
+  return message.replace(/ \(got [^]*\)/, ' (got what the variable holds)')
+}
+
+/** A key with a colon, an equals sign or a space in it was meant as a key and its value: `{secret:TOKEN}`. */
+function shownPath (path: string, message: string): string {
+  return message.startsWith('unknown key') ? path.replace(/[:=\s][^]*$/, '…') : path
 }

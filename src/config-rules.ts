@@ -56,9 +56,13 @@ function keyProblems (keys: NonNullable<Section<'auth'>['keys']>): OptionError[]
   return problems
 }
 
-/** `*` with credentials would hand every page the user's cookies; browsers refuse it, so it can only be a mistake (Fetch §3.2.5). */
+/**
+ * `*` with credentials would hand every page the user's cookies; browsers refuse it, so it can only be a mistake (Fetch §3.2.5). `null` they
+ * don't refuse, and every page can have it: in a sandboxed frame.
+ */
 function corsProblems ({ credentials = false, origins = ['*'] }: Section<'cors'>): OptionError[] {
-  return credentials && origins.includes('*') ? [wrongValue('cors.credentials', 'can not be true with origin "*"; list the origins')] : []
+  const everybody = ['*', 'null'].find(origin => origins.includes(origin))
+  return credentials && everybody !== undefined ? [wrongValue('cors.credentials', `can not be true with origin "${everybody}"; list the origins`)] : []
 }
 
 function allowedHostProblems (entries: readonly string[]): OptionError[] {

@@ -3,6 +3,7 @@
  * time; the order of registration is the order in which requests meet them, so it is written here once, with reasons.
  */
 import { randomBytes } from 'node:crypto'
+import type { Server } from 'node:net'
 import { hostname, networkInterfaces } from 'node:os'
 import Fastify, { type FastifyInstance, type FastifyPluginAsync, type FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
@@ -28,6 +29,7 @@ import type { Balancer } from './fleet/balancer.ts'
 import type { AgentDefinition } from './fleet/registry.ts'
 import { createLookupOf } from './guarded-lookup.ts'
 import { mountPath } from './mount-path.ts'
+import { isOwnAddress } from './own-address.ts'
 import { serverOptions } from './server.ts'
 import { AgentTlsFiles, createTlsOf } from './tls-agents.ts'
 import { ListenerCertificate, readListenerPair } from './tls-listener.ts'
@@ -86,7 +88,10 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   const { input, config, useTlsFiles } = await load()
   useTlsFiles()
   const stateDir = file === undefined ? config.registry.stateDir : stateDirOf(input, file)
-  const lookupOf = createLookupOf(config.registry.allowedHosts)
+  const lookupOf = createLookupOf(config.registry.allowedHosts, {
+    isOwn: (address, port) => isOwnAddress(gateway.server as Server, address, port),
+    current: instance => gateway.registry.find(instance.agent)?.instances.find(({ runtime }) => runtime === instance.runtime) ?? instance
+  })
   const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
 
   await gateway.register(facts, { trustedProxies: config.server.trustedProxies }) // first: every request has an account, refused ones too

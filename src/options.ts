@@ -166,8 +166,13 @@ export function checkOptions (schema: TSchema, value: unknown, { file = false }:
 
 /** What is wrong with a value: what its schema says of its form, or else the rule that it breaks; and the value, unless it may be a secret. */
 function valueError (rule: Record<string, unknown> | undefined, message: string, got: unknown): string {
-  const shown = typeof got === 'object' || (rule !== undefined && hidesValues(rule)) ? '' : ` (got ${shorten(JSON.stringify(got) ?? typeof got)})`
+  const shown = typeof got === 'object' || (rule !== undefined && hidesValues(rule)) ? '' : ` (got ${shorten(asText(got))})`
   return (typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown + nearestChoice(rule, got)
+}
+
+/** As JSON has it, or what JSON has no word for: functions, and the large integers of code. */
+function asText (got: unknown): string {
+  return typeof got === 'bigint' ? `${got}n` : JSON.stringify(got) ?? typeof got
 }
 
 /** A short list of choices is its own suggestion. */
@@ -186,7 +191,8 @@ function hidesValues (rule: object): boolean {
 }
 
 function shorten (text: string): string {
-  return text.length > 100 ? `${text.slice(0, 100)}…` : text
+  const shown = text.replaceAll(/\/\/[^/\s]*@/g, '//…@') // user and password of a URL, wherever one was written by mistake
+  return shown.length > 100 ? `${shown.slice(0, 100)}…` : shown
 }
 
 /** A value that breaks several rules is one error: the first, which is the one about its type. */

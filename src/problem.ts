@@ -79,6 +79,7 @@ export function toFleetError (error: unknown): FleetError {
   if (isFleetError(error)) return error
   const foreign = error instanceof Error ? error as ForeignError : undefined
   if (foreign?.code === 'FST_ERR_CTP_BODY_TOO_LARGE' || foreign?.statusCode === 413) return new BodyTooLargeError('The body is larger than this route accepts', {}, { cause: error })
+  if (foreign?.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE') return new BadRequestError('The Content-Type is not valid', {}, { cause: error })
   const status = foreign?.statusCode ?? foreign?.status
   if (foreign === undefined || !isErrorStatus(status)) return new InternalError('The error is in the gateway\'s log under this request id', {}, { cause: error })
   const extras = foreign.headers === undefined ? {} : { headers: headersOf(foreign.headers) }

@@ -12,6 +12,11 @@ const leastLength = 8
 /** As the schema of `token` has it. */
 const mostLength = 4_096
 
+/** Where the file is, for a message; nothing when what was given looks like a token in its place. */
+export function shownPath (path: string): string {
+  return /[/\\.]/.test(path) ? ` (${path})` : ''
+}
+
 /** No file is read any further: a device or a wrong name must not fill the memory. */
 const mostBytes = 64 * 1024
 
@@ -36,18 +41,18 @@ export function lineIn (path: string, readFile: ReadFile = readSmallFile): strin
     text = readFile(path)
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    throw new Error(code === undefined ? `${message} (${path})` : `can not be read: ${code} (${path})`, { cause: error })
+    throw new Error(code === undefined ? `${message}${shownPath(path)}` : `can not be read: ${code}${shownPath(path)}`, { cause: error })
   }
   const line = text.replace(/[\r\n]+$/, '')
-  if (line === '') throw new Error(`names an empty file (${path})`)
+  if (line === '') throw new Error(`names an empty file${shownPath(path)}`)
   return line
 }
 
 /** The token in a file, which may end in a line break. @throws Error that says what is wrong with it, and never quotes it */
 export function tokenIn (path: string, readFile: ReadFile = readSmallFile): string {
   const token = lineIn(path, readFile)
-  if (!printable.test(token)) throw new Error(`must hold one line of printable characters without spaces (${path})`)
-  if (token.length < leastLength) throw new Error(`must hold at least ${leastLength} characters (${path})`)
-  if (token.length > mostLength) throw new Error(`must hold at most ${mostLength} characters (${path})`)
+  if (!printable.test(token)) throw new Error(`must hold one line of printable characters without spaces${shownPath(path)}`)
+  if (token.length < leastLength) throw new Error(`must hold at least ${leastLength} characters${shownPath(path)}`)
+  if (token.length > mostLength) throw new Error(`must hold at most ${mostLength} characters${shownPath(path)}`)
   return token
 }

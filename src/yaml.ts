@@ -17,6 +17,8 @@ interface Place {
   readonly value: Position
   /** The environment made this value something else than a string. */
   readonly retyped?: true
+  /** There is a variable in it, so that it may be a secret wherever it stands. */
+  readonly hasVariable?: true
   /** The number that stands here, to tell it from one that was laid over it later. */
   readonly number?: number
 }
@@ -273,7 +275,7 @@ function place (root: Node, locate: (offset: number) => Position, env: Environme
       return value
     }
     const resolved = plain ? resolvePlain(text) : text
-    if (typeof resolved !== 'string') positions.set(path, { ...positions.get(path)!, retyped: true })
+    positions.set(path, { ...positions.get(path)!, hasVariable: true, ...(typeof resolved !== 'string' && { retyped: true }) })
     return resolved
   }
 

@@ -154,6 +154,7 @@ t.test('what is wrong is named with its place', async t => {
     ['aliases in two ways', 'agents:\n  - {name: a, port: 1, aliases: [x], friendly_names: [y]}', '2:38 agents[0].friendly_names: is another word for aliases, and they differ'],
     ['a host with a scheme', 'agents:\n  - {name: a, host: "http://h", port: 1}', /^2:21 agents\[0\]\.host: must be a bare host name/],
     ['a host with a port', 'agents:\n  - name: a\n    instances:\n      - {host: "h:80", port: 1}', '4:16 agents[0].instances[0].host: must be without a port'],
+    ['cookies for every sandboxed frame', 'cors:\n  origins: ["null"]\n  credentials: true', /^3:16 cors\.credentials: can not be true with origin "null"/],
     ['cookies for all the world', 'cors:\n  credentials: true', /^2:16 cors\.credentials: can not be true with origin "\*"/],
     ['an origin that is none', 'cors: {origins: [example.com]}', /^1:18 cors\.origins\[0\]: must be "\*" or an origin/],
     ['a key without a token', 'auth:\n  keys:\n    - id: a\n      scopes: [read]', '3:7 auth.keys[0]: needs exactly one of token, tokenFile and tokenSha256, and has 0'],
@@ -219,7 +220,7 @@ rateLimits: {}
     /^8:11 agents\[2\]\.port: localhost:2/,
     /^9:21 cors\.credentials/,
     /^10:18 timeouts\.idle/,
-    /^11:16 server\.port: must be integer \(got "1"\)/,
+    /^11:16 server\.port: must be integer \(got what the variable holds\)/,
     /^11:33 server\.host: the environment variable NOBODY is not set/,
     /^12:1 rateLimits: unknown key, did you mean "rateLimit"/
   ])
@@ -252,9 +253,9 @@ t.test('the environment is read, and a number where one is wanted', async t => {
   })
   t.same(await problemsOf(t, text, { PORT: 'x', IDLE: '5' }), [
     '2:11 agents[0].name: the environment variable NAME is not set',
-    '3:11 agents[0].port: must be integer (got "x")',
+    '3:11 agents[0].port: must be integer (got what the variable holds)',
     '6:11 auth.secret: the environment variable SECRET is not set',
-    '8:9 timeouts.idle: must be a duration such as "500ms", "30s" or "5m", at least 1ms (got 5)'
+    '8:9 timeouts.idle: must be a duration such as "500ms", "30s" or "5m", at least 1ms (got what the variable holds)'
   ])
 })
 

@@ -46,7 +46,7 @@ async function packedFiles (): Promise<PackedFile[]> {
 t.test('the package holds what is needed to run and to read it, and nothing else', async t => {
   const files = await packedFiles()
   const built = sources.flatMap(source => ['.js', '.d.ts', '.js.map'].map(ending => `dist/${source.replace(/\.ts$/, ending)}`))
-  const wanted = ['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'README.md', 'fleet.yaml', 'package.json', ...filesBelow('docs'), ...filesBelow('schema'), ...built]
+  const wanted = ['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'README.md', 'SECURITY.md', 'fleet.yaml', 'package.json', ...filesBelow('docs'), ...filesBelow('schema'), ...built]
 
   const paths = new Set(files.map(({ path }) => path))
   t.same([...paths].filter(path => !wanted.includes(path)), [], 'nothing else (stale files in dist/ go with it)')

@@ -17,9 +17,9 @@ import { authorityOf, type InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { mountPath } from '../../src/mount-path.ts'
 import { checkOptions, parseOptions } from '../../src/options.ts'
+import { isOwnAddress } from '../../src/own-address.ts'
 import { anyone, hasScope, mayTouch } from '../../src/principal.ts'
 import { answerIndex } from './index-page.ts'
-import { isOwnAddress } from './own-address.ts'
 import { agentView, instanceView, leaseView, registryView } from './views.ts'
 
 export interface AdminPluginOptions {

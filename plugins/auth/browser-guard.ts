@@ -33,14 +33,23 @@ export function createBrowserGuard ({ allowedHosts = [], allowedOrigins = [] }: 
     return !anyHost && authority !== undefined && /^https?:\/\//i.test(origin) && origin.replace(/^https?:\/\//i, '').toLowerCase() === authority.toLowerCase()
   }
 
-  return (method, { host, origin, 'sec-fetch-site': site, 'sec-fetch-mode': mode }) => {
+  return (method, { host, origin, 'sec-fetch-site': site, 'sec-fetch-mode': mode, 'sec-fetch-dest': destination }) => {
     if (!anyHost && host !== undefined && !isOwnHost(host)) return 'The Host is not one of this gateway\'s'
     if (anyOrigin) return undefined
     if (origin !== undefined) return isOwnOrigin(origin, host) ? undefined : 'Pages of this origin may not call the gateway'
-    // A link may lead here; anything else that a foreign page makes a browser send may not.
-    const isLink = mode === 'navigate' && (method === 'GET' || method === 'HEAD')
-    return site === 'cross-site' && !isLink ? 'Pages of other sites may not call the gateway' : undefined
+    // A link may lead here; anything else that a foreign page makes a browser send may not, nor may it show the gateway in a frame.
+    const isLink = mode === 'navigate' && (method === 'GET' || method === 'HEAD') && (destination === undefined || destination === 'document')
+    return isLink || isOwnSite(site, host) ? undefined : 'Pages of other sites may not call the gateway'
   }
+}
+
+/**
+ * Whether what a browser says of the page behind a request is no reason to refuse it (W3C Fetch Metadata). Who says nothing is no browser, or one
+ * that is too old to. A site is a whole domain, with pages of anybody who has a name in it: only on loopback is all of it this machine.
+ */
+function isOwnSite (site: string | string[] | undefined, host: string | undefined): boolean {
+  if (site === undefined || site === 'same-origin' || site === 'none') return true
+  return site === 'same-site' && host !== undefined && loopbackHost.test(withoutPort(host))
 }
 
 /** `[::1]:9001` → `[::1]`, `LocalHost.:9001` → `localhost`. */

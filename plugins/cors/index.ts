@@ -38,8 +38,9 @@ const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) 
   if (!options.enabled) return
 
   const anyOrigin = !loopbackOnly && options.origins.includes('*')
-  if (options.credentials && anyOrigin) {
-    throw new OptionsError('cors', [{ path: 'credentials', message: 'can not be true while origins has "*": name the origins', at: 'value' }])
+  const everybody = anyOrigin ? '*' : !loopbackOnly && options.origins.includes('null') ? 'null' : null // a sandboxed frame of any page has the latter
+  if (options.credentials && everybody !== null) {
+    throw new OptionsError('cors', [{ path: 'credentials', message: `can not be true while origins has "${everybody}": name the origins`, at: 'value' }])
   }
 
   const settings: fastifyCors.FastifyCorsOptions = {

@@ -35,10 +35,14 @@ const sweepMs = 250
 /** After a write that failed, the file is behind until one succeeds; it is tried so often without anybody asking for it. */
 const retryMs = 5_000
 
+/** Of one agent; and of all agents on average, so that a fleet of many agents with many instances each does not fill the memory. */
+const maxInstancesPerAgent = 1_000
+const meanInstancesPerAgent = 10
+
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
   const { allowedHosts, maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
-  const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent: 1_000 })
+  const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent, maxInstances: Math.max(maxInstancesPerAgent, maxAgents * meanInstancesPerAgent) })
   const stateFile = stateDir === undefined ? null : createStateFile(stateDir, fastify.log)
 
   const saved = await stateFile?.load({ ...(allowedHosts && { allowedHosts }) })

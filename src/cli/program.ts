@@ -54,9 +54,9 @@ function pathOf (command: Command): string {
   return command.parent === null ? command.name() : `${pathOf(command.parent)} ${command.name()}`
 }
 
-/** A misspelt `--secert=TOKEN` is no reason to print the token. */
+/** A misspelt `--secert=TOKEN` or `-sTOKEN` is no reason to print the token. */
 function withoutValue (text: string, { options }: Command): string {
-  const [, name] = /^error: unknown option '([^'=]+)=/.exec(text) ?? []
+  const [, name] = /^error: unknown option '(--[^'=]+(?==)|-[^'-](?=[^']))/.exec(text) ?? []
   if (name === undefined) return text
   const [meant] = nearestNames(name, options.flatMap(({ long, short }) => [long ?? '', short ?? '']))
   return `error: unknown option '${name}'\n${meant === undefined ? '' : `(Did you mean ${meant}?)\n`}`

@@ -8,6 +8,7 @@ import { readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FleetConfigInput } from '../config.ts'
 import { makeFolderDurably, writeFileDurably } from '../durable-file.ts'
+import { shownPath } from '../token-file.ts'
 import { CommandError, exitCodes, type CommandIo } from './io.ts'
 
 export interface FoundSecret {
@@ -84,7 +85,7 @@ async function readToken (file: string, from: string): Promise<string> {
   try {
     for await (const chunk of createReadStream(file, { encoding: 'utf8', end: mostBytes - 1 })) text += chunk as string
   } catch (error) {
-    throw new CommandError(`${from} can't be read: ${(error as Error).message}`)
+    throw new CommandError(`${from} can't be read: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}${shownPath(file)}`)
   }
   return text.trim()
 }

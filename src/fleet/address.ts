@@ -27,11 +27,28 @@ export function canonicalHost (host: string): string {
   return new URL(`http://[${host}]`).hostname.slice(1, -1)
 }
 
-/** Names under which clouds hand out credentials. */
-const metadataNames = new Set(['metadata', 'metadata.google.internal', 'metadata.goog', 'instance-data', 'instance-data.ec2.internal'])
+/**
+ * Names under which clouds and orchestrators hand out credentials. Most lead to an address that is refused anyway; here they are refused
+ * before anybody has to resolve them.
+ */
+const metadataNames = new Set([
+  'metadata', 'metadata.google.internal', 'metadata.goog', 'metadata.tencentyun.com', 'metadata.packet.net', 'metadata.platformequinix.com', 'api.metadata.cloud.ibm.com',
+  'instance-data', 'rancher-metadata', 'rancher-metadata.rancher.internal'
+])
+
+function isMetadataName (name: string): boolean {
+  return metadataNames.has(name) || name.startsWith('instance-data.') // instance-data.ec2.internal, instance-data.eu-west-1.compute.internal
+}
 
 const refusals: readonly { reason: string, ranges: readonly string[] }[] = [
-  { reason: 'must not be a cloud metadata address', ranges: ['169.254.169.254', 'fd00:ec2::254', 'fd20:ce::254', '100.100.100.200', '168.63.129.16', '192.0.0.192'] },
+  {
+    // Those of IPv4 that are link-local everywhere are below. Of Amazon all that is local to a machine: credentials of pods and containers, too.
+    reason: 'must not be a cloud metadata address',
+    ranges: [
+      '169.254.169.254', '100.100.100.200', '168.63.129.16', '192.0.0.192',
+      'fd00:ec2::/32', 'fd20:ce::254', 'fd00:c1::a9fe:a9fe', 'fd00:42::42', 'fd00:a9fe:a9fe::1'
+    ]
+  },
   { reason: 'must not be a link-local address', ranges: ['169.254.0.0/16', 'fe80::/10'] },
   { reason: 'must not be an unspecified address', ranges: ['0.0.0.0/8', '::'] },
   { reason: 'must not be a multicast address', ranges: ['224.0.0.0/4', 'ff00::/8'] },
@@ -64,7 +81,7 @@ export function registrationHostProblem (host: string, { allowedHosts }: Registr
   } else {
     // What getaddrinfo() and URLs take for IPv4 in another form: 2130706433, 0x7f.1, 127.1, 010.0.0.1 (WHATWG URL, "ends in a number").
     if (/(?:^|\.)(?:\d+|0x[0-9a-f]*)$/.test(name)) return 'must be an IPv4 address in its usual form, or a name whose last part is not a number'
-    if (metadataNames.has(name)) return 'must not be a cloud metadata address'
+    if (isMetadataName(name)) return 'must not be a cloud metadata address'
   }
   if (allowedHosts === undefined || isAllowed(name, allowedHosts)) return undefined
   return 'must be among registry.allowedHosts'
@@ -83,6 +100,19 @@ export function resolvedAddressProblem (ip: string, { allowedHosts = [] }: Regis
   if (isRefusedAddress(ip)) return isIP(ip) === 0 ? 'must be an IP address' : addressProblem(canonicalHost(ip)) ?? 'must be without a zone id'
   const ranges = allowedHosts.filter(isAddressRange)
   return ranges.length === 0 || rangeTest(ranges)(ip) ? undefined : 'must be among registry.allowedHosts'
+}
+
+const loopbackNames = new Set(['localhost', 'localhost.localdomain', 'localhost4', 'localhost6', 'ip6-localhost', 'ip6-loopback'])
+
+/** Whether `host` is a name of the loopback interface: by RFC 6761 §6.3, or in the hosts files of the common systems. */
+export function isLoopbackName (host: string): boolean {
+  const name = canonicalHost(host)
+  return loopbackNames.has(name) || name.endsWith('.localhost')
+}
+
+/** Whether `ip` is an address of the loopback interface. What is no IP address is none. */
+export function isLoopbackAddress (ip: string): boolean {
+  return isIPv4(ip) ? ip.startsWith('127.') : isIPv6(ip) && canonicalHost(ip) === '::1'
 }
 
 /** Why a registration may not lead to this IP address, in its canonical form; undefined when it may. */

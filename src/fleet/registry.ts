@@ -31,6 +31,8 @@ export interface RegistryLimits {
   readonly maxAgents: number
   /** The most instances of one agent. */
   readonly maxInstancesPerAgent: number
+  /** The most instances of all agents together that the registration API may bring the fleet to. @default no bound but the other two */
+  readonly maxInstances?: number
 }
 
 /** Leases as they were found by the last look at them. */
@@ -57,6 +59,8 @@ export class Registry {
   #leaseCount: LeaseCount = { leased: 0, lapsed: 0 }
   /** Before this time nothing runs out: a lower bound, milliseconds since the epoch. */
   #dueAt = Infinity
+  /** How many instances there are in all. */
+  #instanceCount = 0
   /** Whether registrations changed without anybody who registers having asked for it. */
   #unkept = false
 
@@ -321,7 +325,9 @@ export class Registry {
   }
 
   #refuseInstance (count: number): void {
-    if (count >= this.#limits.maxInstancesPerAgent) throw tooMany('port', `an agent may have ${this.#limits.maxInstancesPerAgent} instances`)
+    const { maxInstancesPerAgent, maxInstances = Infinity } = this.#limits
+    if (count >= maxInstancesPerAgent) throw tooMany('port', `an agent may have ${maxInstancesPerAgent} instances`)
+    if (this.#instanceCount >= maxInstances) throw tooMany('port', `all agents together may have ${maxInstances} instances`)
   }
 
   /** Puts a registered instance into its layer; what is not given stays as it is known. */
@@ -447,6 +453,7 @@ export class Registry {
   #settle (entry: Entry, before: readonly Instance[], after: readonly Instance[]): RegistryChange {
     const kept = new Set(after.map(({ runtime }) => runtime))
     const had = new Set(before.map(({ runtime }) => runtime))
+    this.#instanceCount += after.length - before.length
     for (const [origin, { runtime }] of entry.built) if (!kept.has(runtime)) entry.built.delete(origin)
     return { added: after.filter(({ runtime }) => !had.has(runtime)), removed: before.filter(({ runtime }) => !kept.has(runtime)) }
   }

@@ -75,6 +75,58 @@ t.test('a body that is no JSON object is refused, in whatever form it comes', as
   t.same((await gateway.inject('/registry')).json(), {})
 })
 
+t.test('metadata has bounds in bytes, depth and values, and a refusal changes nothing', async t => {
+  const gateway = await buildGateway(t)
+  const nested = (levels: number): object => levels === 1 ? {} : { a: nested(levels - 1) }
+  const bytesOf = (metadata: object) => Buffer.byteLength(JSON.stringify(metadata))
+  const filled = (bytes: number) => ({ text: 'x'.repeat(bytes - bytesOf({ text: '' })) })
+  await register(gateway, { name: 'a', port: 9000, metadata: { first: true } })
+  const before = (await gateway.inject('/registry')).body
+
+  const table: [what: string, metadata: object, message: RegExp | null][] = [
+    ['as long as may be', filled(16_384), null],
+    ['a byte longer', filled(16_385), /^must not be longer than 16384 bytes as JSON \(got 16385\)$/],
+    ['longer in UTF-8 than in characters', { text: '\u{1f600}'.repeat(4_096) }, /bytes/],
+    ['as deep as may be', nested(16), null],
+    ['a level deeper', nested(17), /^must not be nested deeper than 16 levels$/],
+    ['as many fields as may be', Object.fromEntries(Array.from({ length: 512 }, (_, index) => [`k${index}`, 0])), null],
+    ['a field more', Object.fromEntries(Array.from({ length: 513 }, (_, index) => [`k${index}`, 0])), /^must not have more than 512 values, those in lists and objects included \(got 513\)$/],
+    ['as many in lists', { a: [...Array.from({ length: 255 }, () => [0]), 0] }, null],
+    ['one more in a list', { a: [...Array.from({ length: 255 }, () => [0]), 0, 0] }, /values/]
+  ]
+  for (const [what, metadata, message] of table) {
+    const reply = await register(gateway, { name: 'a', port: 9000, metadata })
+    t.equal(reply.statusCode, message === null ? 200 : 400, what)
+    if (message === null) {
+      t.same((await gateway.inject('/agents/a')).json().metadata, metadata, what)
+      await register(gateway, { name: 'a', port: 9000, metadata: { first: true } })
+    } else {
+      t.match(reply.json(), { code: 'FLEET_INVALID_REGISTRATION', errors: [{ path: 'metadata', message }] }, what)
+      t.equal((await gateway.inject('/registry')).body, before, what)
+    }
+  }
+  const trusted = await buildGateway(t, { agents: [{ name: 'a', port: 9000, metadata: filled(20_000) }] })
+  t.equal(bytesOf((await trusted.inject('/agents/a')).json().metadata), 20_000, 'fleet.yaml may say more')
+})
+
+t.test('aliases, lists and paths of a registration have bounds', async t => {
+  const gateway = await buildGateway(t)
+  const names = (count: number) => Array.from({ length: count }, (_, index) => `alias-${index}`)
+  const good = { name: 'a', port: 9000 }
+
+  t.equal((await register(gateway, { ...good, aliases: names(32) })).statusCode, 201)
+  for (const [path, fields] of [
+    ['aliases', { aliases: names(33) }], ['friendly_names', { friendly_names: names(33) }], ['retry.statuses', { retry: { statuses: Array.from({ length: 101 }, () => 500) } }],
+    ['health.path', { health: { path: `/${'x'.repeat(1_024)}` } }], ['paths', { paths: Array.from({ length: 101 }, (_, index) => ({ prefix: `/${index}`, timeouts: {} })) }], ['paths[0].prefix', { paths: [{ prefix: `/${'x'.repeat(256)}`, timeouts: {} }] }]
+  ] as const) {
+    const reply = await register(gateway, { ...good, ...fields })
+    t.equal(reply.statusCode, 400, path)
+    t.ok(reply.json().errors.some((error: { path: string }) => error.path === path), `${path} in ${reply.body}`)
+  }
+  t.equal(gateway.registry.get('a').aliases.length, 32)
+  t.same(gateway.registry.get('a').policy, {})
+})
+
 t.test('names that objects know by heart are ordinary', async t => {
   const gateway = await buildGateway(t)
 
@@ -88,11 +140,12 @@ t.test('a name or alias of another agent is a conflict', async t => {
   const gateway = await buildGateway(t)
   await register(gateway, { name: 'a', port: 9000, aliases: ['first'] })
 
-  for (const body of [{ name: 'first', port: 9001 }, { name: 'b', port: 9001, aliases: ['a'] }, { name: 'b', port: 9001, aliases: ['first'] }]) {
+  for (const body of [{ name: 'first', port: 9001 }, { name: 'b', port: 9001, aliases: ['a'] }, { name: 'b', port: 9001, aliases: ['first'] }, { name: 'b', port: 9001, friendly_names: ['free', 'a'] }]) {
     const reply = await register(gateway, body)
     t.match(reply.json(), { status: 409, code: 'FLEET_NAME_CONFLICT' })
   }
   t.same(Object.keys((await gateway.inject('/registry')).json()), ['a'])
+  t.equal((await gateway.inject('/agents/free')).statusCode, 404, 'not even the free one was taken')
 })
 
 t.test('the gateway\'s own address is refused', async t => {

@@ -1,6 +1,6 @@
 /** src/fleet/address.ts: what is a host, and what a registration may not aim the gateway at. */
 import t from 'tap'
-import { allowedHostProblem, canonicalHost, hostProblem, isAddressRange, isRefusedAddress, registrationHostProblem, resolvedAddressProblem } from '../../src/fleet/address.ts'
+import { allowedHostProblem, canonicalHost, hostProblem, isAddressRange, isLoopbackAddress, isLoopbackName, isRefusedAddress, registrationHostProblem, resolvedAddressProblem } from '../../src/fleet/address.ts'
 
 t.test('a host is a bare name or an IP literal', async t => {
   const hosts = ['localhost', 'agent_1', 'a-b.example.com', 'example.com.', 'xn--bcher-kva.example', '3com.com', '127.0.0.1', '10.1.2.3', '::1', 'fd00::1', '2001:db8::1']
@@ -47,7 +47,8 @@ t.test('two spellings of a host are one', async t => {
 
 const refusedAddresses = [
   '169.254.0.1', '169.254.169.254', 'fe80::1', 'febf::1', // link-local
-  'fd00:ec2::254', 'fd20:ce::254', '100.100.100.200', '168.63.129.16', '192.0.0.192', // metadata
+  'fd00:ec2::254', 'fd00:ec2::23', 'fd20:ce::254', 'fd00:c1::a9fe:a9fe', 'fd00:42::42', 'fd00:a9fe:a9fe::1', '100.100.100.200', '168.63.129.16', '192.0.0.192', // metadata
+  '169.254.170.2', '169.254.170.23', '169.254.0.23', '169.254.42.42', 'fe80::a9fe:a9fe', // metadata that is link-local
   '0.0.0.0', '0.1.2.3', '::', // unspecified
   '224.0.0.1', '239.255.255.255', 'ff02::1', // multicast
   '255.255.255.255', '240.0.0.1', // broadcast, reserved
@@ -96,7 +97,25 @@ t.test('IPv4 in another form is refused', async t => {
 })
 
 t.test('names of metadata services are refused', async t => {
-  for (const host of ['metadata.google.internal', 'Metadata.Google.Internal.', 'metadata', 'metadata.goog', 'instance-data']) t.match(registrationHostProblem(host), /metadata/, host)
+  for (const host of ['metadata.google.internal', 'Metadata.Google.Internal.', 'metadata', 'metadata.goog', 'instance-data', 'instance-data.eu-west-1.compute.internal', 'metadata.tencentyun.com', 'rancher-metadata']) t.match(registrationHostProblem(host), /metadata/, host)
+})
+
+t.test('names that only resemble those of metadata services are names', async t => {
+  for (const host of ['my-metadata', 'metadata.example', 'instance-data-2', 'metadata-service']) t.equal(registrationHostProblem(host), undefined, host)
+})
+
+t.test('digits of other scripts, dots of other scripts and encoded ones are no address', async t => {
+  for (const host of ['１２７.0.0.1', '①②⑦.0.0.1', '127。0。0。1', '127%2e0%2e0%2e1', 'ⓛocalhost', 'localhost\u200b', 'xn--\u00fc', '%6cocalhost', '127.0.0.1\t', '127.0.0.1#', '[127.0.0.1]']) {
+    t.match(registrationHostProblem(host), /^must/, JSON.stringify(host))
+  }
+  t.equal(registrationHostProblem('xn--bcher-kva.example'), undefined, 'Punycode is a name as any other')
+})
+
+t.test('loopback by name and by address', async t => {
+  for (const host of ['localhost', 'LocalHost.', 'app.localhost', 'ip6-loopback', 'localhost.localdomain']) t.ok(isLoopbackName(host), host)
+  for (const host of ['localhost.example', 'notlocalhost', '127.0.0.1', '']) t.notOk(isLoopbackName(host), host)
+  for (const ip of ['127.0.0.1', '127.255.0.1', '::1', '0:0::1']) t.ok(isLoopbackAddress(ip), ip)
+  for (const ip of ['128.0.0.1', '::2', '::ffff:127.0.0.1', '127.1', 'localhost']) t.notOk(isLoopbackAddress(ip), ip)
 })
 
 t.test('a registration\'s host must be a host at all', async t => {

@@ -210,6 +210,28 @@ t.test('the fleet is bounded, and a refusal changes nothing', async t => {
   t.equal(registry.size, 5, 'the file is not bounded')
 })
 
+t.test('all agents together have a bound, too, and what leaves makes room', async t => {
+  const { registry } = build({ maxAgents: 10, maxInstancesPerAgent: 10, maxInstances: 3 })
+  const refused = { code: 'FLEET_INVALID_REGISTRATION', errors: [{ path: 'port', message: 'all agents together may have 3 instances' }] }
+  registry.replaceFile([agent('a', [1])])
+  registry.register(at(9001))
+  const { instance } = registry.register(at(9002, { ttlMs: 1_000 }))
+
+  t.throws(() => registry.register(at(9003, { name: 'coder' })), refused)
+  t.throws(() => registry.register(at(9003)), refused)
+  t.equal(registry.register(at(9001)).created, false, 'what is known may always renew')
+  t.equal(registry.heartbeat('planner', instance.id).id, instance.id)
+  t.throws(() => registry.register(at(9003)), refused, 'a renewal makes no room')
+
+  registry.removeInstance('planner', instance.id)
+  t.equal(registry.register(at(9003)).created, true)
+  registry.removeAgent('planner')
+  for (const port of [9004, 9005]) t.equal(registry.register(at(port, { name: 'coder' })).created, true)
+  t.throws(() => registry.register(at(9006, { name: 'coder' })), refused)
+  registry.replaceFile([])
+  t.equal(registry.register(at(9006, { name: 'coder' })).created, true, 'the file\'s count while they are there')
+})
+
 t.test('a listener that was taken off hears nothing more', async t => {
   const registry = new Registry(fakeClock())
   let calls = 0

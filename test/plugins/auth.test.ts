@@ -327,6 +327,18 @@ t.test('the browser guard', async t => {
     ['an image of a foreign page', {}, { host: 'localhost', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'no-cors' }, false],
     ['a link on a foreign page', {}, { host: 'localhost', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' }, true],
     ['a form on a foreign page', {}, { host: 'localhost', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' }, false, 'POST'],
+    ['a frame of a foreign page', {}, { host: 'localhost', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'iframe' }, false],
+    ['a tab that a foreign page opens', {}, { host: 'localhost', 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate', 'sec-fetch-dest': 'document' }, true],
+    ['an image of another page of this machine', {}, { host: 'localhost:9001', 'sec-fetch-site': 'same-site', 'sec-fetch-mode': 'no-cors' }, true],
+    ['an image of a neighbour in the same domain', { allowedHosts: ['gateway.corp.example'] }, { host: 'gateway.corp.example', 'sec-fetch-site': 'same-site', 'sec-fetch-mode': 'no-cors' }, false],
+    ['a site that is not known yet', {}, { host: 'localhost', 'sec-fetch-site': 'another-planet' }, false],
+    ['an address that was typed', {}, { host: 'localhost', 'sec-fetch-site': 'none', 'sec-fetch-mode': 'navigate' }, true],
+    ['all addresses at once as a host', {}, { host: '0.0.0.0:9001' }, false],
+    ['an address with loopback inside', {}, { host: '[::ffff:7f00:1]:9001' }, false],
+    ['a service that makes names of addresses', {}, { host: '127.0.0.1.nip.example:9001' }, false],
+    ['two origins in one', { allowedOrigins: ['https://app.example'] }, { host: 'localhost', origin: 'https://app.example, https://evil.example' }, false],
+    ['an origin with a user', {}, { host: 'localhost', origin: 'http://localhost@evil.example' }, false],
+    ['a file', {}, { host: 'localhost', origin: 'file://' }, false],
     ['an own page', {}, { host: 'localhost', 'sec-fetch-site': 'same-origin', 'sec-fetch-mode': 'cors' }, true, 'POST']
   ]
   for (const [name, options, headers, allowed, method = 'GET'] of cases) {

@@ -119,6 +119,7 @@ t.test('methods, headers, credentials and age are as configured', async t => {
 t.test('credentials for everybody are refused', async t => {
   await t.rejects(build(t, { credentials: true }), { name: 'OptionsError', message: /^cors\.credentials / })
   await t.rejects(build(t, { credentials: true, origins: ['https://app.example', '*'] }), { name: 'OptionsError' })
+  await t.rejects(build(t, { credentials: true, origins: ['null', 'https://app.example'] }), { name: 'OptionsError' }, 'every page can have that origin, in a sandboxed frame')
   await t.resolves(build(t, { credentials: true, loopbackOnly: true }))
 })
 
