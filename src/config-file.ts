@@ -2,41 +2,11 @@
  * A configuration file as text and places: reads it, and says where in it something is wrong. What its keys mean is not known here.
  */
 import { readFile } from 'node:fs/promises'
+import { ConfigError, type ConfigProblem } from './config-error.ts'
 import { checkOptions, type OptionError, type TSchema } from './options.ts'
 import { YamlError, parseYaml, positionOf, type Environment, type Positions, type YamlProblem } from './yaml.ts'
 
-/** One thing that is wrong. Without a file when the configuration was given in code; without line and column when the whole file is meant. */
-export interface ConfigProblem {
-  file?: string
-  /** Counts from 1, as `column`. */
-  line?: number
-  column?: number
-  /** Path of the key or value: `agents[1].port`; empty for the whole. */
-  path: string
-  message: string
-}
-
-/** The configuration is wrong. `problems` lists every reason; the message has one line for each: `fleet.yaml:12:7 agents[1].prot: unknown key`. */
-export class ConfigError extends Error {
-  readonly problems: readonly ConfigProblem[]
-  constructor (problems: readonly ConfigProblem[], options?: { cause?: unknown }) {
-    super(problems.map(formatProblem).join('\n'), options)
-    this.name = 'ConfigError'
-    this.problems = problems
-  }
-
-  /** The lines alone: they say for themselves where they come from. */
-  override toString (): string {
-    return this.message
-  }
-}
-
-function formatProblem ({ file, line, column, path, message }: ConfigProblem): string {
-  const what = path === '' ? message : `${path}: ${message}`
-  if (file === undefined) return what
-  // Without a place and a path the file itself is the subject: "fleet.yaml: can not be read".
-  return line === undefined && path === '' ? `${file}: ${what}` : `${[file, line, column].filter(part => part !== undefined).join(':')} ${what}`
-}
+export { ConfigError, type ConfigProblem }
 
 /** Where a configuration comes from. */
 export interface ConfigSource {
@@ -44,10 +14,15 @@ export interface ConfigSource {
   readonly file?: string
   /** Without these, errors name no line; what is given in code has none. */
   readonly positions?: Positions
+  /** Names that may stand beside what is configured, in code alone: a key that is not known may be meant as one of them. */
+  readonly codeNames?: (pathOfKey: string) => readonly string[]
 }
 
+/** A file as a source. */
+export type FileSource = Required<Pick<ConfigSource, 'file' | 'positions'>>
+
 /** A file's contents, not validated yet. */
-export interface ConfigText extends Required<ConfigSource> {
+export interface ConfigText extends FileSource {
   /** Undefined for a file that is missing. */
   readonly value: unknown
   /** Variables that are missing; their values stay as they are written, so the configuration must be refused. */
@@ -95,19 +70,26 @@ export async function readText (file: string): Promise<string | undefined> {
  */
 export function locate (errors: readonly OptionError[], { file, positions }: ConfigSource = {}, variables: readonly YamlProblem[] = []): ConfigProblem[] {
   const from = file === undefined ? {} : { file }
-  if (positions === undefined) return errors.map(({ path, message }) => ({ ...from, path, message }))
+  if (positions === undefined) return errors.map(({ at, ...error }) => ({ ...from, ...error }))
   const missing = new Set(variables.map(({ path }) => path))
-  const located = errors.filter(({ path }) => !missing.has(path)).map(({ path, at, message }) => {
+  const located = errors.filter(({ path }) => !missing.has(path)).map(({ at, message, ...error }) => {
+    const { path } = error
+    if (isOfCode(error, at, message, positions)) return { ...error, message }
     const wantsText = positions.get(path)?.retyped === true && !/^must be (?:[<>]|integer|boolean|a duration|a size)/.test(message)
-    return { ...from, ...positionOf(positions, path, at), path, message: message + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
+    return { ...from, ...positionOf(positions, path, at), ...error, message: message + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
   })
   return [...variables.map(variable => ({ ...from, ...variable })), ...located]
     .sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
 }
 
+/** What is there to be wrong, and is not in the file, was laid over it in code. */
+function isOfCode ({ path }: Pick<OptionError, 'path'>, at: 'key' | 'value', message: string, positions: Positions): boolean {
+  return path !== '' && !positions.has(path) && (at === 'value' || message.startsWith('unknown key'))
+}
+
 /** The errors of the schema. A duration needs its unit where the file wrote it; what was laid over it in code is milliseconds. */
-export function schemaErrors (schema: TSchema, value: unknown, { positions }: ConfigSource = {}): OptionError[] {
-  const errors = checkOptions(schema, value)
+export function schemaErrors (schema: TSchema, value: unknown, { positions, codeNames = () => [] }: ConfigSource = {}): OptionError[] {
+  const errors = checkOptions(schema, value, { besides: path => positions?.has(path) === true ? [] : codeNames(path) })
   if (positions === undefined) return errors
   const paths = new Set(errors.map(({ path }) => path))
   const isFromFile = (path: string) => positions.get(path)?.number === valueAt(value, path)

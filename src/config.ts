@@ -13,7 +13,7 @@ import { RegistryOptions } from '../plugins/registry/options.ts'
 import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
-import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource } from './config-file.ts'
+import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource, type FileSource } from './config-file.ts'
 import { sectionProblems } from './config-rules.ts'
 import { Options, Type, parseOptions, type OptionError, type Static, type StaticDecode } from './options.ts'
 import { ServerOptions } from './server-options.ts'
@@ -40,6 +40,9 @@ export const FleetOptions = Options({
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
 export type FleetConfig = StaticDecode<typeof FleetOptions>
+
+/** What an empty configuration is. */
+const defaults: FleetConfig = parseOptions(FleetOptions, {}, '')
 
 /** The configuration as it is written, in fleet.yaml or in code: what is left out has its default. */
 export interface FleetConfigInput {
@@ -70,7 +73,7 @@ export function parseConfig (value: unknown, source?: ConfigSource): FleetConfig
 }
 
 /** A configuration file's contents, as YAML and not as a valid configuration yet. */
-export interface ConfigContents extends Required<ConfigSource> {
+export interface ConfigContents extends FileSource {
   /** Not validated: parseConfig() does that. */
   readonly value: FleetConfigInput
 }
@@ -135,7 +138,7 @@ function configErrors (value: unknown, source: ConfigSource | undefined): Option
   const errors = schemaErrors(FleetOptions, value, source)
   const isSound = (path: string) => !errors.some(error => error.path === path || error.path.startsWith(`${path}.`) || error.path.startsWith(`${path}[`))
   if (!isMapping(value)) return errors
-  return [...errors, ...agentProblems(value['agents'], isSound), ...sectionProblems(value as FleetConfigInput, isSound)]
+  return [...errors, ...agentProblems(value['agents'], isSound), ...sectionProblems(value as FleetConfigInput, isSound, defaults)]
 }
 
 function refuse (errors: readonly OptionError[], source: ConfigSource | undefined, variables: readonly YamlProblem[] = []): void {

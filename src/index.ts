@@ -6,7 +6,7 @@ export { fleetGateway, createGateway, type FleetGatewayOptions } from './gateway
 export { fleetGateway as default } from './gateway.ts'
 export { serverOptions } from './server.ts'
 
-// Configuration and what is wrong with it: ConfigError of the whole, OptionsError of one plugin's part.
+// Configuration and what is wrong with it: a ConfigError always; an OptionsError, which is one, of one plugin's part and of what only code gives.
 export { ConfigError, type ConfigProblem, type FleetConfig, type FleetConfigInput } from './config.ts'
 export { OptionsError, type OptionError } from './options.ts'
 
@@ -36,7 +36,7 @@ export type { Principal, Scope } from './principal.ts'
 export type { AdminPluginOptions } from '../plugins/admin/index.ts'
 export type { AuditDestination, AuditLog, AuditLogPluginOptions } from '../plugins/audit-log/index.ts'
 export type { Auth, AuthPluginOptions, FleetRouteConfig } from '../plugins/auth/index.ts'
-export type { CorsPluginOptions } from '../plugins/cors/index.ts'
+export type { Cors, CorsPluginOptions } from '../plugins/cors/index.ts'
 export type { Discovery, DiscoveryPluginOptions } from '../plugins/discovery/index.ts'
 export type { Drain, DrainPluginOptions } from '../plugins/drain/index.ts'
 export type { FactsLog, FactsPluginOptions, RequestFacts } from '../plugins/facts/index.ts'
@@ -45,6 +45,6 @@ export type { Health, HealthPluginOptions } from '../plugins/health/index.ts'
 export type { ProblemPluginOptions } from '../plugins/problem/index.ts'
 export type { Proxy, ProxyPluginOptions } from '../plugins/proxy/index.ts'
 export type { RateLimitPluginOptions, RateLimiter } from '../plugins/rate-limit/index.ts'
-export type { RegistryPluginOptions, RegistryStateKeeper } from '../plugins/registry/index.ts'
+export type { RegistryPluginOptions, RegistryRules, RegistryStateKeeper } from '../plugins/registry/index.ts'
 export type { Stats, StatsSnapshot } from '../plugins/stats/index.ts'
 export type { Upstream, UpstreamPluginOptions } from '../plugins/upstream/index.ts'
