@@ -11,9 +11,9 @@ export { default as problem } from './problem/index.ts'
 export { default as guard } from './guard/index.ts'
 /** An orderly end: `fastify.drain`. Needs `facts`. */
 export { default as drain } from './drain/index.ts'
-/** Cross-origin requests of browsers: `fastify.corsEnabled`. */
+/** Cross-origin requests of browsers: `fastify.cors`, `fastify.corsEnabled`. */
 export { default as cors } from './cors/index.ts'
-/** Which instances serve which agent: `fastify.registry`, `fastify.registryState`. */
+/** Which instances serve which agent: `fastify.registry`, `fastify.registryState`, `fastify.registryRules`. */
 export { default as registry } from './registry/index.ts'
 /** Who may do what: `request.principal`, `fastify.auth`. */
 export { default as auth } from './auth/index.ts'

@@ -3,13 +3,11 @@
  * bounds and meanings are the schemas', put in where the template has a name in double braces.
  */
 import { readFile } from 'node:fs/promises'
+import { settingsOfTheStart } from '../dist/src/config-changes.js'
 import { FleetOptions } from '../dist/src/config.js'
 import { choicesOf, defaultOf, inYaml, isRequired, kindOf, rulesOf } from './settings.js'
 
 const template = new URL('configuration.template.md', import.meta.url)
-
-/** Top-level keys of which a reload applies nothing (src/gateway.ts); a test tries each. */
-const waitForRestart = ['server', 'cors', 'registry', 'auditLog']
 
 const sections = FleetOptions.properties
 
@@ -61,7 +59,9 @@ function table (key) {
 }
 
 function about (key) {
-  const when = waitForRestart.includes(key) ? 'A change waits for a restart.' : 'A change applies at once.'
+  const below = settingsOfTheStart.filter(path => path.startsWith(`${key}.`)).map(path => `\`${path}\``)
+  const atOnce = below.length === 0 ? 'A change applies at once.' : `A change applies at once, but for ${listed(below)}, which waits for a restart.`
+  const when = settingsOfTheStart.includes(key) ? 'A change waits for a restart.' : atOnce
   return `${sections[key].description} ${when}`
 }
 
@@ -72,9 +72,13 @@ function contents (prose) {
 }
 
 function reloads () {
-  const names = keys => keys.map(key => `\`${key}\``).join(', ').replace(/, ([^,]+)$/, ' and $1')
-  const atOnce = Object.keys(sections).filter(key => !waitForRestart.includes(key))
-  return `A reload applies ${names(atOnce)} at once. Changes of ${names(waitForRestart)} wait for a restart, as the log says then.`
+  const names = keys => listed(keys.map(key => `\`${key}\``))
+  const atOnce = Object.keys(sections).filter(key => !settingsOfTheStart.includes(key))
+  return `A reload applies ${names(atOnce)} at once. Changes of ${names(settingsOfTheStart)} wait for a restart, as the log says then.`
+}
+
+function listed (words) {
+  return words.join(', ').replace(/, ([^,]+)$/, ' and $1')
 }
 
 async function render () {

@@ -2,41 +2,11 @@
  * A configuration file as text and places: reads it, and says where in it something is wrong. What its keys mean is not known here.
  */
 import { readFile } from 'node:fs/promises'
+import { ConfigError, type ConfigProblem } from './config-error.ts'
 import { checkOptions, OptionsError, type OptionError, type TSchema } from './options.ts'
 import { YamlError, parseYaml, positionOf, type Environment, type Positions, type YamlProblem } from './yaml.ts'
 
-/** One thing that is wrong. Without a file when the configuration was given in code; without line and column when the whole file is meant. */
-export interface ConfigProblem {
-  file?: string
-  /** Counts from 1, as `column`. */
-  line?: number
-  column?: number
-  /** Path of the key or value: `agents[1].port`; empty for the whole. */
-  path: string
-  message: string
-}
-
-/** The configuration is wrong. `problems` lists every reason; the message has one line for each: `fleet.yaml:12:7 agents[1].prot: unknown key`. */
-export class ConfigError extends Error {
-  readonly problems: readonly ConfigProblem[]
-  constructor (problems: readonly ConfigProblem[], options?: { cause?: unknown }) {
-    super(problems.map(formatProblem).join('\n'), options)
-    this.name = 'ConfigError'
-    this.problems = problems
-  }
-
-  /** The lines alone: they say for themselves where they come from. */
-  override toString (): string {
-    return this.message
-  }
-}
-
-function formatProblem ({ file, line, column, path, message }: ConfigProblem): string {
-  const what = path === '' ? message : `${path}: ${message}`
-  if (file === undefined) return what
-  // Without a place and a path the file itself is the subject: "fleet.yaml: can not be read".
-  return line === undefined && path === '' ? `${file}: ${what}` : `${[file, line, column].filter(part => part !== undefined).join(':')} ${what}`
-}
+export { ConfigError, type ConfigProblem }
 
 /** Where a configuration comes from. */
 export interface ConfigSource {
@@ -44,10 +14,15 @@ export interface ConfigSource {
   readonly file?: string
   /** Without these, errors name no line; what is given in code has none. */
   readonly positions?: Positions
+  /** Names that may stand beside what is configured, in code alone: a key that is not known may be meant as one of them. */
+  readonly codeNames?: (pathOfKey: string) => readonly string[]
 }
 
+/** A file as a source. */
+export type FileSource = Required<Pick<ConfigSource, 'file' | 'positions'>>
+
 /** A file's contents, not validated yet. */
-export interface ConfigText extends Required<ConfigSource> {
+export interface ConfigText extends FileSource {
   /** Undefined for a file that is missing. */
   readonly value: unknown
   /** Variables that are missing; their values stay as they are written, so the configuration must be refused. */
@@ -95,31 +70,43 @@ export async function readText (file: string): Promise<string | undefined> {
  */
 export function locate (errors: readonly OptionError[], { file, positions }: ConfigSource = {}, variables: readonly YamlProblem[] = []): ConfigProblem[] {
   const from = file === undefined ? {} : { file }
-  if (positions === undefined) return errors.map(({ path, message }) => ({ ...from, path, message }))
+  if (positions === undefined) return errors.map(({ at, ...error }) => ({ ...from, ...error }))
   const missing = new Set(variables.map(({ path }) => path))
-  const located = errors.filter(({ path }) => !missing.has(path)).map(({ path, at, message }) => {
-    const { retyped, hasVariable } = positions.get(path) ?? {}
+  const located = errors.filter(({ path }) => !missing.has(path)).map(({ at, message, ...error }) => {
+    const { path } = error
+    const shown = { ...error, path: shownPath(path, message) }
+    if (isOfCode(error, at, message, positions)) return { ...shown, message }
+    const { retyped, variables } = positions.get(path) ?? {}
     const wantsText = retyped === true && !/^must be (?:[<>]|integer|boolean|a duration|a size)/.test(message)
-    return { ...from, ...positionOf(positions, path, at), path: shownPath(path, message), message: (hasVariable === true ? withoutValue(message) : message) + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
+    return { ...from, ...positionOf(positions, path, at), ...shown, message: (variables === undefined ? message : withoutValue(message)) + (wantsText ? '; a variable that is meant as a string needs quotes around it' : '') }
   })
   return [...variables.map(variable => ({ ...from, ...variable })), ...located]
     .sort((a, b) => (a.line ?? 0) - (b.line ?? 0) || (a.column ?? 0) - (b.column ?? 0))
 }
 
-/** Runs what reads files that a section names. @throws {ConfigError} with the places, for an OptionsError */
-export function withPlaces<T> (section: string, source: ConfigSource | undefined, read: () => T): T {
+/** Runs what reads options, or files that they name. What is wrong with those of a file is told with its places. @throws {ConfigError} */
+export async function placing<T> (source: ConfigSource, act: () => T): Promise<Awaited<T>> {
   try {
-    return read()
+    return await act()
   } catch (error) {
-    if (!(error instanceof OptionsError)) throw error
-    const errors = error.errors.map(({ path, ...problem }) => ({ ...problem, path: path === '' || path.startsWith('[') ? section + path : `${section}.${path}` }))
-    throw new ConfigError(locate(errors, source), { cause: error })
+    if (!(error instanceof OptionsError) || source.file === undefined) throw error
+    throw new ConfigError(locate(withFullPaths(error), source), { cause: error })
   }
 }
 
+/** The errors, each with its path in the whole configuration. */
+export function withFullPaths ({ errors, problems }: OptionsError): OptionError[] {
+  return errors.map((wrong, index) => ({ ...wrong, path: problems[index]!.path }))
+}
+
+/** What is there to be wrong, and is not in the file, was laid over it in code. */
+function isOfCode ({ path }: Pick<OptionError, 'path'>, at: 'key' | 'value', message: string, positions: Positions): boolean {
+  return path !== '' && !positions.has(path) && (at === 'value' || message.startsWith('unknown key'))
+}
+
 /** The errors of the schema. A duration needs its unit where the file wrote it; what was laid over it in code is milliseconds. */
-export function schemaErrors (schema: TSchema, value: unknown, { positions }: ConfigSource = {}): OptionError[] {
-  const errors = checkOptions(schema, value)
+export function schemaErrors (schema: TSchema, value: unknown, { positions, codeNames = () => [] }: ConfigSource = {}): OptionError[] {
+  const errors = checkOptions(schema, value, { besides: path => positions?.has(path) === true ? [] : codeNames(path) })
   if (positions === undefined) return errors
   const paths = new Set(errors.map(({ path }) => path))
   const isFromFile = (path: string) => positions.get(path)?.number === valueAt(value, path)

@@ -2,9 +2,8 @@
  * What the plugins' schemas can't say of fleet.yaml's other keys: which values go together, and the forms of hosts and address ranges.
  */
 import { balancerProblems } from './agent-rules.ts'
-import type { FleetConfigInput } from './config.ts'
+import type { FleetConfig, FleetConfigInput } from './config.ts'
 import { allowedHostProblem, hostProblem, isAddressRange } from './fleet/address.ts'
-import { balancerPolicies } from './fleet/balancers.ts'
 import type { OptionError } from './options.ts'
 
 type Section<Key extends keyof FleetConfigInput> = NonNullable<FleetConfigInput[Key]>
@@ -12,16 +11,17 @@ type Section<Key extends keyof FleetConfigInput> = NonNullable<FleetConfigInput[
 /**
  * The errors of everything but `agents`, and of agents what only shows beside the rest.
  * @param isSound whether the schema has nothing against what is at this path; only such sections are judged
+ * @param defaults what an empty configuration is
  */
-export function sectionProblems (config: FleetConfigInput, isSound: (path: string) => boolean): OptionError[] {
+export function sectionProblems (config: FleetConfigInput, isSound: (path: string) => boolean, defaults: FleetConfig): OptionError[] {
   const problems: OptionError[] = []
   const { server, auth, cors, registry, balancer = {} } = config
   if (server !== undefined && isSound('server')) problems.push(...serverProblems(server))
   if (auth !== undefined && isSound('auth')) problems.push(...keyProblems(auth.keys ?? []))
-  if (cors !== undefined && isSound('cors')) problems.push(...corsProblems(cors))
+  if (cors !== undefined && isSound('cors')) problems.push(...corsProblems({ ...defaults.cors, ...cors }).map(problem => ({ ...problem, path: `cors.${problem.path}` })))
   if (registry !== undefined && isSound('registry')) problems.push(...allowedHostProblems(registry.allowedHosts ?? []))
   if (isSound('balancer')) {
-    const { policy = balancerPolicies[0] } = balancer
+    const { policy = defaults.balancer.policy } = balancer
     problems.push(...balancerProblems(balancer, policy, 'balancer'), ...agentBalancerProblems(config.agents, policy, isSound))
   }
   return problems
@@ -60,9 +60,9 @@ function keyProblems (keys: NonNullable<Section<'auth'>['keys']>): OptionError[]
  * `*` with credentials would hand every page the user's cookies; browsers refuse it, so it can only be a mistake (Fetch §3.2.5). `null` they
  * don't refuse, and every page can have it: in a sandboxed frame.
  */
-function corsProblems ({ credentials = false, origins = ['*'] }: Section<'cors'>): OptionError[] {
+export function corsProblems ({ credentials, origins }: Pick<FleetConfig['cors'], 'credentials' | 'origins'>): OptionError[] {
   const everybody = ['*', 'null'].find(origin => origins.includes(origin))
-  return credentials && everybody !== undefined ? [wrongValue('cors.credentials', `can not be true with origin "${everybody}"; list the origins`)] : []
+  return credentials && everybody !== undefined ? [wrongValue('credentials', `can not be true with origin "${everybody}"; list the origins`)] : []
 }
 
 function allowedHostProblems (entries: readonly string[]): OptionError[] {

@@ -11,11 +11,10 @@ import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/op
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
 import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
-import { FileAgentOptions, toAgentDefinitions, type FileAgentInput } from './agent-options.ts'
+import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
-import { ConfigError, locate, readYamlFile, schemaErrors, withPlaces, type ConfigSource } from './config-file.ts'
+import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource, type FileSource } from './config-file.ts'
 import { sectionProblems } from './config-rules.ts'
-import type { AgentDefinition } from './fleet/registry.ts'
 import { Options, Type, parseOptions, type OptionError, type Static, type StaticDecode } from './options.ts'
 import { ServerOptions } from './server-options.ts'
 import type { Environment, YamlProblem } from './yaml.ts'
@@ -41,6 +40,9 @@ export const FleetOptions = Options({
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
 export type FleetConfig = StaticDecode<typeof FleetOptions>
+
+/** What an empty configuration is. */
+const defaults: FleetConfig = parseOptions(FleetOptions, {}, '')
 
 /** The configuration as it is written, in fleet.yaml or in code: what is left out has its default. */
 export interface FleetConfigInput {
@@ -71,7 +73,7 @@ export function parseConfig (value: unknown, source?: ConfigSource): FleetConfig
 }
 
 /** A configuration file's contents, as YAML and not as a valid configuration yet. */
-export interface ConfigContents extends Required<ConfigSource> {
+export interface ConfigContents extends FileSource {
   /** Not validated: parseConfig() does that. */
   readonly value: FleetConfigInput
 }
@@ -97,15 +99,6 @@ export async function readConfigFile (file: string, env: Environment = {}): Prom
 export async function loadConfig (file: string, env: Environment = {}): Promise<FleetConfig> {
   const { value, ...source } = await readConfigFile(file, env)
   return parseConfig(value, source)
-}
-
-/**
- * The agents of a configuration; the files that their headers name are read.
- * @param source where the configuration was read from, so that errors name line and column
- * @throws {ConfigError} with every file that can't be read
- */
-export function agentDefinitions ({ agents }: Pick<FleetConfig, 'agents'>, source?: ConfigSource): AgentDefinition[] {
-  return withPlaces('agents', source, () => toAgentDefinitions(agents))
 }
 
 /** What `base` says, and where `overrides` says something about the same key, that. Lists are replaced as a whole. */
@@ -145,7 +138,7 @@ function configErrors (value: unknown, source: ConfigSource | undefined): Option
   const errors = schemaErrors(FleetOptions, value, source)
   const isSound = (path: string) => !errors.some(error => error.path === path || error.path.startsWith(`${path}.`) || error.path.startsWith(`${path}[`))
   if (!isMapping(value)) return errors
-  return [...errors, ...agentProblems(value['agents'], isSound), ...sectionProblems(value as FleetConfigInput, isSound)]
+  return [...errors, ...agentProblems(value['agents'], isSound), ...sectionProblems(value as FleetConfigInput, isSound, defaults)]
 }
 
 function refuse (errors: readonly OptionError[], source: ConfigSource | undefined, variables: readonly YamlProblem[] = []): void {

@@ -5,11 +5,14 @@
 import { randomBytes } from 'node:crypto'
 import type { Server } from 'node:net'
 import { hostname, networkInterfaces } from 'node:os'
+import { isDeepStrictEqual } from 'node:util'
 import Fastify, { type FastifyInstance, type FastifyPluginAsync, type FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import admin from '../plugins/admin/index.ts'
+import { destinationProblem } from '../plugins/audit-log/destination.ts'
 import auditLog, { type AuditLogPluginOptions } from '../plugins/audit-log/index.ts'
 import auth from '../plugins/auth/index.ts'
+import { Keyring } from '../plugins/auth/keyring.ts'
 import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
 import drain from '../plugins/drain/index.ts'
@@ -23,16 +26,22 @@ import registry from '../plugins/registry/index.ts'
 import stats from '../plugins/stats/index.ts'
 import upstream from '../plugins/upstream/index.ts'
 import { systemClock, type Clock } from './clock.ts'
-import { agentDefinitions, ConfigError, mergeConfig, parseConfig, readConfigFile, stateDirOf, type ConfigSource, type FleetConfig, type FleetConfigInput } from './config.ts'
-import { locate, withPlaces } from './config-file.ts'
+import { toAgentDefinitions } from './agent-options.ts'
+import { settingChanges, waitsForRestart } from './config-changes.ts'
+import { locate, placing, withFullPaths } from './config-file.ts'
+import { ConfigError, FleetOptions, mergeConfig, parseConfig, readConfigFile, stateDirOf, type ConfigSource, type FleetConfig, type FleetConfigInput } from './config.ts'
 import type { Balancer } from './fleet/balancer.ts'
+import type { Instance } from './fleet/instance.ts'
 import type { AgentDefinition } from './fleet/registry.ts'
-import { createLookupOf } from './guarded-lookup.ts'
+import { codeNames, codeOptionErrors } from './gateway-options.ts'
+import { createLookupOf, type LookupOf } from './guarded-lookup.ts'
 import { mountPath } from './mount-path.ts'
+import { OptionsError, type OptionError } from './options.ts'
 import { isOwnAddress } from './own-address.ts'
 import { serverOptions } from './server.ts'
 import { AgentTlsFiles, createTlsOf } from './tls-agents.ts'
 import { ListenerCertificate, readListenerPair } from './tls-listener.ts'
+import { tlsProblems } from './tls-problems.ts'
 
 /** What fleet.yaml may say, in the same form; and what only code can give. */
 export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> {
@@ -61,15 +70,22 @@ interface Loaded {
   readonly config: FleetConfig
   /** With the files read that their headers name. */
   readonly agents: readonly AgentDefinition[]
-  readonly source: ConfigSource | undefined
+  readonly source: ConfigSource
   /** Has new connections to agents use what their files hold now. */
   readonly useTlsFiles: () => void
+}
+
+/** What is ready to be applied: whatever can fail has been done. */
+interface Prepared extends Loaded {
+  readonly changes: readonly (() => void)[]
 }
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
   const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, upstreamClient, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
   const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...others } = rest as FleetConfigInput & Record<string, unknown>
+  const wrong = codeOptionErrors(opts)
+  if (wrong.length > 0) throw new OptionsError('', wrong)
   const ownBalancer = isBalancer(balancer) ? balancer : undefined
   const overrides = { ...others, ...(balancer !== undefined && ownBalancer === undefined && { balancer: balancer as FleetConfigInput['balancer'] & {} }) }
 
@@ -78,44 +94,53 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   async function load (): Promise<Loaded> {
     const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
     const input = withFallbackSecret(mergeConfig(fromFile?.value ?? {}, overrides), fallbackSecret)
-    const source = fromFile && { file: fromFile.file, positions: fromFile.positions }
+    const source = { ...(fromFile && { file: fromFile.file, positions: fromFile.positions }), codeNames }
     const config = parseConfig(input, source)
+    const agents = await placing(source, () => toAgentDefinitions(config.agents))
     const { problems, use } = tlsFiles.prepare(config.agents)
     if (problems.length > 0) throw new ConfigError(locate(problems, source))
-    return { input, config, agents: agentDefinitions(config, source), source, useTlsFiles: use }
+    return { input, config, agents, source, useTlsFiles: use }
   }
 
-  const { input, config, useTlsFiles } = await load()
-  useTlsFiles()
+  const atStart = await load()
+  const { input, config } = atStart
+  atStart.useTlsFiles()
   const stateDir = file === undefined ? config.registry.stateDir : stateDirOf(input, file)
-  const lookupOf = createLookupOf(config.registry.allowedHosts, {
-    isOwn: (address, port) => isOwnAddress(gateway.server as Server, address, port),
-    current: instance => gateway.registry.find(instance.agent)?.instances.find(({ runtime }) => runtime === instance.runtime) ?? instance
-  })
   const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
+  const surroundings = {
+    isOwn: (address: string, port: number) => isOwnAddress(gateway.server as Server, address, port),
+    current: (instance: Instance) => gateway.registry.find(instance.agent)?.instances.find(({ runtime }) => runtime === instance.runtime) ?? instance
+  }
+  const lookupWith = ({ registry }: FleetConfig) => createLookupOf(registry.allowedHosts, surroundings)
+  let lookup = lookupWith(config)
+  const lookupOf: LookupOf = instance => lookup(instance) // asked for each connection, so a reload counts from the next one on
+  const corsOf = ({ input, config }: Loaded) => ({ ...input.cors, ...corsWithoutAuth(input, config) })
+  // The listener is the one of the start, whatever the file says now.
+  const authOf = ({ input, config: { auth } }: Loaded) => ({ ...input.auth, ...browserTrust(input, { auth, server: config.server }) })
 
   await gateway.register(facts, { trustedProxies: config.server.trustedProxies }) // first: every request has an account, refused ones too
   await gateway.register(problem, { notFound })                                   // any later failure is answered as a problem
   await gateway.register(guard, { viaPseudonym })                                 // nothing ambiguous goes further
   await gateway.register(drain, { clock })                                        // answers during a drain end their connections
-  await gateway.register(cors, { ...input.cors, ...corsWithoutAuth(input, config) }) // before auth: a preflight carries no credentials
+  await gateway.register(cors, { ...corsOf(atStart), switchable: notFound })      // before auth: a preflight carries no credentials
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
-  await gateway.register(auth, { ...input.auth, ...browserTrust(input, config), clock })  // before limits: buckets belong to a principal
+  await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
   await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })
+  let begun = atStart
+  let complete = false
   await gateway.register(discovery, {
     load: async () => {
-      const loaded = await load()
-      // Key files are read before anything is changed: one that is missing must leave all as it is.
-      const useKeys = withPlaces('auth', loaded.source, () => gateway.auth.prepare({ ...loaded.input.auth }))
-      return { agents: loaded.agents, config: { ...loaded, useKeys } }
+      const loaded = complete ? await prepare() : begun = await load()
+      return { agents: loaded.agents, config: loaded }
     },
+    changesOf: (before, after) => settingChanges(FleetOptions, (before.config as Loaded).config, (after.config as Loaded).config, ['agents']).map(({ text }) => text),
     ...(file !== undefined && { file })
   })
   const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
-  await gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) })
+  await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) }))
   await gateway.register(proxy, {
     viaPseudonym,
     lookupOf,
@@ -127,20 +152,81 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     ...(input.paths && { paths: input.paths }),
     ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })
   })
-  await gateway.register(admin, { clock, ...(config.registry.allowedHosts && { allowedHosts: config.registry.allowedHosts }) })
+  await gateway.register(admin, { clock })
 
-  gateway.discovery.onReload(({ config: loaded }) => {
-    const { input: changed, config: next, useKeys, useTlsFiles } = loaded as Loaded & { useKeys: () => void }
-    useKeys()
-    useTlsFiles()
+  /** Files are read and opened before anything is changed: one that is missing must leave all as it is. */
+  async function prepare (): Promise<Prepared> {
+    const next = await load()
+    const changes = await placing(next.source, () => [
+      gateway.auth.prepare(authOf(next)),
+      ...(canSwitchCors(next) ? [gateway.cors.prepare(corsOf(next))] : []),
+      gateway.auditLog.prepare({ ...next.input.auditLog }),
+      next.useTlsFiles
+    ])
+    return { ...next, changes }
+  }
+
+  function canSwitchCors ({ config: { cors } }: Loaded): boolean {
+    return gateway.cors.switchable || !cors.enabled
+  }
+
+  let running = config
+  let waited = ''
+  function apply (next: Prepared): void {
+    const { input: changed, config: changedTo, changes } = next
+    for (const change of changes) change()
+    lookup = lookupWith(changedTo)
+    gateway.registryRules.reconfigure({ ...changed.registry })
     gateway.rateLimiter.reconfigure({ ...changed.rateLimit })
     gateway.upstream.reconfigure({ ...changed.balancer, concurrency: { ...changed.concurrency } })
     gateway.health.reconfigure({ ...changed.health })
     gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {}, paths: changed.paths ?? [] })
-    if (config.auth.enabled && !next.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')
-    const waiting = (['server', 'cors', 'registry', 'auditLog'] as const).filter(key => JSON.stringify(next[key]) !== JSON.stringify(config[key]))
-    if (waiting.length > 0) gateway.log.warn(`Changes of ${waiting.join(', ')} take effect when the gateway restarts`)
-  })
+    if (running.auth.enabled && !changedTo.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')
+    running = changedTo
+    const waiting = settingChanges(FleetOptions, config, changedTo, ['agents'])
+      .filter(({ path }) => waitsForRestart(path) || (path.startsWith('cors.') && !canSwitchCors(next)))
+    const texts = waiting.map(({ text }) => text).join()
+    if (texts !== '' && texts !== waited) gateway.log.warn(`Changes of ${waiting.map(({ path }) => path).join(', ')} take effect when the gateway restarts`)
+    waited = texts
+  }
+
+  gateway.discovery.onReload(({ config }) => apply(config as Prepared))
+  complete = true
+  // The file is read twice at the start, and may have become another in between.
+  if (!isDeepStrictEqual(begun.input, input)) await gateway.discovery.reload()
+}
+
+/**
+ * What would stop a start though the configuration is valid: files that it names, and what is in them. Looks, and changes nothing.
+ */
+export function startErrors ({ server, agents, auth, auditLog }: FleetConfig): OptionError[] {
+  return [
+    ...(auth.enabled ? keyErrors(auth) : []),
+    ...errorsOf(() => toAgentDefinitions(agents)),
+    ...tlsProblems({ server, agents }),
+    ...(auditLog.enabled && auditLog.file !== undefined ? auditFileErrors(auditLog.file) : [])
+  ]
+}
+
+function keyErrors (auth: FleetConfig['auth']): OptionError[] {
+  const isNamed = auth.secret !== undefined || auth.secretFile !== undefined || auth.keys.length > 0
+  return errorsOf(() => new Keyring(isNamed ? auth : { ...auth, secret: randomBytes(24).toString('base64url') })) // without any, one is made
+}
+
+/** What is wrong with what is read; nothing when it can be. */
+function errorsOf (read: () => unknown): OptionError[] {
+  try {
+    read()
+    return []
+  } catch (error) {
+    if (!(error instanceof OptionsError)) throw error
+    return withFullPaths(error)
+  }
+}
+
+function auditFileErrors (file: string): OptionError[] {
+  const message = destinationProblem(file)
+  return message === undefined ? [] : [{ path: 'auditLog.file', message, at: 'value' }]
 }
 
 function isBalancer (given: FleetGatewayOptions['balancer']): given is Balancer {
@@ -162,7 +248,7 @@ function corsWithoutAuth ({ cors }: FleetConfigInput, { auth }: FleetConfig): { 
  * With auth off the browser's word is what there is: loopback is trusted, the addresses of the listener, and origins that were configured.
  * A name that leads here only by DNS is not (DNS rebinding).
  */
-function browserTrust ({ cors }: FleetConfigInput, { auth, server }: FleetConfig): { allowedHosts?: string[], allowedOrigins?: string[] } {
+function browserTrust ({ cors }: FleetConfigInput, { auth, server }: Pick<FleetConfig, 'auth' | 'server'>): { allowedHosts?: string[], allowedOrigins?: string[] } {
   if (auth.enabled) return {}
   const everywhere = server.host === '0.0.0.0' || server.host === '::'
   const own = everywhere ? [hostname(), ...Object.values(networkInterfaces()).flatMap(entries => entries ?? []).map(({ address }) => address)] : [server.host]

@@ -5,6 +5,7 @@
 import { Type, type Static, type StaticDecode, type TSchema } from 'typebox'
 import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
+import { ConfigError } from './config-error.ts'
 import type { FieldError } from './errors.ts'
 import { nearestNames } from './fleet/nearest-names.ts'
 
@@ -19,21 +20,28 @@ const mostDepth = 64
 /** An error of an option; `at` says whether the place is the key or its value. */
 export interface OptionError extends FieldError {
   at: 'key' | 'value'
+  /** The known name that was meant, probably. */
+  nearest?: string
 }
 
-/** Options were rejected; `errors` lists every reason at once. */
-export class OptionsError extends Error {
-  readonly errors: OptionError[]
-  constructor (name: string, errors: OptionError[]) {
-    super(errors.map(error => joinPath(name, error)).join('\n'))
+/**
+ * Options were rejected: those of one plugin, or what code gave. `problems` lists every reason at once with its whole path, as of any
+ * ConfigError; `errors` has the same with paths inside of the plugin's options.
+ */
+export class OptionsError extends ConfigError {
+  readonly errors: readonly OptionError[]
+  /** @param name what the options belong to, put before each path: `rateLimit` */
+  constructor (name: string, errors: readonly OptionError[]) {
+    const problems = errors.map(({ at, ...error }) => ({ ...error, path: joinPath(name, error.path) }))
+    super(problems, { message: problems.map(({ path, message }) => `${path} ${message}`.trim()).join('\n') })
     this.name = 'OptionsError'
     this.errors = errors
   }
 }
 
-function joinPath (name: string, { path, message }: FieldError): string {
+function joinPath (name: string, path: string): string {
   const separator = path === '' || path.startsWith('[') || name === '' ? '' : '.'
-  return `${name}${separator}${path} ${message}`.trim()
+  return `${name}${separator}${path}`
 }
 
 interface RangeMs { minimumMs?: number, maximumMs?: number, default?: string, description: string }
@@ -137,15 +145,17 @@ export function Options<P extends Record<string, TSchema>> (properties: P, descr
 export interface CheckForm {
   /** By hand in a file, where a duration needs its unit; in code a bare number is milliseconds. */
   file?: boolean
+  /** Further names that a key that is not known may be meant as, by its path. */
+  besides?: (path: string) => readonly string[]
 }
 
 /** The wrong fields of `value`, all of them, in a stable order; empty when it is valid. */
-export function checkOptions (schema: TSchema, value: unknown, { file = false }: CheckForm = {}): OptionError[] {
+export function checkOptions (schema: TSchema, value: unknown, { file = false, besides = () => [] }: CheckForm = {}): OptionError[] {
   const found = new Map<string, OptionError>()
   const deep = deepPath(value)
   if (deep !== undefined) return [{ path: formatPath(deep.slice(0, 3)), message: `is nested deeper than ${mostDepth} levels`, at: 'value' }]
   const data = copyOf(value)
-  for (const pointer of protoKeys(data)) add(found, pointer, 'key', 'this key is not allowed')
+  for (const pointer of protoKeys(data)) add(found, pointer, 'key', { message: 'this key is not allowed' })
   if (found.size > 0) return [...found.values()] // such a key would get lost, or worse, in what follows
 
   const defaulted = Value.Default(schema, data)
@@ -153,21 +163,28 @@ export function checkOptions (schema: TSchema, value: unknown, { file = false }:
     if (keyword === 'additionalProperties') continue // each unknown key has an error of its own, below
     const pointer = instancePath.split('/').slice(1).map(part => part.replaceAll('~1', '/').replaceAll('~0', '~'))
     if (keyword === 'boolean') {
-      add(found, pointer, 'key', unknownKey(schema, schemaPath, pointer.at(-1) ?? ''))
+      add(found, pointer, 'key', unknownKey(schema, schemaPath, pointer.at(-1) ?? '', besides(formatPath(pointer))))
     } else if (keyword === 'required') {
-      for (const name of (params as { requiredProperties: string[] }).requiredProperties) add(found, [...pointer, name], 'key', 'is required')
+      for (const name of (params as { requiredProperties: string[] }).requiredProperties) add(found, [...pointer, name], 'key', { message: 'is required' })
     } else {
       add(found, pointer, 'value', valueError(atSchema(schema, schemaPath), message, valueAt(defaulted, pointer)))
     }
   }
-  if (file) for (const { pointer, message } of bareDurations(schema, defaulted)) add(found, pointer, 'value', message)
+  if (file) for (const { pointer, message } of bareDurations(schema, defaulted)) add(found, pointer, 'value', { message })
   return [...found.values()]
 }
 
+/** What is wrong with something, in words. */
+type Wrong = Pick<OptionError, 'message' | 'nearest'>
+
 /** What is wrong with a value: what its schema says of its form, or else the rule that it breaks; and the value, unless it may be a secret. */
-function valueError (rule: Record<string, unknown> | undefined, message: string, got: unknown): string {
+function valueError (rule: Record<string, unknown> | undefined, message: string, got: unknown): Wrong {
   const shown = typeof got === 'object' || (rule !== undefined && hidesValues(rule)) ? '' : ` (got ${shorten(asText(got))})`
-  return (typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown + nearestChoice(rule, got)
+  return withNearest((typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown, nearestChoice(rule, got))
+}
+
+function withNearest (message: string, nearest: string | undefined): Wrong {
+  return nearest === undefined ? { message } : { message: `${message}, did you mean "${nearest}"?`, nearest }
 }
 
 /** As JSON has it, or what JSON has no word for: functions, and the large integers of code. */
@@ -178,11 +195,9 @@ function asText (got: unknown): string {
 /** A short list of choices is its own suggestion. */
 const mostWithoutSuggestion = 4
 
-function nearestChoice (rule: Record<string, unknown> | undefined, got: unknown): string {
+function nearestChoice (rule: Record<string, unknown> | undefined, got: unknown): string | undefined {
   const choices = ((rule?.['anyOf'] ?? []) as { const?: unknown }[]).map(member => member.const).filter(choice => typeof choice === 'string')
-  if (typeof got !== 'string' || choices.length <= mostWithoutSuggestion) return ''
-  const [nearest] = nearestNames(got, choices, 1)
-  return nearest === undefined ? '' : `, did you mean "${nearest}"?`
+  return typeof got !== 'string' || choices.length <= mostWithoutSuggestion ? undefined : nearestNames(got, choices, 1)[0]
 }
 
 /** What was meant for a secret field may stand in the place of its parent, as in `auth: SECRET`. */
@@ -196,9 +211,9 @@ function shorten (text: string): string {
 }
 
 /** A value that breaks several rules is one error: the first, which is the one about its type. */
-function add (found: Map<string, OptionError>, pointer: string[], at: 'key' | 'value', message: string): void {
+function add (found: Map<string, OptionError>, pointer: string[], at: 'key' | 'value', wrong: Wrong): void {
   const path = formatPath(pointer)
-  if (!found.has(path)) found.set(path, { path, message, at })
+  if (!found.has(path)) found.set(path, { path, ...wrong, at })
 }
 
 /** Where `value` has a number for a duration: without a unit nobody knows whether it was meant as seconds. */
@@ -270,10 +285,10 @@ function atSchema (schema: TSchema, schemaPath: string): Record<string, unknown>
   return union?.['errorMessage'] === undefined ? valueAt(schema, parts) as Record<string, unknown> | undefined : union
 }
 
-function unknownKey (schema: TSchema, schemaPath: string, key: string): string {
+function unknownKey (schema: TSchema, schemaPath: string, key: string, besides: readonly string[]): Wrong {
   const parent = atSchema(schema, schemaPath.slice(0, schemaPath.lastIndexOf('/')))
-  const nearest = key === '' ? undefined : nearestNames(key, Object.keys((parent?.['properties'] ?? {}) as object), 1)[0]
-  return nearest === undefined ? 'unknown key' : `unknown key, did you mean "${nearest}"?`
+  const known = [...Object.keys((parent?.['properties'] ?? {}) as object), ...besides]
+  return withNearest('unknown key', key === '' ? undefined : nearestNames(key, known, 1)[0])
 }
 
 /**
@@ -281,11 +296,12 @@ function unknownKey (schema: TSchema, schemaPath: string, key: string): string {
  * What was resolved before may be parsed again. Fastify's own `prefix`, `logLevel` and `logSerializers` are set aside first.
  * @param value the options; none at all is the same as an empty object
  * @param name what the options belong to, put before each path in messages: `rateLimit`
+ * @param besides names of what else may be given where the options are: a key that is not known may be meant as one of them
  * @throws {OptionsError} naming every wrong field
  */
-export function parseOptions<S extends TSchema> (schema: S, value: unknown, name: string): StaticDecode<S> {
+export function parseOptions<S extends TSchema> (schema: S, value: unknown, name: string, besides: readonly string[] = []): StaticDecode<S> {
   const data = withoutFastifyOptions(value ?? {})
-  const errors = checkOptions(schema, data)
+  const errors = checkOptions(schema, data, { besides: path => /[.[]/.test(path) ? [] : besides })
   if (errors.length > 0) throw new OptionsError(name, errors)
   return deepFreeze(Value.Decode(schema, Value.Default(schema, copyOf(data)))) as StaticDecode<S>
 }

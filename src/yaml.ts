@@ -17,10 +17,10 @@ interface Place {
   readonly value: Position
   /** The environment made this value something else than a string. */
   readonly retyped?: true
-  /** There is a variable in it, so that it may be a secret wherever it stands. */
-  readonly hasVariable?: true
   /** The number that stands here, to tell it from one that was laid over it later. */
   readonly number?: number
+  /** The variables of the environment that the value is made of, so that it may be a secret wherever it stands. */
+  readonly variables?: readonly string[]
 }
 
 /** By path, as formatPath makes it: `agents[1].port`, '' for the whole. */
@@ -269,13 +269,14 @@ function place (root: Node, locate: (offset: number) => Position, env: Environme
   function scalarAt ({ value, plain, origin }: Scalar, pointer: string[], path: string): unknown {
     const matters = keys === undefined || pointer.length === 0 || keys.includes(pointer[0]!)
     if (typeof value !== 'string' || !value.includes('${') || !matters) return value
-    const { text, message } = substitute(value, env)
+    const { text, message, variables } = substitute(value, env)
+    if (variables.length > 0) positions.set(path, { ...positions.get(path)!, variables })
     if (message !== undefined) {
       problems.set(origin, { ...locate(origin), path, message })
       return value
     }
     const resolved = plain ? resolvePlain(text) : text
-    positions.set(path, { ...positions.get(path)!, hasVariable: true, ...(typeof resolved !== 'string' && { retyped: true }) })
+    if (typeof resolved !== 'string') positions.set(path, { ...positions.get(path)!, retyped: true })
     return resolved
   }
 
@@ -293,7 +294,8 @@ export function isUnsetVariable ({ message }: YamlProblem): boolean {
 const reference = /\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{/g
 
 /** As in a shell, the default also stands for a variable that is empty. */
-function substitute (value: string, env: Environment): { text: string, message?: string } {
+function substitute (value: string, env: Environment): { text: string, variables: readonly string[], message?: string } {
+  const variables = new Set<string>()
   let message: string | undefined
   const text = value.replace(reference, (match, name: string | undefined, fallback: string | undefined) => {
     if (match === '$${') return '${'
@@ -301,11 +303,12 @@ function substitute (value: string, env: Environment): { text: string, message?:
       message ??= 'an unfinished reference to the environment; write ${NAME} or ${NAME:-default}, or $${ for a literal "${"'
       return match
     }
+    variables.add(name)
     const found = Object.hasOwn(env, name) ? env[name] : undefined
     if (found === undefined && fallback === undefined) message ??= `${unsetVariable} ${name} is not set`
     return fallback === undefined ? found ?? '' : found || fallback
   })
-  return message === undefined ? { text } : { text, message }
+  return { text, variables: [...variables], ...(message !== undefined && { message }) }
 }
 
 /** Offsets → lines and columns; a line ends with LF, CRLF or CR. */

@@ -287,7 +287,7 @@ t.test('problems can be taken apart', async t => {
   const file = fleetFile(t, 'server:\n  prot: 1')
   const error = await loadConfig(file, {}).catch((error: unknown) => error) as ConfigError
 
-  t.same(error.problems, [{ file, line: 2, column: 3, path: 'server.prot', message: 'unknown key, did you mean "port"?' }])
+  t.same(error.problems, [{ file, line: 2, column: 3, path: 'server.prot', message: 'unknown key, did you mean "port"?', nearest: 'port' }])
   t.equal(String(error), error.message)
 })
 

@@ -11,7 +11,7 @@ import type {} from '../upstream/index.ts'
 import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
-import { canonicalHost, registrationHostProblem } from '../../src/fleet/address.ts'
+import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { authorityOf, type InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
@@ -23,7 +23,7 @@ import { answerIndex } from './index-page.ts'
 import { agentView, instanceView, leaseView, registryView } from './views.ts'
 
 export interface AdminPluginOptions {
-  /** Hosts that registrations may name; any that is not refused anyway when left out. */
+  /** Hosts that registrations may name. @default what the registry was told; any that is not refused anyway */
   allowedHosts?: readonly string[]
   clock?: Clock
 }
@@ -39,6 +39,11 @@ interface InstanceParams extends NameParams { id: string }
 
 const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { allowedHosts, clock = systemClock }) => {
   const { registry, registryState } = fastify
+  /** Asked each time: a reload changes them. */
+  const hostRules = (): RegistrationHostRules => {
+    const hosts = allowedHosts ?? (fastify.hasDecorator('registryRules') ? fastify.registryRules.allowedHosts : undefined)
+    return hosts === undefined ? {} : { allowedHosts: hosts }
+  }
   const mountedAt = mountPath(fastify.prefix)
   const open = { config: { fleet: { public: true } } }
   const reading = { config: { fleet: { scope: 'read' } } } as const
@@ -170,7 +175,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const errors = checkOptions(RegistrationOptions, body).map(({ path, message }) => ({ path, message }))
     if (errors.length > 0) throw invalid(errors)
     const registration = toRegistration(parseOptions(RegistrationOptions, body, ''))
-    const problem = registrationHostProblem(registration.host, { ...(allowedHosts && { allowedHosts }) }) ??
+    const problem = registrationHostProblem(registration.host, hostRules()) ??
       (isOwnAddress(fastify.server as Server, registration.host, registration.port) ? 'is the gateway\'s own address' : undefined)
     if (problem !== undefined) throw invalid([{ path: 'host', message: problem }])
     return registration

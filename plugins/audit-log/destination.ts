@@ -2,8 +2,8 @@
  * Where audit lines go: a file that is appended to, or standard output. One write at a time; what comes meanwhile is in the next.
  * Not pino.destination(): its flushSync() repeats a failed write for ever, so that a full disk would hang the process at its exit.
  */
-import { mkdirSync, openSync, close, write, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { accessSync, close, constants, fstatSync, mkdirSync, openSync, statSync, write, writeSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
@@ -14,6 +14,12 @@ export interface AuditDestination {
   flushSync? (): void
   /** Ends it; everything is written, or given up, when the promise resolves. */
   end? (): void | Promise<void>
+}
+
+/** A destination of ours. */
+export interface OpenDestination extends AuditDestination {
+  /** The file that has its name now is another, or there is none: it was rotated. */
+  readonly isElsewhere: boolean
 }
 
 const standardOutput = 1
@@ -33,14 +39,37 @@ const writeAsync = promisify(write)
  * @param onError told of each failure, and that the lines at hand were lost
  * @throws NodeJS.ErrnoException when the file can't be opened
  */
-export function openDestination (file: string | undefined, onError: (error: Error) => void): AuditDestination {
-  if (file === undefined) return new DescriptorDestination(standardOutput, onError)
+export function openDestination (file: string | undefined, onError: (error: Error) => void): OpenDestination {
+  if (file === undefined) return new DescriptorDestination(standardOutput, undefined, onError)
   mkdirSync(dirname(file), { recursive: true })
-  return new DescriptorDestination(openSync(file, 'a', fileMode), onError)
+  return new DescriptorDestination(openSync(file, 'a', fileMode), file, onError)
 }
 
-class DescriptorDestination implements AuditDestination {
+/** Why openDestination() would fail, as a predicate; undefined when it would not. Opens and makes nothing. */
+export function destinationProblem (file: string): string | undefined {
+  try {
+    const found = statSync(file, { throwIfNoEntry: false })
+    if (found === undefined) return folderProblem(dirname(resolve(file)))
+    if (found.isDirectory()) return `can't be written: ${file} is a folder`
+    accessSync(file, constants.W_OK)
+    return undefined
+  } catch (error) {
+    return `can't be written: ${(error as Error).message}`
+  }
+}
+
+/** Of a folder in which something is to be made, or that is to be made itself. @throws what node:fs throws */
+function folderProblem (folder: string): string | undefined {
+  const found = statSync(folder, { throwIfNoEntry: false })
+  if (found === undefined) return folderProblem(dirname(folder))
+  if (!found.isDirectory()) return `can't be written: ${folder} is no folder`
+  accessSync(folder, constants.W_OK | constants.X_OK)
+  return undefined
+}
+
+class DescriptorDestination implements OpenDestination {
   readonly #fd: number
+  readonly #file: string | undefined
   readonly #onError: (error: Error) => void
   #pending: string[] = []
   #pendingLength = 0
@@ -48,9 +77,20 @@ class DescriptorDestination implements AuditDestination {
   /** Until then a busy pipe is tried again. */
   #giveUpAt = Infinity
 
-  constructor (fd: number, onError: (error: Error) => void) {
+  constructor (fd: number, file: string | undefined, onError: (error: Error) => void) {
     this.#fd = fd
+    this.#file = file
     this.#onError = onError
+  }
+
+  get isElsewhere (): boolean {
+    if (this.#file === undefined) return false
+    try {
+      const [own, named] = [fstatSync(this.#fd), statSync(this.#file)]
+      return own.ino !== named.ino || own.dev !== named.dev
+    } catch {
+      return true
+    }
   }
 
   write (text: string): void {

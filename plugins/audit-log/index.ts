@@ -4,16 +4,23 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import type {} from '../facts/index.ts'
+import type { RequestFacts } from '../facts/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
-import { openDestination, type AuditDestination } from './destination.ts'
+import { openDestination, type AuditDestination, type OpenDestination } from './destination.ts'
 import { createLineWriter } from './line.ts'
 import { AuditLogOptions } from './options.ts'
 
 export interface AuditLog {
   /** Writes the lines that wait for their batch, before it returns. For who ends the process without close(). */
   flush (): void
+  /**
+   * Takes another file, or none, at once: what was written before is in the former one. The same file is opened again when it was rotated.
+   * @throws OptionsError when it can't be written; then nothing changes
+   */
+  reconfigure (options: Partial<AuditLogOptions>): void
+  /** As reconfigure(), in two steps: the file is opened here, and what is returned applies it. What is not applied is closed by the next call. */
+  prepare (options: Partial<AuditLogOptions>): () => void
 }
 
 declare module 'fastify' {
@@ -26,7 +33,7 @@ declare module 'fastify' {
 /** Data of `auditLog` in fleet.yaml, and seams. */
 export interface AuditLogPluginOptions extends Partial<AuditLogOptions> {
   clock?: Clock
-  /** @default `file`, or standard output */
+  /** Takes all lines, whatever `file` says. @default `file`, or standard output */
   destination?: AuditDestination
 }
 
@@ -37,23 +44,28 @@ const maxBatchMs = 100
 /** Exchanges whose connections are cut off at the end are over a few turns of the event loop after the server has closed. */
 const maxFinalTurns = 10
 
+/** Where lines go just now. */
+interface Output {
+  readonly file: string | undefined
+  readonly destination: AuditDestination
+  readonly report: (error: Error) => void
+}
+
 const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, destination: given, ...data } = opts
-  const { enabled, file } = parseOptions(AuditLogOptions, data, 'auditLog')
-  if (!enabled) {
-    fastify.decorate('auditLog', { flush () {} })
-    return
-  }
-
-  const report = createErrorReport(fastify.log)
-  const destination = given ?? openOrRefuse(file, report)
   const lineOf = createLineWriter()
+  const ends = new Set<Promise<void>>()
+  let output: Output | null = null
+  /** Opened, and not in use yet. */
+  let prepared: Output | null = null
+  let stopListening = () => {}
+  let givenWasUsed = false
   let batch = ''
   let lines = 0
   let cancelTimer: (() => void) | null = null
 
   /** A destination that was given may throw; the request whose line is the last of a batch must not suffer for it. */
-  function guarded (act: () => unknown): void {
+  function guarded ({ report }: Output, act: () => unknown): void {
     try {
       act()
     } catch (error) {
@@ -64,35 +76,81 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
   function writeBatch (): void {
     cancelTimer?.()
     cancelTimer = null
-    if (lines === 0) return
+    if (lines === 0 || output === null) return
+    const { destination } = output
     const text = batch
     batch = ''
     lines = 0
-    guarded(() => destination.write(text))
+    guarded(output, () => destination.write(text))
   }
 
   function flush (): void {
     writeBatch()
-    guarded(() => destination.flushSync?.())
+    if (output === null) return
+    const { destination } = output
+    guarded(output, () => destination.flushSync?.())
   }
 
-  const stopListening = fastify.facts.onFinished(facts => {
+  function record (facts: RequestFacts): void {
     batch += lineOf(facts)
     lines++
     if (lines >= maxBatchLines) writeBatch()
     else cancelTimer ??= clock.after(maxBatchMs, writeBatch)
-  })
+  }
 
-  fastify.decorate('auditLog', { flush })
+  function outputTo (file: string | undefined): Output {
+    const report = createErrorReport(fastify.log)
+    return { file, report, destination: given ?? openOrRefuse(file, report) }
+  }
+
+  /** A destination that was given is the giver's until the end. */
+  function end ({ destination, report }: Output): void {
+    if (destination === given) return
+    const ending = Promise.resolve(destination.end?.()).catch(report).finally(() => ends.delete(ending))
+    ends.add(ending)
+  }
+
+  function prepare (options: Partial<AuditLogOptions>): () => void {
+    const { enabled, file } = parseOptions(AuditLogOptions, options, 'auditLog', seams)
+    if (prepared !== null) end(prepared)
+    prepared = null
+    const stays = output !== null && output.file === file && (output.destination as OpenDestination).isElsewhere !== true
+    const next = !enabled ? null : stays ? output : outputTo(file)
+    if (next !== output) prepared = next
+    return () => {
+      prepared = null
+      if (next !== output) turnTo(next)
+    }
+  }
+
+  function turnTo (next: Output | null): void {
+    const former = output
+    if (former !== null) {
+      writeBatch()
+      stopListening()
+      end(former)
+    }
+    output = next
+    givenWasUsed ||= next !== null && given !== undefined
+    if (next !== null) stopListening = fastify.facts.onFinished(record)
+  }
+
+  prepare(data)()
+  fastify.decorate('auditLog', { flush, prepare, reconfigure: options => prepare(options)() })
   fastify.addHook('onClose', async () => {
-    for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
+    if (output !== null) for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
     stopListening()
     flush()
-    await destination.end?.()
+    if (prepared !== null) end(prepared)
+    await (givenWasUsed ? given : output?.destination)?.end?.()
+    await Promise.all(ends)
   })
 }
 
-function openOrRefuse (file: string | undefined, onError: (error: Error) => void): AuditDestination {
+/** Names of the seams. */
+const seams = ['clock', 'destination']
+
+function openOrRefuse (file: string | undefined, onError: (error: Error) => void): OpenDestination {
   try {
     return openDestination(file, onError)
   } catch (error) {

@@ -6,23 +6,41 @@ import fastifyCors from '@fastify/cors'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/route-config.ts'
+import { corsProblems } from '../../src/config-rules.ts'
 import { loopbackOrigin } from '../../src/loopback.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
 import { CorsOptions } from './options.ts'
+
+/** Data of `cors` in fleet.yaml, and who may call without auth. */
+export interface CorsSettings extends Partial<Omit<CorsOptions, 'maxAge'>> {
+  /** A duration such as `10m`, or milliseconds. */
+  maxAge?: string | number
+  /** Only origins of this machine may call, on any port, instead of `origins`: for a gateway without auth. */
+  loopbackOnly?: boolean
+}
+
+/** Data and seams. */
+export interface CorsPluginOptions extends CorsSettings {
+  /** Where it is off now, reconfigure() may switch it on: takes the route `OPTIONS *` already. @default false */
+  switchable?: boolean
+}
+
+export interface Cors {
+  /** It can be switched on: it was on at the start, or `switchable`. */
+  readonly switchable: boolean
+  /** Takes new rules at once, for the requests that come from now on. @throws OptionsError */
+  reconfigure (settings: CorsSettings): void
+  /** As reconfigure(), in two steps: what is wrong fails here, and what is returned applies it. @throws OptionsError */
+  prepare (settings: CorsSettings): () => void
+}
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** The gateway answers for cross-origin requests, so the agents' `Access-Control-*` don't count. */
     corsEnabled: boolean
+    /** What the gateway answers to cross-origin requests. */
+    cors: Cors
   }
-}
-
-/** Data of `cors` in fleet.yaml, and seams. */
-export interface CorsPluginOptions extends Partial<Omit<CorsOptions, 'maxAge'>> {
-  /** A duration such as `10m`, or milliseconds. */
-  maxAge?: string | number
-  /** Only origins of this machine may call, on any port, instead of `origins`: for a gateway without auth. */
-  loopbackOnly?: boolean
 }
 
 /** What scripts of another origin may read of an answer, beside what every browser shows. */
@@ -31,19 +49,22 @@ const exposedHeaders = [
   'Retry-After', 'Location', 'Proxy-Status', 'Link', 'ETag'
 ].join(', ')
 
-const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) => {
-  const { loopbackOnly = false, ...data } = opts
-  const options = parseOptions(CorsOptions, data, 'cors')
-  fastify.decorate('corsEnabled', options.enabled)
-  if (!options.enabled) return
+/** What is answered, made once for all requests. */
+interface Rules {
+  /** Everybody gets the same answer. */
+  readonly anyOrigin: boolean
+  readonly preflight: fastifyCors.FastifyCorsOptions
+  readonly ordinary: fastifyCors.FastifyCorsOptions
+}
 
+/** Null when it is off. @throws OptionsError */
+function rulesOf ({ loopbackOnly = false, ...data }: CorsSettings): Rules | null {
+  const options = parseOptions(CorsOptions, data, 'cors', ['loopbackOnly', 'switchable'])
+  if (!options.enabled) return null
   const anyOrigin = !loopbackOnly && options.origins.includes('*')
-  const everybody = anyOrigin ? '*' : !loopbackOnly && options.origins.includes('null') ? 'null' : null // a sandboxed frame of any page has the latter
-  if (options.credentials && everybody !== null) {
-    throw new OptionsError('cors', [{ path: 'credentials', message: `can not be true while origins has "${everybody}": name the origins`, at: 'value' }])
-  }
-
-  const settings: fastifyCors.FastifyCorsOptions = {
+  const problems = loopbackOnly ? [] : corsProblems(options)
+  if (problems.length > 0) throw new OptionsError('cors', problems)
+  const preflight: fastifyCors.FastifyCorsOptions = {
     origin: loopbackOnly ? [loopbackOrigin] : anyOrigin ? '*' : [...options.origins],
     methods: options.methods.join(', '),
     credentials: options.credentials,
@@ -51,12 +72,29 @@ const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) 
     ...(options.headers && { allowedHeaders: options.headers.join(', ') }),
     ...(options.maxAge !== undefined && { maxAge: Math.floor(options.maxAge / 1_000) })
   }
-  const ordinary = { ...settings, preflight: false }
+  return { anyOrigin, preflight, ordinary: { ...preflight, preflight: false } }
+}
+
+const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) => {
+  const { switchable: givenSwitchable = false, ...settings } = opts
+  let rules = rulesOf(settings)
+  const switchable = givenSwitchable || rules !== null
+
+  function prepare (next: CorsSettings): () => void {
+    const prepared = rulesOf(next)
+    if (prepared !== null && !switchable) throw new OptionsError('cors', [{ path: 'enabled', message: 'can not be switched on here: it was off at the start', at: 'value' }])
+    return () => { rules = prepared }
+  }
+
+  fastify.decorate('corsEnabled', { getter: () => rules !== null })
+  fastify.decorate('cors', { switchable, prepare, reconfigure: next => prepare(next)() })
+  if (!switchable) return
 
   const stopMarking = markRoutes(fastify)
   const answerCors = await registerCors(fastify, {
+    // Asked by nobody while it is off: the hook below does not come here then.
     delegator: (request: FastifyRequest, done: (error: Error | null, options?: fastifyCors.FastifyCorsOptions) => void) => {
-      done(null, isPreflight(request) ? settings : ordinary)
+      done(null, isPreflight(request) ? rules!.preflight : rules!.ordinary)
     }
   })
   stopMarking()
@@ -68,6 +106,8 @@ const corsPlugin: FastifyPluginAsync<CorsPluginOptions> = async (fastify, opts) 
   })
 
   fastify.addHook('onRequest', function addCorsHeaders (request, reply, done) {
+    if (rules === null) return done()
+    const { anyOrigin } = rules
     if (request.raw.headers.origin !== undefined) {
       return answerCors.call(this, request, reply, error => {
         if (anyOrigin) dropVary(reply)

@@ -1,7 +1,7 @@
 /** The key `agents` of a YAML file, for a gateway that is put together by hand; whatever else the file says is another's business. */
 import { FileAgentOptions, toAgentDefinitions, type FileAgent } from '../../src/agent-options.ts'
 import { agentProblems } from '../../src/agent-rules.ts'
-import { ConfigError, locate, readYamlFile, schemaErrors, withPlaces, type ConfigSource } from '../../src/config-file.ts'
+import { ConfigError, locate, placing, readYamlFile, schemaErrors, type ConfigSource } from '../../src/config-file.ts'
 import type { AgentDefinition } from '../../src/fleet/registry.ts'
 import { Options, Type, parseOptions } from '../../src/options.ts'
 import type { Environment, YamlProblem } from '../../src/yaml.ts'
@@ -13,7 +13,7 @@ export async function loadAgents (file: string, env: Environment): Promise<Agent
   const { value = {}, problems, ...source } = await readYamlFile(file, env, ['agents'])
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new ConfigError(locate([{ path: '', at: 'value', message: 'must be object' }], source))
   const agents = parseAgents((value as { agents?: unknown }).agents ?? [], source, problems)
-  return withPlaces('agents', source, () => toAgentDefinitions(agents))
+  return await placing(source, () => toAgentDefinitions(agents))
 }
 
 /**

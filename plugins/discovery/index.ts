@@ -14,7 +14,7 @@ import type { AgentDefinition } from '../../src/fleet/registry.ts'
 import { parseOptions } from '../../src/options.ts'
 import type { Environment } from '../../src/yaml.ts'
 import { loadAgents, parseAgents } from './agents-file.ts'
-import { summariseChanges } from './changes.ts'
+import { agentChanges } from './changes.ts'
 import { contentHash, emptyHash, settledHash } from './file-watch.ts'
 import { DiscoveryOptions } from './options.ts'
 
@@ -61,14 +61,19 @@ export interface DiscoveryPluginOptions {
   intervalMs?: number
   /** Reads the configuration, with a ConfigError for a bad one. @default reads the key `agents` of the file */
   load?: () => Promise<Loaded>
+  /** What a reload changed beside agents, for the log: parts of its line, without secrets. */
+  changesOf?: (before: Loaded, after: Loaded) => readonly string[]
   /** For `${NAME}` in the file. @default none */
   env?: Environment
   clock?: Clock
 }
 
+/** Names of the seams. */
+const seams = ['load', 'changesOf', 'env', 'clock']
+
 const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fastify, opts) => {
-  const { load: givenLoad, env = {}, clock = systemClock, ...data } = opts
-  const { file, intervalMs } = parseOptions(DiscoveryOptions, data, 'discovery')
+  const { load: givenLoad, changesOf = () => [], env = {}, clock = systemClock, ...data } = opts
+  const { file, intervalMs } = parseOptions(DiscoveryOptions, data, 'discovery', seams)
   const fixed = toAgentDefinitions(parseAgents(data.agents ?? []))
   const read = givenLoad ?? (async () => ({ agents: file === undefined ? [] : await loadAgents(file, env) }))
   const { registry, log } = fastify
@@ -162,14 +167,17 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
 
   /** The registry and all who listen change in one step: nothing is awaited here. */
   function apply (next: Loaded, found: string | null): void {
-    const summary = summariseChanges(loaded.agents, next.agents)
+    const ofAgents = agentChanges(loaded.agents, next.agents)
+    const changes = [...ofAgents, ...changesOf(loaded, next)]
     // The same content again brings nothing back that a DELETE took out.
-    if (found !== hash || summary !== noChange) replaceAgents(next)
+    if (found !== hash || ofAgents.length > 0) replaceAgents(next)
     loaded = next
     hash = found
     status = { loadedAt: now(), ok: true }
     for (const listener of listeners) tell(listener, next)
-    log.info(`Fleet reloaded: ${summary}`)
+    const what = file === undefined ? 'reloaded' : `reloaded ${file}`
+    if (changes.length > 0) log.info(`${what}: ${changes.join(', ')}`)
+    else log.debug(`${what}: nothing changed`)
   }
 
   function tell (listener: ReloadListener, next: Loaded): void {
@@ -208,8 +216,6 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
     }
   })
 }
-
-const noChange = summariseChanges([], [])
 
 export { DiscoveryOptions }
 export default fp(discoveryPlugin, { name: 'fleet-discovery', fastify: '5.x', decorators: { fastify: ['registry'] } })

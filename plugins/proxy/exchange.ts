@@ -123,7 +123,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
 
   onInterim (handler: AttemptHandler, status: number, fields: string[], reason: string): void {
     this.#context.upstream.progress(handler.attempt)
-    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
+    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#target.corsEnabled))
   }
 
   onHead (handler: AttemptHandler, status: number, fields: string[], reason: string): void {

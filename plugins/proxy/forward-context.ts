@@ -21,7 +21,6 @@ export interface ForwardContext extends RequestHeadContext {
   readonly connections: Connections
   readonly lookupOf: LookupOf
   readonly tlsOf: TlsOf
-  readonly corsEnabled: boolean
   /** Bytes; Infinity when bodies are not bounded. */
   readonly bodyLimit: number
   /** No new exchanges are wanted on a client's connection. */
@@ -52,6 +51,8 @@ export interface ForwardTarget {
   readonly knownPrefixes: readonly string[]
   /** The client's `Authorization` opened the gateway: only an agent that was given clients' tokens gets it. */
   readonly authorizationIsGateways: boolean
+  /** The gateway answers for cross-origin requests, so the agent's `Access-Control-*` don't count. */
+  readonly corsEnabled: boolean
 }
 
 /** Whether the client's `Authorization` stays behind. What is not trusted gets no tokens, whoever else of the agent does. */
@@ -69,7 +70,7 @@ export function ownFieldsFor ({ policy }: ForwardTarget, instance: Instance): Ow
  * @param raw the agent's fields, flat
  * @throws when its framing is ambiguous
  */
-export function answerHead (raw: readonly string[], { names, corsEnabled, viaPseudonym }: ForwardContext, { prefix, knownPrefixes, policy }: ForwardTarget, answer: Pick<ResponseHeadSettings, 'status' | 'method' | 'instance' | 'replyHeaders' | 'canChunk'>): ResponseHead {
+export function answerHead (raw: readonly string[], { names, viaPseudonym }: ForwardContext, { prefix, knownPrefixes, policy, corsEnabled }: ForwardTarget, answer: Pick<ResponseHeadSettings, 'status' | 'method' | 'instance' | 'replyHeaders' | 'canChunk'>): ResponseHead {
   const { status, method, instance, replyHeaders, canChunk } = answer
   // No spread: an object that begins as a copy gets a new hidden class with each field that is added, every time.
   return responseHead(raw, names, { status, method, instance, replyHeaders, canChunk, prefix, knownPrefixes, rewriteLocation: policy.rewriteLocation, corsEnabled, viaPseudonym })

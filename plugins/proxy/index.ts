@@ -60,6 +60,9 @@ export interface ProxyPluginOptions {
   upstreamClient?: UpstreamClient
 }
 
+/** Names of the seams. */
+const seams = ['viaPseudonym', 'lookupOf', 'onStreamed', 'path', 'upstreamClient']
+
 export interface Proxy {
   /** Takes new defaults; exchanges under way keep theirs. @throws OptionsError */
   reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry' | 'paths'>): void
@@ -77,12 +80,13 @@ declare module 'fastify' {
 
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
   const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), tlsOf = createTlsOf(fastify.registry, fastify.log), onStreamed = () => {}, upstreamClient = 'own', ...data } = opts
-  const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '')
+  const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '', seams)
   if (fastify.initialConfig.http2 === true) throw new Error('The gateway forwards HTTP/1.1: create the application without http2, and let a proxy in front speak HTTP/2')
-  if (!upstreamClients.includes(upstreamClient)) throw new OptionsError('', [{ path: 'upstreamClient', message: `must be one of ${upstreamClients.join(', ')}`, at: 'value' }])
+  if (!upstreamClients.includes(upstreamClient)) throw new OptionsError('', [{ path: 'upstreamClient', message: `must be one of ${upstreamClients.join(', ')} (got ${JSON.stringify(upstreamClient)})`, at: 'value' }])
   const { registry, upstream } = fastify
   const prefix = `${mountPath(fastify.prefix)}${path}`
   const { caseSensitive, routerOptions } = fastify.initialConfig
+  const hasCors = fastify.hasDecorator('corsEnabled')
   const isCaseSensitive = routerOptions?.caseSensitive ?? caseSensitive ?? true
   const connections = new Connections(lookupOf, tlsOf, upstreamClient)
   const streams = new OpenStreams()
@@ -99,7 +103,6 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     sendsTrailers: upstreamClient === 'own',
     names: new FieldNames(),
     traces: new TraceStarter(),
-    corsEnabled: fastify.hasDecorator('corsEnabled') && fastify.corsEnabled,
     isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
     streams,
     report: createReporter(fastify.log),
@@ -123,7 +126,8 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
       path: asked.rest,
       prefix: `${prefix}/${asked.segment}`,
       knownPrefixes: prefixesOf(agent),
-      authorizationIsGateways: request.authorizationIsGateways === true
+      authorizationIsGateways: request.authorizationIsGateways === true,
+      corsEnabled: hasCors && fastify.corsEnabled
     }
   }
 

@@ -79,7 +79,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
 
   onInterim (status: number, fields: string[], reason: string): void {
     if (this.#attempt !== null) this.#context.upstream.progress(this.#attempt)
-    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#context.corsEnabled))
+    if (status === 103 || status === 102) this.#response.inform(status, reason, interimFields(fields, this.#context.names, this.#target.corsEnabled))
   }
 
   onUpgrade (response: IncomingMessage, agentSocket: Socket, head: Buffer): void {

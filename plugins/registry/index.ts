@@ -1,11 +1,13 @@
 /**
  * `fastify.registry`: which instances serve which agent. Keeps what was registered over a restart; the rules are in src/fleet/registry.ts.
  */
+import { isDeepStrictEqual } from 'node:util'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { NotKeptError } from '../../src/errors.ts'
-import { Registry, type RegistryState } from '../../src/fleet/registry.ts'
+import { registrationHostProblem } from '../../src/fleet/address.ts'
+import { Registry, type RegistryLimits, type RegistryState } from '../../src/fleet/registry.ts'
 import { parseOptions } from '../../src/options.ts'
 import { RegistryOptions } from './options.ts'
 import { createStateFile } from './state-file.ts'
@@ -16,6 +18,8 @@ declare module 'fastify' {
     registry: Registry
     /** Keeps what was registered. */
     registryState: RegistryStateKeeper
+    /** What registrations are held to. */
+    registryRules: RegistryRules
   }
 }
 
@@ -24,9 +28,24 @@ export interface RegistryStateKeeper {
   save (): Promise<void>
 }
 
+export interface RegistryRules {
+  /** Hosts that registrations may name; undefined for all that are not refused anyway. */
+  readonly allowedHosts: readonly string[] | undefined
+  /** Takes other rules at once. Registered instances that would be refused now leave, as at a restart; `stateDir` is the start's. @throws OptionsError */
+  reconfigure (options: Partial<RegistryOptions>): void
+}
+
 /** Data of `registry` in fleet.yaml, and seams. Without `stateDir` nothing is kept over a restart. */
 export interface RegistryPluginOptions extends Partial<RegistryOptions> {
   clock?: Clock
+}
+
+/** Of one agent; and of all agents on average, so that a fleet of many agents with many instances each does not fill the memory. */
+const maxInstancesPerAgent = 1_000
+const meanInstancesPerAgent = 10
+
+function limitsFor (maxAgents: number): RegistryLimits {
+  return { maxAgents, maxInstancesPerAgent, maxInstances: Math.max(maxInstancesPerAgent, maxAgents * meanInstancesPerAgent) }
 }
 
 /** Leases are looked at this often; a lapse is seen at most this late. */
@@ -35,14 +54,12 @@ const sweepMs = 250
 /** After a write that failed, the file is behind until one succeeds; it is tried so often without anybody asking for it. */
 const retryMs = 5_000
 
-/** Of one agent; and of all agents on average, so that a fleet of many agents with many instances each does not fill the memory. */
-const maxInstancesPerAgent = 1_000
-const meanInstancesPerAgent = 10
-
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
-  const { allowedHosts, maxAgents, stateDir } = parseOptions(RegistryOptions, data, 'registry')
-  const registry = new Registry(clock, { maxAgents, maxInstancesPerAgent, maxInstances: Math.max(maxInstancesPerAgent, maxAgents * meanInstancesPerAgent) })
+  const parse = (options: Partial<RegistryOptions>) => parseOptions(RegistryOptions, options, 'registry', ['clock'])
+  const { maxAgents, stateDir, ...rules } = parse(data)
+  let { allowedHosts } = rules
+  const registry = new Registry(clock, limitsFor(maxAgents))
   const stateFile = stateDir === undefined ? null : createStateFile(stateDir, fastify.log)
 
   const saved = await stateFile?.load({ ...(allowedHosts && { allowedHosts }) })
@@ -97,8 +114,33 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     tellOfLapses()
   })
 
+  /** What a registration could not bring in any more must not stay because it came earlier. */
+  function dropRefused (): void {
+    let dropped = 0
+    for (const { name, instances } of [...registry.agents()]) {
+      for (const { id, host, source } of instances) {
+        const problem = source === 'file' ? undefined : registrationHostProblem(host, { ...(allowedHosts && { allowedHosts }) })
+        if (problem === undefined) continue
+        registry.removeInstance(name, id)
+        fastify.log.warn(`An instance of "${name}" that was registered is gone: its host ${host} ${problem}`)
+        dropped++
+      }
+    }
+    if (dropped > 0) keeper.save().catch(() => {}) // it is in the log
+  }
+
   fastify.decorate('registry', registry)
   fastify.decorate('registryState', keeper)
+  fastify.decorate('registryRules', {
+    get allowedHosts () { return allowedHosts },
+    reconfigure (options) {
+      const next = parse(options)
+      registry.limit(limitsFor(next.maxAgents))
+      if (isDeepStrictEqual(next.allowedHosts, allowedHosts)) return
+      allowedHosts = next.allowedHosts
+      dropRefused()
+    }
+  })
   fastify.addHook('onClose', async () => {
     stopSweep()
     await stateFile?.close()

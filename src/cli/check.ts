@@ -3,10 +3,8 @@
  */
 import { Command } from 'commander'
 import { locate, readText } from '../config-file.ts'
-import { agentDefinitions, ConfigError, parseConfig, readConfigFile, type ConfigProblem, type ConfigSource, type FleetConfig } from '../config.ts'
-import type { OptionError } from '../options.ts'
-import { tlsProblems } from '../tls-problems.ts'
-import { tokenIn } from '../token-file.ts'
+import { ConfigError, parseConfig, readConfigFile, type ConfigProblem, type FleetConfig } from '../config.ts'
+import { startErrors } from '../gateway.ts'
 import { fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, CommandError, exitCodes, plain, print, printJson, say, type CommandIo } from './io.ts'
 import { defaultFile } from './target.ts'
@@ -35,18 +33,21 @@ async function check (given: string | undefined, flags: CheckFlags, io: CommandI
   if (given === '') throw new CommandError('Name a file: what was given is empty', exitCodes.wrongUsage)
   const file = given ?? flags.fleet ?? defaultFile
   const { problems, config } = await examine(file, io)
-  const agents = new Set(config?.agents.map(({ name }) => name)).size
-  const instances = config?.agents.reduce((sum, agent) => sum + (agent.instances?.length ?? 1), 0) ?? 0
-  if (flags.json) {
-    printJson(io, { ok: problems.length === 0, file, ...(config !== undefined && { agents, instances }), problems })
-    if (problems.length > 0) throw new CommandError()
-    return
+  if (config === undefined || problems.length > 0) return tellProblems(file, problems, flags, io)
+  const agents = new Set(config.agents.map(({ name }) => name)).size
+  const instances = config.agents.reduce((sum, agent) => sum + (agent.instances?.length ?? 1), 0)
+  if (flags.json) printJson(io, { ok: true, file, agents, instances, problems })
+  else print(io, `${colorsFor(io.stdout, io.env).green('ok')}  ${file}: ${count(agents, 'agent')}, ${count(instances, 'instance')}`)
+}
+
+/** What is wrong with the file, for people or programs. @throws CommandError always: this is a failure */
+export function tellProblems (file: string, problems: readonly ConfigProblem[], { json = false }: { json?: boolean }, io: CommandIo): never {
+  if (json) {
+    printJson(io, { ok: false, file, problems })
+    throw new CommandError()
   }
-  if (config === undefined || problems.length > 0) {
-    say(io, plain(new ConfigError(problems).message))
-    throw new CommandError(`${file} has ${count(problems.length, 'problem')}; a running gateway keeps what it has`)
-  }
-  print(io, `${colorsFor(io.stdout, io.env).green('ok')}  ${file}: ${count(agents, 'agent')}, ${count(instances, 'instance')}`)
+  say(io, plain(new ConfigError(problems).message))
+  throw new CommandError(`${file} has ${count(problems.length, 'problem')}; a running gateway keeps what it has`)
 }
 
 async function examine (file: string, { env, self }: CommandIo): Promise<{ problems: readonly ConfigProblem[], config?: FleetConfig }> {
@@ -54,36 +55,9 @@ async function examine (file: string, { env, self }: CommandIo): Promise<{ probl
     if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
-    return { config, problems: [...badTokenFiles(config, source), ...badHeaderFiles(config, source), ...locate(tlsProblems(config), source)] }
+    return { config, problems: locate(startErrors(config), source) }
   } catch (error) {
     if (error instanceof ConfigError) return { problems: error.problems }
-    throw error
-  }
-}
-
-/** Files with tokens are read when the gateway starts, and one that is no good stops it. */
-function badTokenFiles ({ auth }: FleetConfig, source: ConfigSource): ConfigProblem[] {
-  if (!auth.enabled) return []
-  const named = [['auth.secretFile', auth.secretFile], ...auth.keys.map(({ tokenFile }, index) => [`auth.keys[${index}].tokenFile`, tokenFile])] as const
-  const errors: OptionError[] = []
-  for (const [path, name] of named) {
-    if (name === undefined) continue
-    try {
-      tokenIn(name)
-    } catch (error) {
-      errors.push({ path: path!, at: 'value', message: (error as Error).message })
-    }
-  }
-  return locate(errors, source)
-}
-
-/** So are those with headers for agents. */
-function badHeaderFiles (config: FleetConfig, source: ConfigSource): readonly ConfigProblem[] {
-  try {
-    agentDefinitions(config, source)
-    return []
-  } catch (error) {
-    if (error instanceof ConfigError) return error.problems
     throw error
   }
 }

@@ -29,7 +29,7 @@ export function createProgram (io: CommandIo): Command {
     .enablePositionalOptions() // so that "--" and what is behind it are left to the command
     .addHelpText('after', `
 Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
-Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_URL, FLEET_CA_FILE (gateway of the other commands), NO_COLOR.`)
+Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_STATE_DIR (what is kept), FLEET_URL, FLEET_CA_FILE (gateway of the other commands), NO_COLOR.`)
   for (const create of commands) program.addCommand(create(io))
   for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)]) {
     command

@@ -8,7 +8,7 @@ import type { Listener } from './scan-listeners.ts'
 import { proposeNames, type ProposedName } from './scan-names.ts'
 
 /** What an exchange may take. */
-export interface ScanLimits {
+interface ScanLimits {
   /** Of one exchange, from the connection to the end of the answer. */
   readonly exchangeMs: number
   /** Of the body of one answer; what is longer counts as not there. */
@@ -36,7 +36,7 @@ interface ProposedNameOf {
 }
 
 /** Who listens and is no agent to be. */
-export interface LeftOut {
+interface LeftOut {
   readonly host: string
   readonly port: number
   readonly process?: string

@@ -10,12 +10,15 @@ import type { FleetConfigInput } from '../config.ts'
 import { makeFolderDurably, writeFileDurably } from '../durable-file.ts'
 import { shownPath } from '../token-file.ts'
 import { CommandError, exitCodes, type CommandIo } from './io.ts'
+import type { ValueSource } from './overrides.ts'
 
 export interface FoundSecret {
   /** Undefined when fleet.yaml has it: the auth plugin reads it there. */
   readonly secret: string | undefined
   /** For people: `--secret`, `FLEET_SECRET`, a file, …; never the secret. */
   readonly from: string
+  /** The same for programs; the default when fleet.yaml has it. */
+  readonly source: ValueSource
   /** It is the one that was made here, now or earlier; what fleet.yaml says from now on counts more. */
   readonly isOwn: boolean
   /** It was made just now, so that it has to be named once. */
@@ -30,6 +33,11 @@ const nothingToKeep = async () => {}
 export interface ClientToken {
   readonly token: string
   readonly from: string
+}
+
+/** One that flag or environment gave. */
+interface GivenToken extends ClientToken {
+  readonly source: ValueSource
 }
 
 type Auth = FleetConfigInput['auth']
@@ -47,18 +55,18 @@ const mostBytes = 64 * 1024
  */
 export async function findSecret (flag: string | undefined, env: CommandIo['env'], auth: Auth, stateDir: string): Promise<FoundSecret> {
   const given = await givenToken(flag, env)
-  if (given !== undefined) return { secret: given.token, from: given.from, isOwn: false, isNew: false, keep: nothingToKeep }
-  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', isOwn: false, isNew: false, keep: nothingToKeep }
+  if (given !== undefined) return { secret: given.token, from: given.from, source: given.source, isOwn: false, isNew: false, keep: nothingToKeep }
+  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', source: { from: 'default' }, isOwn: false, isNew: false, keep: nothingToKeep }
   const kept = await keptToken(stateDir)
-  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, isOwn: true, isNew: false, keep: nothingToKeep }
+  return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, source: { from: 'state', file: kept.from, isNew: false }, isOwn: true, isNew: false, keep: nothingToKeep }
 }
 
 /** What flag or environment give. @throws CommandError when it is no good */
-export async function givenToken (flag: string | undefined, { FLEET_SECRET: fromEnv, FLEET_SECRET_FILE: file }: CommandIo['env']): Promise<ClientToken | undefined> {
-  if (flag !== undefined) return checked(flag, '--secret', exitCodes.wrongUsage)
-  if (fromEnv !== undefined && fromEnv !== '') return checked(fromEnv, 'FLEET_SECRET', exitCodes.wrongUsage)
+export async function givenToken (flag: string | undefined, { FLEET_SECRET: fromEnv, FLEET_SECRET_FILE: file }: CommandIo['env']): Promise<GivenToken | undefined> {
+  if (flag !== undefined) return { ...checked(flag, '--secret', exitCodes.wrongUsage), source: { from: 'flag', flag: '--secret' } }
+  if (fromEnv !== undefined && fromEnv !== '') return { ...checked(fromEnv, 'FLEET_SECRET', exitCodes.wrongUsage), source: { from: 'environment', variable: 'FLEET_SECRET' } }
   if (file === undefined || file === '') return undefined
-  return checked(await readToken(file, 'FLEET_SECRET_FILE'), `FLEET_SECRET_FILE (${file})`)
+  return { ...checked(await readToken(file, 'FLEET_SECRET_FILE'), `FLEET_SECRET_FILE (${file})`), source: { from: 'environment', variable: 'FLEET_SECRET_FILE', file } }
 }
 
 /**
@@ -105,6 +113,7 @@ function newSecret (stateDir: string): FoundSecret {
   return {
     secret,
     from: path,
+    source: { from: 'state', file: path, isNew: true },
     isOwn: true,
     isNew: true,
     async keep () {

@@ -8,34 +8,26 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
 import type { FastifyInstance } from 'fastify'
 import { pino } from 'pino'
-import { ConfigError, mergeConfig, parseConfig, readConfigFile, stateDirOf, type FleetConfig, type FleetConfigInput } from '../config.ts'
-import { locate } from '../config-file.ts'
+import { ConfigError, FleetOptions, type FleetConfig } from '../config.ts'
 import { FolderInUseError } from '../folder-lock.ts'
 import { createGateway } from '../gateway.ts'
-import { OptionsError } from '../options.ts'
-import { tlsProblems } from '../tls-problems.ts'
 import { announce } from './announcement.ts'
 import { createCollector } from './collector.ts'
 import { fleetOf, integer, withExamples } from './command.ts'
+import { dryRun } from './dry-run.ts'
 import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
-import { listenerOf } from './listener.ts'
+import type { ConfigFlags } from './overrides.ts'
 import { makeObjectsYoung } from './pretenuring.ts'
-import { findSecret } from './secret.ts'
-import { defaultFile } from './target.ts'
+import { setUp } from './setup.ts'
+import { defaultHost, defaultPort } from './target.ts'
 import { logDestination } from './terminal-log.ts'
 
 /** As commander gives them; a flag that was not given is undefined. */
-export interface ServeFlags {
-  port?: number
-  host?: string
-  secret?: string
-  /** false for --no-auth */
-  auth?: boolean
-  /** Requests a minute; false for --no-rate-limit. */
-  rateLimit?: number | boolean
-  /** false for --no-cors */
-  cors?: boolean
+export interface ServeFlags extends ConfigFlags {
   fleet?: string
+  /** Says what it would start with, and does not start. */
+  dryRun?: boolean
+  json?: boolean
 }
 
 /** A Ctrl-C reaches the process twice, by the terminal and by npm; only a later signal means impatience. */
@@ -47,23 +39,34 @@ const firstProbesMs = 1_000
 export function serveCommand (io: CommandIo): Command {
   const command = new Command('serve')
     .description('run the gateway')
-    .option('--port <port>', 'port to listen on (FLEET_PORT; 9001)', integer(0, 65_535))
-    .option('--host <address>', 'address to listen on (FLEET_HOST; 127.0.0.1)')
+    .option('--port <port>', `port to listen on (FLEET_PORT; ${defaultPort})`, integer(...boundsOf('server', 'port')))
+    .option('--host <address>', `address to listen on (FLEET_HOST; ${defaultHost})`)
     .option('--secret <token>', 'the shared secret; better in FLEET_SECRET or FLEET_SECRET_FILE, where other users of the machine can\'t see it')
     .option('--no-auth', 'ask for no token')
-    .option('--rate-limit <n>', 'requests a minute per client', integer(1, 60_000_000))
+    .option('--rate-limit <n>', 'requests a minute per client', integer(...boundsOf('rateLimit', 'perMinute')))
     .option('--no-rate-limit', 'do not limit requests')
     .option('--no-cors', 'leave cross-origin requests to the agents')
     .option('--fleet, --fleet-yaml <file>', 'the fleet\'s file (fleet.yaml)')
+    .option('--dry-run', 'print the configuration that it would run with, and who said each value; listen to nothing, write nothing')
+    .option('--json', 'with --dry-run: print JSON, for programs')
     .action(async (flags: ServeFlags) => {
+      if (flags.json === true && flags.dryRun !== true) throw new CommandError('--json is for --dry-run', exitCodes.wrongUsage)
       if (flags.auth === false && flags.secret !== undefined) throw new CommandError('--secret and --no-auth contradict each other', exitCodes.wrongUsage)
+      if (flags.dryRun === true) return await dryRun(fleetOf(flags), io)
       io.exit(await serve(fleetOf(flags), io))
     })
   return withExamples(command, [
     ['fleet-gateway serve'],
     ['FLEET_SECRET=… fleet-gateway serve --port 9001 --fleet fleet.yaml'],
-    ['fleet-gateway serve --no-auth', 'on a laptop, loopback only']
+    ['fleet-gateway serve --no-auth', 'on a laptop, loopback only'],
+    ['fleet-gateway serve --dry-run', 'what it would run with, and from where']
   ])
+}
+
+/** What a whole number in the configuration may be. */
+function boundsOf (section: 'server' | 'rateLimit', key: string): [least: number, most: number] {
+  const { minimum, maximum } = (FleetOptions.properties[section].properties as Record<string, { minimum?: number, maximum?: number }>)[key]!
+  return [minimum!, maximum!]
 }
 
 /** Runs until a signal ends it; resolves with the exit code. @throws CommandError */
@@ -78,25 +81,13 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
     }
     return code
   } catch (error) {
-    if (error instanceof ConfigError || error instanceof OptionsError || error instanceof FolderInUseError) throw new CommandError(error.message)
+    if (error instanceof ConfigError || error instanceof FolderInUseError) throw new CommandError(error.message)
     throw error
   }
 }
 
 async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): Promise<number> {
-  const file = flags.fleet ?? defaultFile
-  const { value, ...source } = await readConfigFile(file, io.env)
-  const overrides = overridesOf(flags, io.env, value)
-  const merged = mergeConfig(value, overrides)
-  const stateDir = stateDirOf(merged, file)
-  parseConfig(merged, source) // what is wrong with the file comes before what is wrong with the secret
-  if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
-  const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
-  if (secret?.secret !== undefined && !secret.isOwn) overrides.auth = { ...overrides.auth, secret: secret.secret }
-
-  const config = parseConfig(mergeConfig(value, overrides), source)
-  const problems = tlsProblems(config)
-  if (problems.length > 0) throw new ConfigError(locate(problems, source))
+  const { file, overrides, config, secret, stateDir } = await setUp(flags, io)
   if (signals.ending) return exitCodes.good
   makeObjectsYoung()
   const log = pino({ level: 'warn' }, logDestination(io))
@@ -121,20 +112,6 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): 
   if (gateway.drain.draining) return await ended
   announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep }, io)
   return await ended
-}
-
-/** Flags come before the environment, and both before the file. */
-function overridesOf (flags: ServeFlags, env: CommandIo['env'], file: FleetConfigInput): FleetConfigInput {
-  const { host, port } = listenerOf(flags, env, {})
-  const server = { ...(port !== undefined && { port }), ...(host !== undefined && { host }) }
-  const perMinute = typeof flags.rateLimit === 'number' ? flags.rateLimit : undefined
-  return {
-    ...(Object.keys(server).length > 0 && { server }),
-    ...(flags.auth === false && { auth: { enabled: false } }),
-    ...(flags.cors === false && { cors: { enabled: false } }),
-    ...(flags.rateLimit === false && { rateLimit: { enabled: false } }),
-    ...(perMinute !== undefined && { rateLimit: { enabled: true, perMinute, ...(file.rateLimit?.burst === undefined && { burst: Math.min(perMinute, 100) }) } })
-  }
 }
 
 /** What the machine refuses is a line with its cure. */

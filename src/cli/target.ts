@@ -3,8 +3,11 @@
  */
 import { locate, readYamlFile } from '../config-file.ts'
 import { ConfigError, parseConfig, stateDirOf, type FleetConfigInput } from '../config.ts'
+import { parseOptions } from '../options.ts'
+import { ServerOptions } from '../server-options.ts'
 import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
 import { listenerOf, reachable } from './listener.ts'
+import { stateDirOfEnvironment } from './overrides.ts'
 import { foundToken, givenToken, type ClientToken } from './secret.ts'
 
 /** Flags of every command that talks to a gateway. */
@@ -40,8 +43,8 @@ export interface Trust {
 /** The file that is looked for in the current folder. */
 export const defaultFile = 'fleet.yaml'
 
-const defaultHost = '127.0.0.1'
-const defaultPort = 9001
+/** The listener of a gateway when nobody says otherwise. */
+export const { host: defaultHost, port: defaultPort } = parseOptions(ServerOptions, {}, 'server')
 
 /** Where a gateway is when nobody says otherwise. */
 export const defaultUrl = `http://${defaultHost}:${defaultPort}`
@@ -54,7 +57,7 @@ export async function findTarget ({ url, ca, secret, fleet = defaultFile }: Clie
   // Who says both has no need of a file, and no word about it either.
   const keys: (keyof FleetConfigInput)[] = [...address === undefined || address.url.startsWith('https:') ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
   const file = keys.length === 0 ? {} : await readForClient(fleet, keys, io)
-  const token = given ?? await foundToken(file.auth, stateDirOf(file, fleet))
+  const token = given ?? await foundToken(file.auth, stateDirOfEnvironment(env) ?? stateDirOf(file, fleet))
   const { tls } = file.server ?? {}
   const trust = { ...givenTrust(ca, env), ...(tls && { certFile: tls.certFile }) }
   if (address !== undefined) return { ...address, token, trust }

@@ -49,7 +49,7 @@ type InstanceRegistration = Pick<Registration, 'host' | 'port' | 'protocol' | 'w
 
 export class Registry {
   readonly #clock: Clock
-  readonly #limits: RegistryLimits
+  #limits: RegistryLimits
   readonly #entries = new Map<string, Entry>()
   readonly #names = new Map<string, Entry>()
   readonly #listeners = new Set<ChangeListener>()
@@ -66,6 +66,11 @@ export class Registry {
 
   constructor (clock: Clock, limits: RegistryLimits = { maxAgents: 10_000, maxInstancesPerAgent: 1_000 }) {
     this.#clock = clock
+    this.#limits = limits
+  }
+
+  /** From now on; who is there already stays. */
+  limit (limits: RegistryLimits): void {
     this.#limits = limits
   }
 

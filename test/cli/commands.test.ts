@@ -261,6 +261,7 @@ t.test('address and token are found where serve would find them', async t => {
     'file.yaml': `server: {port: ${port}, host: 0.0.0.0}\nauth: {secretFile: ${join(t.testdirName, 'token.txt')}}\n`,
     'keys.yaml': `server: {port: ${port}}\nauth: {keys: [{id: a, tokenSha256: ${'ab'.repeat(32)}, scopes: [admin]}, {id: r, token: not-that-one, scopes: [read]}, {id: all, token: ${secret}, scopes: [admin]}]}\n`,
     'kept.yaml': `server: {port: ${port}, host: localhost}\n`,
+    'state.yaml': `server: {port: ${port}}\nregistry: {stateDir: nowhere}\n`,
     'bad.yaml': 'auth: {secrte: x}\n',
     'variables.yaml': `server: {port: ${port}}\nauth: {secret: "${'${'}GW_TOKEN}"}\n`,
     '.fleet': { secret: `${secret}\n` }
@@ -273,7 +274,8 @@ t.test('address and token are found where serve would find them', async t => {
     ['auth.secretFile', ['--fleet', join(dir, 'file.yaml')], {}],
     ['a key with every right before others', ['--fleet', join(dir, 'keys.yaml')], {}],
     ['the file, though a variable of another part is for the gateway alone', ['--fleet', join(dir, 'variables.yaml')], { FLEET_SECRET: secret }],
-    ['the secret that serve made and kept', ['--fleet', join(dir, 'kept.yaml')], {}]
+    ['the secret that serve made and kept', ['--fleet', join(dir, 'kept.yaml')], {}],
+    ['the same, where the environment says that it is', ['--fleet', join(dir, 'state.yaml')], { FLEET_STATE_DIR: join(dir, '.fleet') }]
   ]
 
   for (const [name, args, env] of cases) t.match(await command(['agents', ...args], { env }), { code: 0, stderr: '' }, name)
@@ -305,7 +307,12 @@ t.test('check: what serve would refuse, all of it, with places', async t => {
     'short.txt': 'abc\n',
     'short.yaml': `auth: {secretFile: ${join(t.testdirName, 'short.txt')}}\n`,
     'off.yaml': 'auth: {enabled: false, secretFile: nowhere.txt}\n',
-    'files.yaml': 'auth:\n  secretFile: nowhere.txt\n  keys: [{id: a, tokenFile: nowhere-else.txt, scopes: [read]}]\n'
+    'files.yaml': 'auth:\n  secretFile: nowhere.txt\n  keys: [{id: a, tokenFile: nowhere-else.txt, scopes: [read]}]\n',
+    'token.txt': 'a-token-in-a-file\n',
+    'twice.yaml': `auth:\n  secret: a-token-in-a-file\n  keys:\n    - {id: a, tokenFile: ${join(t.testdirName, 'token.txt')}, scopes: [read]}\n`,
+    'audit.yaml': `auditLog: {file: ${t.testdirName}}\n`,
+    'below.yaml': `auditLog:\n  file: ${join(t.testdirName, 'token.txt', 'audit.log')}\n`,
+    'silent.yaml': `auditLog: {enabled: false, file: ${t.testdirName}}\n`
   })
   const at = (name: string) => join(dir, name)
 
@@ -317,6 +324,10 @@ t.test('check: what serve would refuse, all of it, with places', async t => {
   t.match(await command(['check', at('files.yaml')]), { code: 1, stderr: /files\.yaml:2:15 auth\.secretFile: can not be read: ENOENT \(nowhere\.txt\)\n\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
   t.match(await command(['check', at('short.yaml')]), { code: 1, stderr: /short\.yaml:1:20 auth\.secretFile: must hold at least 8 characters/ })
   t.match(await command(['check', at('off.yaml')]), { code: 0 })
+  t.match(await command(['check', at('twice.yaml')]), { code: 1, stderr: /twice\.yaml:4:26 auth\.keys\[0\]\.tokenFile: is the same as secret\n/ })
+  t.match(await command(['check', at('audit.yaml')]), { code: 1, stderr: /audit\.yaml:1:18 auditLog\.file: can't be written: \S+ is a folder\n/ })
+  t.match(await command(['check', at('below.yaml')]), { code: 1, stderr: /below\.yaml:2:9 auditLog\.file: can't be written: / })
+  t.match(await command(['check', at('silent.yaml')]), { code: 0 })
   t.match(await command(['check', at('good.yaml'), '--fleet', at('bad.yaml')]), { code: 2, stderr: /once/ })
   t.match(JSON.parse((await command(['check', at('bad.yaml'), '--json'])).stdout), { ok: false, problems: [{ line: 3, column: 5, path: 'agents[0].prot' }, {}] })
   const { stdout, code } = await command(['check', at('good.yaml'), '--json'])

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { open, readFile, stat, writeFile } from 'node:fs/promises'
+import { open, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { WebSocket, WebSocketServer } from 'ws'
@@ -67,6 +67,21 @@ t.test('without any secret one is made and kept with mode 0600; off a terminal o
   const second = await serve(t, [], { cwd })
   t.notMatch(second.said(), secret, 'not again')
   t.equal((await fetch(`http://127.0.0.1:${second.port}/agents`, { headers: { authorization: `Bearer ${secret}` } })).status, 200)
+})
+
+t.test('FLEET_STATE_DIR says where what is kept goes, whatever the file says', async t => {
+  const cwd = t.testdir({ 'fleet.yaml': 'registry: {stateDir: of-the-file}\n' })
+  const { child, exited, said } = await serve(t, [], { cwd, env: { FLEET_STATE_DIR: 'state' } })
+
+  const secret = (await readFile(join(cwd, 'state/secret'), 'utf8')).trim()
+
+  t.match(said(), /secret from state\/secret\n/)
+  const command = spawnSync(process.execPath, [main, 'stats', '--url', /http:\S+/.exec(said())![0]], { cwd, env: { ...process.env, FLEET_SECRET: '', FLEET_STATE_DIR: 'state' }, encoding: 'utf8' })
+  t.equal(command.status, 0, command.stderr)
+  t.ok(secret.length >= 32)
+  child.kill('SIGTERM')
+  t.equal(await exited, 0)
+  t.notMatch((await readdir(cwd)).join(), 'of-the-file')
 })
 
 t.test('on a terminal a newly made secret is named, once', async t => {
@@ -236,7 +251,7 @@ t.test('a secret that was made counts until fleet.yaml names one', async t => {
   t.equal(await ask(made), 200)
 
   await writeFile(join(cwd, 'fleet.yaml'), 'auth: {secret: added-later-secret}\n')
-  while (!said().includes('Fleet reloaded')) await once(child.stderr!, 'data')
+  while (!said().includes('reloaded fleet.yaml: auth.secret changed')) await once(child.stderr!, 'data')
 
   t.same([await ask('added-later-secret'), await ask(made)], [200, 401])
 })

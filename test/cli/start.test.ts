@@ -155,12 +155,12 @@ t.test('a good change of the file is said with what it changed', async t => {
   const file = join(t.testdir({ 'fleet.yaml': 'agents: []\n' }), 'fleet.yaml')
   const io = fakeIo({ isTTY: true, env: { FLEET_SECRET: 'fleet-secret-token', NO_COLOR: '1' } })
   const dead = await deadPort()
-  io.onLine(/Fleet reloaded/, () => io.signal('SIGTERM'))
+  io.onLine(/reloaded \S+:/, () => io.signal('SIGTERM'))
   io.onLine(/^ {2}try .*\n.*\n/m, () => { void writeFile(file, `agents: [{name: planner, host: 127.0.0.1, port: ${dead}}]\n`) })
 
   t.equal(await serve({ port: 0, fleet: file }, io.io), 0)
 
-  t.match(io.stderr(), /\ninfo {2}Fleet reloaded: added planner\n/)
+  t.match(io.stderr(), `\ninfo  reloaded ${file}: agents +1 (planner)\n`)
   t.notMatch(io.stderr(), 'listening on', 'that was said in other words')
 })
 

@@ -240,7 +240,7 @@ t.test('decorators of the same names stay the host\'s', async t => {
   t.teardown(() => app.close())
   const names = [
     'registry', 'registryState', 'auth', 'facts', 'stats', 'health', 'upstream', 'discovery', 'drain', 'proxy', 'rateLimiter', 'auditLog',
-    'corsEnabled', 'createRateLimit', 'verifyBearerAuth'
+    'cors', 'corsEnabled', 'registryRules', 'createRateLimit', 'verifyBearerAuth'
   ]
   for (const name of names) app.decorate(name, `the host's ${name}`)
   await app.register(fleetGateway, { ...quiet, rateLimit: { enabled: true }, prefix: '/fleet', auth, agents: [agentAt('planner', agent)] })

@@ -8,7 +8,7 @@ import type { Test } from 'tap'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 /** As `npm test` has built it. */
-export const main = join(root, 'dist/src/main.js')
+const main = join(root, 'dist/src/main.js')
 
 /**
  * A program that listens on PORT, unless LISTENS is `no`. It prints each signal it gets. A SIGTERM ends it with 0; a SIGINT a while later, with

@@ -22,8 +22,9 @@ interface Watched {
 /**
  * The plugin with the registry, ended with the test.
  * @param before what to do while the registry is there and the plugin is not
+ * @param level of the log
  */
-export async function watched (t: Test, options: DiscoveryPluginOptions, before?: (app: FastifyInstance) => void): Promise<Watched> {
+export async function watched (t: Test, options: DiscoveryPluginOptions, before?: (app: FastifyInstance) => void, level: 'debug' | 'info' = 'info'): Promise<Watched> {
   const logged: LogLine[] = []
   const waiting = new Set<(line: LogLine) => void>()
   const stream = new Writable({
@@ -34,7 +35,7 @@ export async function watched (t: Test, options: DiscoveryPluginOptions, before?
       done()
     }
   })
-  const app = Fastify({ logger: { stream, level: 'info' } })
+  const app = Fastify({ logger: { stream, level } })
   t.teardown(() => app.close())
   await app.register(registry)
   before?.(app)

@@ -261,6 +261,41 @@ t.test('a file is appended to, in UTF-8; its folder is made', async t => {
   t.equal(statSync(file).mode & 0o007, 0, 'nobody else may read it')
 })
 
+t.test('a file is changed while it runs: what was asked before is in the former one', async t => {
+  const folder = t.testdir()
+  const file = (name: string) => join(folder, name)
+  const { app, logged } = await logTo(t, file('one.log'))
+  const lines = (name: string) => existsSync(file(name)) ? readFileSync(file(name), 'utf8').split('\n').length - 1 : 0
+  await ask(app, 70)
+
+  app.auditLog.reconfigure({ file: file('two.log') })
+  await ask(app, 2)
+  t.throws(() => app.auditLog.reconfigure({ file: folder }), { name: 'OptionsError', problems: [{ path: 'auditLog.file' }] })
+  await ask(app, 1)
+  app.auditLog.prepare({ file: file('unused.log') })
+  app.auditLog.reconfigure({ enabled: false })
+  await ask(app, 5)
+  app.auditLog.reconfigure({ file: file('two.log') })
+  await ask(app, 1)
+  await app.close()
+
+  t.same([lines('one.log'), lines('two.log'), lines('unused.log')], [70, 4, 0])
+  t.same(logged, [])
+})
+
+t.test('a destination that was given stays, and is ended once, also when it is switched off before', async t => {
+  const { app, writes, calls } = await scene(t)
+  await ask(app, 1)
+  app.auditLog.reconfigure({ enabled: false, file: join(t.testdir(), 'audit.log') })
+  await ask(app, 1)
+  t.equal(writes.length, 1)
+  t.same(calls, [])
+
+  await app.close()
+
+  t.same(calls, ['end'])
+})
+
 t.test('flush() has written to the file when it returns', async t => {
   const file = join(t.testdir(), 'audit.log')
   const { app } = await logTo(t, file)

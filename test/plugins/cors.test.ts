@@ -133,6 +133,34 @@ t.test('switched off it does nothing but say so', async t => {
   t.equal((await build(t)).corsEnabled, true)
 })
 
+t.test('it is switched and changed while it runs, and what is wrong changes nothing', async t => {
+  const app = await build(t)
+  const allowed = async () => (await app.inject({ url: '/agents', headers: { origin: 'https://app.example', ...authorized } })).headers['access-control-allow-origin']
+
+  app.cors.reconfigure({ origins: ['https://other.example'] })
+  t.equal(await allowed(), undefined)
+  t.throws(() => app.cors.reconfigure({ credentials: true }), { name: 'OptionsError', problems: [{ path: 'cors.credentials' }] })
+  const apply = app.cors.prepare({ credentials: true, origins: ['https://app.example'] })
+  t.equal(await allowed(), undefined, 'not yet')
+  apply()
+  t.equal(await allowed(), 'https://app.example')
+
+  app.cors.reconfigure({ enabled: false })
+  t.same([app.corsEnabled, await allowed(), (await app.inject(preflight('/agents'))).statusCode], [false, undefined, 405])
+  app.cors.reconfigure({})
+  t.same([app.corsEnabled, await allowed(), (await app.inject(preflight('/agents'))).statusCode], [true, '*', 204])
+})
+
+t.test('what was off at the start is switched on only where its route may be', async t => {
+  const [fixed, switchable] = [await build(t, { enabled: false }), await build(t, { enabled: false, switchable: true })]
+
+  t.same([fixed.cors.switchable, switchable.cors.switchable], [false, true])
+  t.throws(() => fixed.cors.reconfigure({}), { name: 'OptionsError', problems: [{ path: 'cors.enabled' }] })
+  t.equal((await switchable.inject(preflight('/nowhere'))).statusCode, 404)
+  switchable.cors.reconfigure({})
+  t.equal((await switchable.inject(preflight('/nowhere'))).statusCode, 204)
+})
+
 t.test('its route is public and unlimited, and no other is', async t => {
   const app = Fastify()
   t.teardown(() => app.close())

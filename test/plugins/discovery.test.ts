@@ -1,12 +1,12 @@
 /** plugins/discovery alone with the registry: where agents come from, what a reload does, and who hears of it. See discovery.watch.test.ts, too. */
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import Fastify from 'fastify'
 import fp from 'fastify-plugin'
 import t from 'tap'
 import { NameConflictError } from '../../src/errors.ts'
 import { Registry, type AgentDefinition } from '../../src/fleet/registry.ts'
 import discovery, { type DiscoveryPluginOptions } from '../../plugins/discovery/index.ts'
-import { summariseChanges } from '../../plugins/discovery/changes.ts'
+import { agentChanges } from '../../plugins/discovery/changes.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { fleet, fleetFile, replace, watched } from '../helpers/watched-fleet.ts'
 
@@ -68,12 +68,33 @@ t.test('a change is applied, and said in one line', async t => {
   const file = fleetFile(t, fleet('a', 'b', 'c'))
   const { line, names, logged } = await watched(t, { file })
 
-  const said = line(/^Fleet reloaded/)
+  const said = line(/^reloaded/)
   await replace(file, 'agents:\n  - {name: a, port: 8501}\n  - {name: b, port: 9999}\n  - {name: d, port: 1}\n')
 
-  t.match(await said, { level: 30, msg: 'Fleet reloaded: added d; removed c; changed b' })
+  t.match(await said, { level: 30, msg: `reloaded ${file}: agents +1 −1 ~1 (d; c; b)` })
   t.same(names(), ['a', 'b', 'd'])
   t.equal(logged.filter(({ level }) => level > 30).length, 0)
+})
+
+t.test('a reload that changed nothing is told to nobody but who debugs', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const { app, logged } = await watched(t, { file }, undefined, 'debug')
+
+  await writeFile(file, `# a comment\n${fleet('a')}`)
+  t.equal(await app.discovery.reload(), true)
+
+  t.same(logged.filter(({ msg }) => msg.startsWith('reloaded')), [logged.find(({ level, msg }) => level === 20 && msg === `reloaded ${file}: nothing changed`)])
+})
+
+t.test('what else changed is told beside the agents, and without a file no name', async t => {
+  let port = 1
+  const load = async () => ({ agents: [{ name: 'a', instances: [] }], config: port })
+  const { app, logged } = await watched(t, { load, changesOf: (before, after) => [`port ${String(before.config)} → ${String(after.config)}`] })
+
+  port = 2
+  await app.discovery.reload()
+
+  t.match(logged.at(-1), { level: 30, msg: 'reloaded: port 1 → 2' })
 })
 
 t.test('an instance that stays keeps its record', async t => {
@@ -321,6 +342,6 @@ t.test('without a registry it does not start', async t => {
 t.test('a summary is bounded', async t => {
   const many = Array.from({ length: 13 }, (_, index) => ({ name: `a${index}`, instances: [] }))
 
-  t.equal(summariseChanges([], many), 'added a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 and 3 more')
-  t.equal(summariseChanges(many, many), 'no agent changed')
+  t.same(agentChanges([], many), ['agents +13 (a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 and 3 more)'])
+  t.same(agentChanges(many, many), [])
 })

@@ -144,6 +144,129 @@ t.test('a file that is written in place is read when it is complete', async t =>
   t.same(read, ['one', 'two'])
 })
 
+/** Resolves when the fleet is this one. */
+async function becomes ({ app, names }: Awaited<ReturnType<typeof watched>>, wanted: readonly string[]): Promise<void> {
+  while (names().join() !== wanted.join()) {
+    await new Promise<void>(resolve => {
+      const stop = app.discovery.onReload(() => {
+        stop()
+        resolve()
+      })
+    })
+  }
+}
+
+t.test('of changes in quick succession the last one is what runs', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const scene = await watched(t, { file })
+
+  for (const name of ['b', 'c', 'd', 'e']) await (name === 'd' ? writeFile(file, fleet(name)) : replace(file, fleet(name)))
+  await becomes(scene, ['e'])
+
+  t.equal(scene.app.discovery.status.ok, true)
+  t.equal(await scene.app.discovery.reload(), true)
+  t.same(scene.names(), ['e'])
+})
+
+/** A reader of the file whose next reading waits until it is let go on, with what it read already in hand. */
+function heldReader (file: string) {
+  let arrived = () => {}
+  let go = () => {}
+  let isHeld = false
+  let held = Promise.resolve()
+  return {
+    async load () {
+      const name = (await readFile(file, 'utf8')).trim()
+      if (isHeld) {
+        isHeld = false
+        arrived()
+        await held
+      }
+      return { agents: [{ name, instances: [] }] }
+    },
+    /** Resolves when the next reading has begun. */
+    hold (): Promise<void> {
+      isHeld = true
+      held = new Promise(resolve => { go = resolve })
+      return new Promise(resolve => { arrived = resolve })
+    },
+    goOn: () => go()
+  }
+}
+
+t.test('a change during a reload is not lost, and what it replaced is never applied', async t => {
+  for (const how of ['the watcher', 'SIGHUP']) {
+    const file = fleetFile(t, 'one')
+    const reader = heldReader(file)
+    const scene = await watched(t, { file, load: reader.load, ...(how === 'SIGHUP' && { intervalMs: 60_000 }) })
+    const seen: string[] = []
+    scene.app.discovery.onReload(() => { seen.push(...scene.names()) })
+
+    const reading = reader.hold()
+    await replace(file, 'two')
+    const asked = how === 'SIGHUP' ? scene.app.discovery.reload() : Promise.resolve(true)
+    await reading
+    await replace(file, 'three')
+    reader.goOn()
+    await becomes(scene, ['three'])
+
+    t.equal(await asked, true)
+    t.notOk(seen.includes('two'), how)
+    t.equal(scene.app.discovery.status.ok, true)
+  }
+})
+
+t.test('SIGHUP during a reload reads once more after it', async t => {
+  const file = fleetFile(t, 'one')
+  const reader = heldReader(file)
+  const scene = await watched(t, { file, load: reader.load })
+  const reading = reader.hold()
+  await replace(file, 'two')
+  await reading
+  let reloads = 0
+  scene.app.discovery.onReload(() => { reloads++ })
+
+  const asked = [scene.app.discovery.reload(), scene.app.discovery.reload()]
+  reader.goOn()
+
+  t.same(await Promise.all(asked), [true, true])
+  t.same([reloads, scene.names()], [3, ['two']])
+})
+
+t.test('an editor that deletes the file and makes it again changes it, and nothing else', async t => {
+  const file = fleetFile(t, fleet('a'))
+  const scene = await watched(t, { file })
+  const seen: string[] = []
+  scene.app.discovery.onReload(() => { seen.push(scene.names().join()) })
+
+  await rename(file, `${file}~`)
+  await writeFile(file, '')
+  await writeFile(file, fleet('b'))
+  await rm(`${file}~`)
+  await becomes(scene, ['b'])
+
+  t.same(seen, ['b'], 'it was never empty')
+})
+
+t.test('a ConfigMap as Kubernetes mounts it: a link to a link, which is turned in one step', async t => {
+  const folder = t.testdir({ '..one': { 'fleet.yaml': fleet('a') } })
+  const at = (name: string) => join(folder, name)
+  await symlink('..one', at('..data'))
+  await symlink('..data/fleet.yaml', at('fleet.yaml'))
+  const scene = await watched(t, { file: at('fleet.yaml') })
+
+  for (const [version, name] of [['..two', 'b'], ['..three', 'c']] as const) {
+    await mkdir(at(version))
+    await writeFile(join(at(version), 'fleet.yaml'), fleet(name))
+    await symlink(version, at('..data_tmp'))
+    await rename(at('..data_tmp'), at('..data'))
+    await becomes(scene, [name])
+  }
+
+  t.equal(scene.app.discovery.status.ok, true)
+  t.same(scene.logged.filter(({ level }) => level > 30), [])
+})
+
 t.test('a file that never rests is taken as it is in the end', async t => {
   const file = fleetFile(t, '')
   let looks = 0
