@@ -70,7 +70,7 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
   }
   await writeFile(join(cwd, 'fleet.yaml'), good)
   gateway.child.kill('SIGHUP')
-  while (!/Fleet reloaded/.test(gateway.said())) await once(gateway.child.stderr!, 'data')
+  while (!/reloaded .*fleet\.yaml:/.test(gateway.said())) await once(gateway.child.stderr!, 'data')
 
   // The command line, with right and wrong tokens from everywhere.
   const url = `http://127.0.0.1:${gateway.port}`

@@ -156,7 +156,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
         if (closed) return false
         // What was read must be what was hashed: a file that vanished in between would read as an empty fleet.
         if (file !== undefined && await contentHash(file) !== found) continue
-        apply(next, found)
+        apply(next, found, forced)
         return true
       }
     } catch (error) {
@@ -166,7 +166,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
   }
 
   /** The registry and all who listen change in one step: nothing is awaited here. */
-  function apply (next: Loaded, found: string | null): void {
+  function apply (next: Loaded, found: string | null, forced: boolean): void {
     const ofAgents = agentChanges(loaded.agents, next.agents)
     const changes = [...ofAgents, ...changesOf(loaded, next)]
     // The same content again brings nothing back that a DELETE took out.
@@ -177,6 +177,8 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
     for (const listener of listeners) tell(listener, next)
     const what = file === undefined ? 'reloaded' : `reloaded ${file}`
     if (changes.length > 0) log.info(`${what}: ${changes.join(', ')}`)
+    // Who asks for it is answered: most of all when the file is the same, and what changed is in files that it names.
+    else if (forced) log.info(`${what}: no setting changed; files that it names were read again`)
     else log.debug(`${what}: nothing changed`)
   }
 
