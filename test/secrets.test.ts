@@ -27,17 +27,18 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     badFile: net.secret('a token in a file that is no good'),
     mistyped: net.secret('a secret in the wrong place of fleet.yaml'),
     url: net.secret('a password in a URL'),
-    typed: net.secret('a secret with a mistyped option')
-    // Values of agents' `headers` belong here as well, as what is for the agent alone.
+    typed: net.secret('a secret with a mistyped option'),
+    header: net.secret('a value of an agent\'s headers', agentsOwn),
+    headerFile: net.secret('a value of an agent\'s headers, in a file', agentsOwn)
   }
   const ports = await agents(t, net)
+  const cwd = join(t.testdirName, 'work')
   const good = [
-    `auth: {secret: ${kinds.shared}, keys: [{id: one, token: ${kinds.key}, scopes: [admin]}, {id: two, tokenFile: token.txt, scopes: [read, proxy, register]}]}`,
+    `auth: {secret: ${kinds.shared}, keys: [{id: one, token: ${kinds.key}, scopes: [admin]}, {id: two, tokenFile: ${join(cwd, 'token.txt')}, scopes: [read, proxy, register]}]}`,
     'rateLimit: {enabled: false}', 'auditLog: {file: audit.log}', 'retry: {attempts: 1}', 'agents:',
-    ...Object.entries(ports).map(([name, port]) => `  - {name: ${name}, host: 127.0.0.1, port: ${port}${name === 'slow' ? ', timeout: 200ms' : ''}}`)
+    ...Object.entries(ports).map(([name, port]) => `  - {name: ${name}, host: 127.0.0.1, port: ${port}${name === 'slow' ? ', timeout: 200ms' : ''}, headers: {X-Own: ${kinds.header}, X-Filed: {file: ${join(cwd, 'header.txt')}}}}`)
   ].join('\n')
-  const folder = t.testdir({ work: { 'fleet.yaml': good, 'token.txt': `${kinds.file}\n`, 'bad-token.txt': `two words ${kinds.badFile}\n` } })
-  const cwd = join(folder, 'work')
+  t.testdir({ work: { 'fleet.yaml': good, 'token.txt': `${kinds.file}\n`, 'header.txt': `${kinds.headerFile}\n`, 'bad-token.txt': `two words ${kinds.badFile}\n` } })
   const gateway = await serve(t, net, [], cwd, { CANARY: kinds.variable })
 
   for (const token of [kinds.shared, kinds.key, kinds.file]) {
@@ -79,6 +80,9 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     await command(net, args, { FLEET_URL: url, FLEET_SECRET: kinds.shared })
     await command(net, [...args, '--url', url, '--fleet', join(cwd, 'fleet.yaml')])
   }
+  for (const args of [['serve', '--dry-run'], ['serve', '--dry-run', '--json'], ['key', 'list'], ['key', 'list', '--json'], ['check', '--json']]) {
+    t.equal((await command(net, [...args, '--fleet', join(cwd, 'fleet.yaml')])).code, 0, args.join(' '))
+  }
   for (const [args, env] of [
     [['agents', '--url', `http://user:${kinds.url}@localhost`], {}], [['agents'], { FLEET_URL: `https://user:${kinds.url}@localhost:1/x` }], [['agents', '--url', `user:${kinds.url}@localhost`], {}],
     [['serve', `--secert=${kinds.typed}`], {}], [['serve', `-s${kinds.typed}`], {}], [['agents', `--token=${kinds.typed}`], {}], [['serve', '--secret', `${kinds.typed} `], {}], [['serve'], { FLEET_SECRET: `a ${kinds.typed}` }], [['serve'], { FLEET_SECRET_FILE: join(cwd, 'bad-token.txt') }],
@@ -92,7 +96,7 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
 
   t.same(net.leaks(), [])
   // That it would have been seen: what was to arrive did, and what was gathered is all of it.
-  for (const secret of [kinds.query, kinds.forAgent]) t.match(net.textOf('agent'), secret)
+  for (const secret of [kinds.query, kinds.forAgent, kinds.header, kinds.headerFile]) t.match(net.textOf('agent'), secret)
   t.match(net.textOf('audit log'), '"path":"/api/good/x"')
   t.match(net.textOf('state: registry.json'), '"agents"')
   for (const code of ['FLEET_UPSTREAM_UNREACHABLE', 'FLEET_UPSTREAM_INVALID', 'FLEET_UPSTREAM_TIMEOUT', 'FLEET_BAD_REQUEST', 'FLEET_HEADERS_TOO_LARGE', 'FLEET_INVALID_REGISTRATION', 'FLEET_AGENT_NOT_FOUND']) t.match(net.textOf('answers'), code)
