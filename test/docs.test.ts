@@ -251,7 +251,7 @@ t.test('the reference says of each top-level key whether a reload applies it', a
 
 t.test('the reference names every environment variable that the program reads', async t => {
   const { text } = await readReference()
-  const files = ['src/main.ts', ...(await readdir(join(root, 'src/cli'))).map(name => `src/cli/${name}`)]
+  const files = ['src/main.ts', ...(await readdir(join(root, 'src/cli'), { recursive: true })).filter(name => name.endsWith('.ts')).map(name => `src/cli/${name}`)]
   const texts = await Promise.all(files.map(file => readFile(join(root, file), 'utf8')))
   // What stands alone in quotes is a code.
   const names = new Set(texts.join('\n').match(/(?<!')\bFLEET_[A-Z_]+\b/g)?.filter(name => !errorCatalogue.has(name)))
