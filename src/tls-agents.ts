@@ -58,10 +58,11 @@ export function createTlsOf (registry: Registry, log: Pick<FastifyBaseLogger, 'w
   /** Agents of which it was said that nobody verifies who they are. */
   const unverified = new Set<string>()
 
-  return ({ agent, host, trusted }) => {
+  return instance => {
+    const { agent, host } = instance
     const tls = registry.find(agent)?.policy.tls ?? {}
     const { serverName = isIP(host) === 0 ? host : undefined, verify = true } = tls
-    const secureContext = files.contextOf(trusted ? tls : authoritiesOf(tls))
+    const secureContext = files.contextOf(registry.current(instance)?.trusted === true ? tls : authoritiesOf(tls))
     if (verify) unverified.delete(agent)
     else if (!unverified.has(agent)) {
       unverified.add(agent)

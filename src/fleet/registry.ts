@@ -90,6 +90,11 @@ export class Registry {
     return agent
   }
 
+  /** The instance as it is known now; undefined when it is gone. Who keeps one may keep it longer than what it says holds. */
+  current ({ agent, runtime }: Instance): Instance | undefined {
+    return this.find(agent)?.instances.find(instance => instance.runtime === runtime)
+  }
+
   /** All agents, in the order in which they came. */
   * agents (): IterableIterator<Agent> {
     for (const entry of this.#entries.values()) yield entry.agent

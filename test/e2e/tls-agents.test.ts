@@ -256,6 +256,23 @@ t.test('what goes together in tls is held to it, and a registration has no say i
   t.match(answer.json(), { status: 400, errors: [{ path: 'tls', message: 'unknown key' }] })
 })
 
+t.test('an instance that fleet.yaml names no more, and only a registrar does, is shown no client certificate', options, async t => {
+  const authority = certificates(t)
+  const agent = await tlsAgent(t, authority.issue('agent'), { ca: authority.ca, requestCert: true, rejectUnauthorized: false })
+  const { certFile, keyFile } = authority.issue('the-gateway')
+  const tls = { caFile: authority.caFile, certFile, keyFile }
+  const { gateway } = await start(t, [agent.port], tls, { health: { path: '/health', interval: '100ms' } })
+  gateway.registry.register({ name: 'planner', host: 'localhost', port: agent.port, protocol: 'https' })
+  const probed = async (times: number) => { for (let count = 0; count < times; count++) await once(agent.server, 'secureConnection') }
+  await probed(1)
+  t.equal(agent.clients.at(-1), 'the-gateway')
+
+  gateway.registry.replaceFile([{ name: 'planner', policy: { tls }, instances: [{ host: 'localhost', port: 1, protocol: 'https', weight: 1 }] }])
+  await probed(2) // one may have been on its way
+
+  t.equal(agent.clients.at(-1), undefined)
+})
+
 t.test('only an admin may register instances of an agent that is shown a client certificate', options, async t => {
   const authority = certificates(t)
   const { certFile, keyFile } = authority.issue('the-gateway')
