@@ -1,5 +1,5 @@
 /** plugins/discovery alone with the registry: where agents come from, what a reload does, and who hears of it. See discovery.watch.test.ts, too. */
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import Fastify from 'fastify'
 import fp from 'fastify-plugin'
 import t from 'tap'
