@@ -86,6 +86,7 @@ t.test('what others changed since stays', t => {
   first.undo()
   t.match(registry.get('new').instances, [{ weight: 3 }], 'somebody was faster')
 
+  registry.register(at(9001, { aliases: ['new'] }))
   const second = registry.register(at(9002, { aliases: ['newer'] }))
   registry.register(at(9003, { name: 'coder', aliases: ['new'] }))
   second.undo()
