@@ -3,18 +3,13 @@
  * bounds and meanings are the schemas', put in where the template has a name in double braces.
  */
 import { readFile } from 'node:fs/promises'
-import { waitsForRestart } from '../dist/src/config-changes.js'
+import { settingsOfTheStart } from '../dist/src/config-changes.js'
 import { FleetOptions } from '../dist/src/config.js'
 import { choicesOf, defaultOf, inYaml, isRequired, kindOf, rulesOf } from './settings.js'
 
 const template = new URL('configuration.template.md', import.meta.url)
 
 const sections = FleetOptions.properties
-
-/** Top-level keys, and settings below others, that only a restart changes. */
-const settingsOfTheStart = Object.entries(sections).flatMap(([key, { properties = {} }]) => {
-  return waitsForRestart(key) ? [key] : Object.keys(properties).map(name => `${key}.${name}`).filter(path => waitsForRestart(path))
-})
 
 /** How a value is written, for people. */
 function kindInWords (schema) {

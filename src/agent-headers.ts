@@ -3,7 +3,7 @@
  * what their values may be, and where those are read. Sending them is the proxy's and the prober's business.
  */
 import type { OptionError } from './options.ts'
-import { lineIn, shownPath, type ReadFile } from './token-file.ts'
+import { lineIn, type ReadFile } from './token-file.ts'
 
 /** A value as it is written: itself, or a file that holds it. */
 type HeaderValue = string | { file: string }
@@ -97,7 +97,7 @@ export function readHeaders (headers: AgentHeaders, path: string, readFile?: Rea
 function valueIn (file: string, readFile: ReadFile | undefined): string {
   const value = lineIn(file, readFile)
   const problem = valueProblem(value)
-  if (problem !== undefined) throw new Error(`holds what can not be sent: it ${problem}${shownPath(file)}`)
+  if (problem !== undefined) throw new Error(`holds what can not be sent: it ${problem} (${file})`)
   return value
 }
 

@@ -13,8 +13,8 @@ export interface SettingChange {
   readonly text: string
 }
 
-/** Settings that a running gateway can't change; those below them neither. */
-const settingsOfTheStart = ['server', 'registry.stateDir'] as const
+/** Settings that a running gateway can't change; those below them neither. The documents are made of it. @public */
+export const settingsOfTheStart = ['server', 'registry.stateDir'] as const
 
 /** Whether a change of the setting takes effect when the gateway restarts, and not before. */
 export function waitsForRestart (path: string): boolean {

@@ -68,11 +68,11 @@ t.test('in fleet.yaml each error has its place, and entries of one agent say the
 })
 
 t.test('files are read, and all that can\'t be are told at once', async t => {
-  const files: Record<string, string> = { '/good': 'from-a-file\r\n', '/empty': '\n', '/spaced': ' x ', token: '' }
+  const files: Record<string, string> = { good: 'from-a-file\r\n', empty: '\n', spaced: ' x ' }
   const readFile = (path: string) => files[path] ?? (() => { throw Object.assign(new Error('x'), { code: 'ENOENT' }) })()
 
-  t.same(readHeaders({ A: 'written', B: { file: '/good' } }, 'h', readFile), { fields: ['A', 'written', 'B', 'from-a-file'], errors: [] })
-  t.same(readHeaders({ A: { file: '/none' }, B: { file: '/empty' }, C: { file: 'token' }, 3: { file: '/spaced' } }, 'h', readFile).errors.map(({ path, message }) => `${path} ${message}`).sort(), [
-    'h.A.file can not be read: ENOENT (/none)', 'h.B.file names an empty file (/empty)', 'h.C.file names an empty file', 'h[3].file holds what can not be sent: it must not begin or end with a space (/spaced)'
+  t.same(readHeaders({ A: 'written', B: { file: 'good' } }, 'h', readFile), { fields: ['A', 'written', 'B', 'from-a-file'], errors: [] })
+  t.same(readHeaders({ A: { file: 'none' }, B: { file: 'empty' }, 3: { file: 'spaced' } }, 'h', readFile).errors.map(({ path, message }) => `${path} ${message}`).sort(), [
+    'h.A.file can not be read: ENOENT', 'h.B.file names an empty file', 'h[3].file holds what can not be sent: it must not begin or end with a space (spaced)'
   ])
 })

@@ -177,8 +177,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
     for (const listener of listeners) tell(listener, next)
     const what = file === undefined ? 'reloaded' : `reloaded ${file}`
     if (changes.length > 0) log.info(`${what}: ${changes.join(', ')}`)
-    // Who asks for it is answered: most of all when the file is the same, and what changed is in files that it names.
-    else if (forced) log.info(`${what}: no setting changed; files that it names were read again`)
+    else if (forced) log.info(`${what}: it says the same; what it names was read again`) // whoever asked for it hears that it was done
     else log.debug(`${what}: nothing changed`)
   }
 

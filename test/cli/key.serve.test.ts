@@ -48,10 +48,10 @@ async function serving (t: Test, cwd: string, env: Record<string, string> = {}) 
       const from = said.length
       const terminal = fakeIo({ env })
       if (await run(['key', ...args, '--fleet', join(cwd, 'fleet.yaml')], terminal.io) !== 0) throw new Error(terminal.stderr())
-      await says(/reloaded fleet\.yaml:/, from)
+      await says(/reloaded fleet\.yaml/, from)
       return { stdout: terminal.stdout(), stderr: terminal.stderr() }
     },
-    reloaded: (from: number) => says(/reloaded fleet\.yaml:/, from),
+    reloaded: (from: number) => says(/reloaded fleet\.yaml/, from),
     said: () => said,
     status: async (token: string, path = '/agents', method = 'GET') => (await fetch(origin + path, { method, headers: { authorization: `Bearer ${token}` } })).status
   }

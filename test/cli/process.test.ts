@@ -90,7 +90,7 @@ t.test('what somebody may not read or write is said in a line, with the cure', {
     [['serve', '--port', '0'], {}, /^The kept secret can't be read: EACCES.*Give one with FLEET_SECRET, or run this as the user who owns it\n$/],
     [['agents'], {}, /^The kept secret can't be read/],
     [['serve', '--port', '0', '--fleet', 'closed/fleet.yaml'], {}, /^A new secret can't be kept: EACCES.*Give one with FLEET_SECRET\n$/],
-    [['serve', '--port', '0', '--fleet', 'audit.yaml'], env, /^audit\.yaml:1:\d+ auditLog\.file: can't be written: EACCES.*\n$/],
+    [['serve', '--port', '0', '--fleet', 'audit.yaml'], env, /^audit\.yaml:\d+:\d+ auditLog\.file: can't be written: EACCES.*\n$/],
     [['onboard', '--fleet', 'closed/fleet.yaml'], {}, /^closed\/fleet\.yaml can't be written: EACCES.*\n$/]
   ]
 

@@ -2,6 +2,7 @@
  * The client that speaks HTTP to agents, with real sockets on both sides: no byte of a body is lost, doubled or another's, whatever else goes on
  * at the same time; nothing waits for ever, and nothing is left behind. Which connections are used again is in upstream-connections.test.ts.
  */
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { createHash, randomBytes, type Hash } from 'node:crypto'
 import { once } from 'node:events'
@@ -210,7 +211,7 @@ t.test('the same with TLS to the agent', async t => {
     server.closeAllConnections()
   })
   const { port } = server.address() as AddressInfo
-  const gateway = await startGateway(t, { agents: [{ name: 'ocean', instances: [{ host: '127.0.0.1', port, protocol: 'https' }], tls: { verify: false } }], retry: { attempts: 0 }, ...unprobed })
+  const gateway = await startGateway(t, { agents: [{ name: 'ocean', tls: { caFile: fileURLToPath(new URL('self-signed.crt', folder)) }, instances: [{ host: '127.0.0.1', port, protocol: 'https' }] }], retry: { attempts: 0 }, ...unprobed })
 
   // Not until the end of the connection: Node tells nobody whether TLS ended properly.
   const wrong = await storm(random, gateway, 60, 10, ['length', 'chunked'])
