@@ -191,8 +191,8 @@ async function revokeKey (id: string, flags: FileFlags & { fleet: string }, io: 
 function notesOfRevoked ({ auth, keys, value, file }: KeyFile): string[] {
   if (keys.length > 1 || auth.secret !== undefined || auth.secretFile !== undefined || auth.enabled === false) return []
   return [
-    'It was the last, and there is no secret in the file: a gateway that runs lets in nobody but who has a secret that it was started with.',
-    `Started again without one, it takes or makes the secret in ${join(stateDirOf(value, file), 'secret')}.`
+    'It was the last, and there is no secret in the file: what opens a gateway that runs now is the secret that it was started with, if there was one.',
+    `That may be the one in ${join(stateDirOf(value, file), 'secret')}; a gateway that is started again without one takes it, or makes it.`
   ]
 }
 
