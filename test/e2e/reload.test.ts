@@ -210,7 +210,7 @@ t.test('the audit log goes to another file, is opened again when it was rotated,
   await ask()
   gateway.auditLog.flush()
   t.equal(lines('deep/two.log'), 3)
-  t.same(logged.filter(({ msg }) => msg.startsWith('reloaded')).length, 3)
+  t.same(logged.filter(({ msg }) => msg.startsWith('reloaded')).length, 4)
 })
 
 t.test('what waits for a restart is named by its key, once', async t => {
