@@ -60,10 +60,9 @@ function writtenProblems (value: unknown, path: string): OptionError[] {
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return [{ path, at: 'value', message: 'must be a text, in quotes where it looks like a number, or {file: PATH}' }]
   const { file, ...others } = value as Record<string, unknown>
-  return [
-    ...Object.keys(others).map(key => ({ path: below(path, key), at: 'key' as const, message: 'unknown key; a value is a text or {file: PATH}' })),
-    ...(typeof file === 'string' && file !== '' ? [] : [{ path: below(path, 'file'), at: 'value' as const, message: 'must name a file' }])
-  ]
+  // The key is not shown: it may be the value itself, as in `{TOKEN}`.
+  if (Object.keys(others).length > 0) return [{ path, at: 'value', message: 'must be a text or {file: PATH}, and has another key' }]
+  return typeof file === 'string' && file !== '' ? [] : [{ path: below(path, 'file'), at: 'value', message: 'must name a file' }]
 }
 
 function valueProblem (value: string): string | undefined {

@@ -109,7 +109,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   const viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`
   const surroundings = {
     isOwn: (address: string, port: number) => isOwnAddress(gateway.server as Server, address, port),
-    current: (instance: Instance) => gateway.registry.find(instance.agent)?.instances.find(({ runtime }) => runtime === instance.runtime) ?? instance
+    current: (instance: Instance) => gateway.registry.current(instance) ?? instance
   }
   const lookupWith = ({ registry }: FleetConfig) => createLookupOf(registry.allowedHosts, surroundings)
   let lookup = lookupWith(config)

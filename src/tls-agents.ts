@@ -70,10 +70,11 @@ export function createTlsOf (registry: Registry, log: Pick<FastifyBaseLogger, 'w
   /** Agents of which it was said that nobody verifies who they are. */
   const unverified = new Set<string>()
 
-  return ({ agent, host }) => {
+  return instance => {
+    const { agent, host } = instance
     const tls = registry.find(agent)?.policy.tls ?? {}
     const { serverName = isIP(host) === 0 ? host : undefined, verify = true } = tls
-    const secureContext = files.contextOf(tls)
+    const secureContext = files.contextOf(registry.current(instance)?.trusted === true ? tls : authoritiesOf(tls))
     if (verify) unverified.delete(agent)
     else if (!unverified.has(agent)) {
       unverified.add(agent)
@@ -105,9 +106,23 @@ function readAll (agents: readonly FileAgent[]): Reading {
     if (materials.has(key)) continue
     const read = readMaterial(tls)
     if (read.value !== null) materials.set(key, read.value)
+    if (read.value !== null && tls.certFile !== undefined) addAuthorities(materials, tls)
     problems.push(...read.problems.map(problem => ({ path: `agents[${index}].tls.${problem.key}`, at: 'value' as const, message: problem.message })))
   }
   return { materials, problems }
+}
+
+/** For instances that the client certificate is not for. */
+function addAuthorities (materials: Map<string, Material>, tls: AgentTls): void {
+  const alone = authoritiesOf(tls)
+  const key = keyOf(alone)
+  const read = key === undefined || materials.has(key) ? null : readMaterial(alone)
+  if (read?.value) materials.set(key!, read.value)
+}
+
+/** What counts for instances that neither fleet.yaml nor an admin named: a client certificate is a credential of the gateway's, as `headers` are. */
+function authoritiesOf ({ caFile }: AgentTls): AgentTls {
+  return caFile === undefined ? {} : { caFile }
 }
 
 function readMaterial ({ caFile, certFile, keyFile, passphraseFile }: AgentTls): Read<Material> {

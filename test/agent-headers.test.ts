@@ -37,7 +37,7 @@ t.test('values are one line of latin1, or name a file; none is repeated', async 
   const cases: [value: unknown, message: RegExp][] = [
     ['', /must not be empty/], ['s3cret\r\nX: y', /must be one line/], ['s3cret\n', /must be one line/], ['s3cret\0', /must be one line/], ['s3cret\u0085', /must be one line/], ['s3cret\u007f', /must be one line/], ['s3cret\u0100', /latin1/], ['s3cret😀', /latin1/],
     [' s3cret', /must not begin or end with a space/], ['s3cret\t', /must not begin or end/], [`s3cret${'x'.repeat(8_192)}`, /at most 8192/],
-    [12, /must be a text, in quotes/], [true, /must be a text/], [null, /must be a text/], [['s3cret'], /must be a text/], [{}, /h\.X-Key\.file must name a file/], [{ file: '' }, /must name a file/], [{ file: 3 }, /must name a file/], [{ file: 'x', fiel: 's3cret' }, /h\.X-Key\.fiel unknown key/]
+    [12, /must be a text, in quotes/], [true, /must be a text/], [null, /must be a text/], [['s3cret'], /must be a text/], [{}, /h\.X-Key\.file must name a file/], [{ file: '' }, /must name a file/], [{ file: 3 }, /must name a file/], [{ file: 'x', fiel: 's3cret' }, /h\.X-Key must be a text or \{file: PATH\}, and has another key/]
   ]
   for (const [value, message] of cases) {
     const found = problems({ 'X-Key': value })

@@ -27,17 +27,18 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     badFile: net.secret('a token in a file that is no good'),
     mistyped: net.secret('a secret in the wrong place of fleet.yaml'),
     url: net.secret('a password in a URL'),
-    typed: net.secret('a secret with a mistyped option')
-    // Values of agents' `headers` belong here as well, as what is for the agent alone.
+    typed: net.secret('a secret with a mistyped option'),
+    header: net.secret('a value of an agent\'s headers', agentsOwn),
+    headerFile: net.secret('a value of an agent\'s headers, in a file', agentsOwn)
   }
   const ports = await agents(t, net)
+  const cwd = join(t.testdirName, 'work')
   const good = [
-    `auth: {secret: ${kinds.shared}, keys: [{id: one, token: ${kinds.key}, scopes: [admin]}, {id: two, tokenFile: token.txt, scopes: [read, proxy, register]}]}`,
+    `auth: {secret: ${kinds.shared}, keys: [{id: one, token: ${kinds.key}, scopes: [admin]}, {id: two, tokenFile: ${join(cwd, 'token.txt')}, scopes: [read, proxy, register]}]}`,
     'rateLimit: {enabled: false}', 'auditLog: {file: audit.log}', 'retry: {attempts: 1}', 'agents:',
-    ...Object.entries(ports).map(([name, port]) => `  - {name: ${name}, host: 127.0.0.1, port: ${port}${name === 'slow' ? ', timeout: 200ms' : ''}}`)
+    ...Object.entries(ports).map(([name, port]) => `  - {name: ${name}, host: 127.0.0.1, port: ${port}${name === 'slow' ? ', timeout: 200ms' : ''}, headers: {X-Own: ${kinds.header}, X-Filed: {file: ${join(cwd, 'header.txt')}}}}`)
   ].join('\n')
-  const folder = t.testdir({ work: { 'fleet.yaml': good, 'token.txt': `${kinds.file}\n`, 'bad-token.txt': `two words ${kinds.badFile}\n` } })
-  const cwd = join(folder, 'work')
+  t.testdir({ work: { 'fleet.yaml': good, 'token.txt': `${kinds.file}\n`, 'header.txt': `${kinds.headerFile}\n`, 'bad-token.txt': `two words ${kinds.badFile}\n` } })
   const gateway = await serve(t, net, [], cwd, { CANARY: kinds.variable })
 
   for (const token of [kinds.shared, kinds.key, kinds.file]) {
@@ -54,6 +55,7 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     `auth: {secret: "${kinds.mistyped}`, `auth: {secret: *${kinds.mistyped}}`, `auth: {secret: !${kinds.mistyped} x}`, `auth: {secret: &${kinds.mistyped}}`, `auth: {secret: '${kinds.mistyped}' x}`, `auth: {secret: ${kinds.mistyped}, secret: ${kinds.mistyped}}`,
     `auth: {keys: [{id: a, token: ${kinds.mistyped}, tokenFile: token.txt, scopes: [read]}]}`, `auth: {keys: [{id: a, tokenSha256: ${kinds.mistyped}, scopes: [read]}]}`, `auth: {keys: [${kinds.mistyped}]}`, `auth: {keys: [{id: a, token: ${kinds.mistyped}}]}`,
     `auth: {keys: [{id: a, token: ${kinds.mistyped}, scopes: [read]}, {id: b, token: ${kinds.mistyped}, scopes: [read]}]}`, 'auth: {secretFile: bad-token.txt}', 'auth: {keys: [{id: a, tokenFile: bad-token.txt, scopes: [read]}]}',
+    ...[`{Host: ${kinds.header}}`, kinds.header, `[${kinds.header}]`, `{"a b": ${kinds.header}}`, `{X: "${kinds.header}\\u0001"}`, `{X: {${kinds.header}: 1}}`, `{X: {file: bad-token.txt, ${kinds.header}: 1}}`].map(headers => `agents: [{name: a, port: 1, headers: ${headers}}]`),
     `cors: {origins: ["https://user:${kinds.url}@host/path"]}`, `agents: [{name: a, host: "http://user:${kinds.url}@host", port: 1}]`, `agents: ["http://user:${kinds.url}@host"]`, `server: {trustedProxies: ["http://user:${kinds.url}@host"]}`, `registry: {allowedHosts: ["http://user:${kinds.url}@host/"]}`
   ]
   const refusals = () => gateway.said().split('The fleet was not reloaded').length - 1
@@ -63,14 +65,14 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     while (refusals() <= index) await Promise.race([once(gateway.child.stderr!, 'data'), gateway.ended.then(() => { throw new Error(`${text}: ${gateway.said()}`) })])
     await send(net, gateway.port, request('GET', '/stats', [`Authorization: Bearer ${kinds.key}`]))
     const isOfAuth = text.startsWith('auth')
-    for (const args of [...!hasTwins(text) ? [['check', '--json']] : [], ['serve'], ...isOfAuth ? [['agents', '--url', `http://127.0.0.1:${gateway.port}`]] : []]) {
+    for (const args of [['check', '--json'], ['serve'], ['serve', '--dry-run'], ...isOfAuth ? [['agents', '--url', `http://127.0.0.1:${gateway.port}`]] : []]) {
       const { code, said } = await command(net, [...args, '--fleet', join(cwd, 'fleet.yaml')], { CANARY: kinds.variable })
       t.equal(code, 1, `${args.join(' ')} with ${text}: ${said}`)
     }
   }
   await writeFile(join(cwd, 'fleet.yaml'), good)
   gateway.child.kill('SIGHUP')
-  while (!/Fleet reloaded/.test(gateway.said())) await once(gateway.child.stderr!, 'data')
+  while (!/reloaded .*fleet\.yaml:/.test(gateway.said())) await once(gateway.child.stderr!, 'data')
 
   // The command line, with right and wrong tokens from everywhere.
   const url = `http://127.0.0.1:${gateway.port}`
@@ -78,6 +80,9 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     await command(net, [...args, '--url', url, '--secret', kinds.wrong])
     await command(net, args, { FLEET_URL: url, FLEET_SECRET: kinds.shared })
     await command(net, [...args, '--url', url, '--fleet', join(cwd, 'fleet.yaml')])
+  }
+  for (const args of [['serve', '--dry-run'], ['serve', '--dry-run', '--json'], ['key', 'list'], ['key', 'list', '--json'], ['check', '--json']]) {
+    t.equal((await command(net, [...args, '--fleet', join(cwd, 'fleet.yaml')])).code, 0, args.join(' '))
   }
   for (const [args, env] of [
     [['agents', '--url', `http://user:${kinds.url}@localhost`], {}], [['agents'], { FLEET_URL: `https://user:${kinds.url}@localhost:1/x` }], [['agents', '--url', `user:${kinds.url}@localhost`], {}],
@@ -92,16 +97,11 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
 
   t.same(net.leaks(), [])
   // That it would have been seen: what was to arrive did, and what was gathered is all of it.
-  for (const secret of [kinds.query, kinds.forAgent]) t.match(net.textOf('agent'), secret)
+  for (const secret of [kinds.query, kinds.forAgent, kinds.header, kinds.headerFile]) t.match(net.textOf('agent'), secret)
   t.match(net.textOf('audit log'), '"path":"/api/good/x"')
   t.match(net.textOf('state: registry.json'), '"agents"')
   for (const code of ['FLEET_UPSTREAM_UNREACHABLE', 'FLEET_UPSTREAM_INVALID', 'FLEET_UPSTREAM_TIMEOUT', 'FLEET_BAD_REQUEST', 'FLEET_HEADERS_TOO_LARGE', 'FLEET_INVALID_REGISTRATION', 'FLEET_AGENT_NOT_FOUND']) t.match(net.textOf('answers'), code)
 })
-
-/** Of two keys with the same token only those who read tokens know. */
-function hasTwins (text: string): boolean {
-  return text.includes('id: b, token')
-}
 
 /** A command in this process; what it prints is gathered. */
 async function command (net: Canaries, args: readonly string[], env: Record<string, string> = {}): Promise<{ code: number, said: string }> {

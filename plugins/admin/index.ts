@@ -75,10 +75,8 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (taken !== undefined) throw new ForbiddenError(`This key may not take the name "${taken}"`)
     const known = registry.find(name)
     const trusted = hasScope(request.principal ?? anyone, 'admin')
-    if (!trusted && (known?.policy.forwardAuthorization === true || known?.headers !== undefined)) {
-      const given = known.headers === undefined ? 'the clients\' tokens' : 'credentials of the gateway'
-      throw new ForbiddenError(`"${name}" is given ${given}, so only a key with the scope admin may register instances of it`)
-    }
+    const given = known && credentialsFor(known)
+    if (!trusted && given !== undefined) throw new ForbiddenError(`"${name}" is given ${given}, so only a key with the scope admin may register instances of it`)
     const { created, instance, undo } = registry.register({ ...registration, trusted })
     try {
       await registryState.save()
@@ -184,6 +182,12 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
 function invalid (errors: { path: string, message: string }[]) {
   return new InvalidRegistrationError(errors.map(({ path, message }) => `${path} ${message}`.trim()).join('; '), { errors })
+}
+
+/** What instances of the agent are trusted with, in words; undefined for nothing. */
+function credentialsFor ({ headers, policy }: Agent): string | undefined {
+  if (headers !== undefined || policy.tls?.certFile !== undefined) return 'credentials of the gateway'
+  return policy.forwardAuthorization === true ? 'the clients\' tokens' : undefined
 }
 
 /** The id of the agent's instance at an address. */

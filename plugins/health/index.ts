@@ -75,7 +75,7 @@ function attemptReason ({ outcome, status }: Attempt): string {
 const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, opts) => {
   const { registry, upstream } = fastify
   /** An agent that wants credentials would answer 401 without them; who placed the instance must be trusted with them, as for requests. */
-  const headersOf: HeadersOf = ({ agent, trusted }) => trusted ? registry.find(agent)?.headers : undefined
+  const headersOf: HeadersOf = instance => registry.current(instance)?.trusted === true ? registry.find(instance.agent)?.headers : undefined
   const { clock = systemClock, lookupOf = createLookupOf(undefined), tlsOf = createTlsOf(fastify.registry, fastify.log), random = Math.random, ...others } = opts
   const way = { lookupOf, tlsOf, headersOf }
   const { probe = createProbe(clock, way), ...data } = others

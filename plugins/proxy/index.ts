@@ -61,7 +61,7 @@ export interface ProxyPluginOptions {
 }
 
 /** Names of the seams. */
-const seams = ['viaPseudonym', 'lookupOf', 'onStreamed', 'path', 'upstreamClient']
+const seams = ['viaPseudonym', 'lookupOf', 'tlsOf', 'onStreamed', 'path', 'upstreamClient']
 
 export interface Proxy {
   /** Takes new defaults; exchanges under way keep theirs. @throws OptionsError */

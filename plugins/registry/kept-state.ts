@@ -12,7 +12,7 @@ const strict = { additionalProperties: false } as const
 
 const Name = Type.String({ pattern: namePattern, errorMessage: 'must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}' })
 
-/** Without `forwardAuthorization`: what hands tokens to an agent is fleet.yaml's alone. */
+/** Without `forwardAuthorization` and `tls`: what hands credentials to an agent is fleet.yaml's alone. */
 const KeptPolicy = Type.Object({
   timeouts: Type.Optional(Type.Object(timeoutFields(Duration), strict)),
   retry: Type.Optional(Type.Object(retryFields, strict)),

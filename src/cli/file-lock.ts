@@ -1,11 +1,11 @@
 /**
  * One at a time, of processes that read a file, change it and write it back: who is late must not undo what another has done meanwhile.
  */
-import { open, realpath, rm, stat } from 'node:fs/promises'
+import { lstat, open, realpath, rm } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 
 const waitMs = 25
-/** A change takes milliseconds. What is older was left by a process that died. */
+/** A change takes milliseconds. What is older, or of a time to come, was left by a process that died. */
 const staleMs = 10_000
 
 /** Runs the work while nobody else does who asks for the same file. Where no lock can be put down the work runs without one: nor can it write there. */
@@ -28,8 +28,8 @@ async function take (lock: string): Promise<boolean> {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') return false
     }
-    const there = await stat(lock).catch(() => undefined)
-    if (there !== undefined && Date.now() - there.mtimeMs > staleMs) await rm(lock, { force: true })
+    const there = await lstat(lock).catch(() => undefined)
+    if (there !== undefined && Math.abs(Date.now() - there.mtimeMs) > staleMs) await rm(lock, { force: true })
     else await delay(waitMs)
   }
 }

@@ -171,16 +171,49 @@ export function layerAt (entry: Entry, authority: string): LayerAt {
   return { instance: entry.api.instances.get(authority), suppressed: entry.suppressed.has(authority), settings: settingsOf(entry.api), emptySince: entry.emptySince }
 }
 
-/** Puts back settings that are still what they were made to be; aliases only if all of them are free. */
-export function restoreSettings (api: Layer<InstanceDefinition>, before: LayerAt['settings'], after: LayerAt['settings'], isFree: (alias: string) => boolean): void {
-  const back = (key: keyof typeof before) => {
-    if (api[key] !== after[key]) return
+type Settings = LayerAt['settings']
+
+/**
+ * Undone registrations in whose place something later stood already: they are to be undone with that. Known by the objects that they made,
+ * which are theirs alone.
+ */
+export class Undone {
+  readonly #layers = new WeakMap<object, LayerAt>()
+  readonly #settings = new WeakMap<object, object | undefined>()
+
+  /** Nothing of what was made is put back now. */
+  add (before: LayerAt, after: LayerAt): void {
+    this.#layers.set(after.instance!, before)
+    for (const key of ['aliases', 'metadata', 'policy'] as const) this.addSetting(before.settings[key], after.settings[key])
+  }
+
+  addSetting (before: object | undefined, after: object | undefined): void {
+    if (after !== undefined && after !== before) this.#settings.set(after, before)
+  }
+
+  /** The last that was not undone. */
+  layer (before: LayerAt): LayerAt {
+    const earlier = before.instance && this.#layers.get(before.instance)
+    return earlier === undefined ? before : this.layer(earlier)
+  }
+
+  /** As layer(), of one setting; undefined when nothing was said. */
+  setting<V extends object> (before: V | undefined): V | undefined {
+    return before !== undefined && this.#settings.has(before) ? this.setting(this.#settings.get(before) as V | undefined) : before
+  }
+}
+
+/** Puts back settings that are still what they were made to be; aliases only if all of them are free. Others go with what stands in their place. */
+export function restoreSettings (api: Layer<InstanceDefinition>, before: Settings, after: Settings, undone: Undone, isFree: (alias: string) => boolean): void {
+  const back = (key: keyof Settings) => {
+    if (api[key] !== after[key]) return undone.addSetting(before[key], after[key])
+    const value = undone.setting(before[key])
     delete api[key]
-    Object.assign(api, before[key] && { [key]: before[key] })
+    Object.assign(api, value && { [key]: value })
   }
   back('metadata')
   back('policy')
-  if ((before.aliases ?? []).every(isFree)) back('aliases')
+  if ((undone.setting(before.aliases) ?? []).every(isFree)) back('aliases')
 }
 
 /** What the file says of an agent. */

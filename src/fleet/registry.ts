@@ -8,7 +8,7 @@ import type { Agent } from './agent.ts'
 import type { AgentDefinition, Registration, RegistryState } from './definitions.ts'
 import { authorityOf, type Instance, type Lease } from './instance.ts'
 import { Lapses, surveyLeases } from './lapses.ts'
-import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, yieldNames, type Entry, type LayerAt } from './layers.ts'
+import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type Entry, type LayerAt } from './layers.ts'
 import { nearestNames } from './nearest-names.ts'
 
 export type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
@@ -63,6 +63,7 @@ export class Registry {
   #instanceCount = 0
   /** Whether registrations changed without anybody who registers having asked for it. */
   #unkept = false
+  readonly #undone = new Undone()
 
   constructor (clock: Clock, limits: RegistryLimits = { maxAgents: 10_000, maxInstancesPerAgent: 1_000 }) {
     this.#clock = clock
@@ -87,6 +88,11 @@ export class Registry {
     const agent = this.find(nameOrAlias)
     if (agent === undefined) throw this.#agentNotFound(nameOrAlias)
     return agent
+  }
+
+  /** The instance as it is known now; undefined when it is gone. Who keeps one may keep it longer than what it says holds. */
+  current ({ agent, runtime }: Instance): Instance | undefined {
+    return this.find(agent)?.instances.find(instance => instance.runtime === runtime)
   }
 
   /** All agents, in the order in which they came. */
@@ -279,14 +285,16 @@ export class Registry {
   }
 
   /** Puts back what a registration replaced, as far as it is still what the registration made of it. */
-  #undo (entry: Entry, authority: string, before: LayerAt, after: LayerAt): void {
+  #undo (entry: Entry, authority: string, replaced: LayerAt, after: LayerAt): void {
     const { api } = entry
-    if (this.#entries.get(entry.name) !== entry || api.instances.get(authority) !== after.instance) return
+    if (this.#entries.get(entry.name) !== entry) return
+    if (api.instances.get(authority) !== after.instance) return this.#undone.add(replaced, after)
+    const before = this.#undone.layer(replaced)
     this.#releaseNames(entry)
     if (before.instance === undefined) api.instances.delete(authority)
     else api.instances.set(authority, before.instance)
     if (before.suppressed) entry.suppressed.add(authority)
-    restoreSettings(api, before.settings, after.settings, alias => (this.#ownerOf(alias) ?? entry.name) === entry.name)
+    restoreSettings(api, replaced.settings, after.settings, this.#undone, alias => (this.#ownerOf(alias) ?? entry.name) === entry.name)
     // Who had instances, or was not there at all, is not remembered for its last one's sake.
     const isOver = isEmptyRegistration(entry) && before.emptySince === null
     entry.emptySince = before.emptySince

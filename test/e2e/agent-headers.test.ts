@@ -126,6 +126,27 @@ t.test('only instances that fleet.yaml or an admin placed get them, and only an 
   t.same(foreign.requests.at(-1)!.valuesOf('authorization'), [credential])
 })
 
+t.test('an instance that fleet.yaml names no more, and only a registrar does, gets none by probes either', async t => {
+  const asked: (string | undefined)[] = []
+  const agent = await fakeAgent(t, (request, response) => {
+    asked.push(request.headers.authorization)
+    response.end()
+    agent.server.emit('asked')
+  })
+  const gateway = await startGateway(t, { health: { path: '/health', interval: '100ms' } })
+  const inFile = (port: number) => gateway.registry.replaceFile([{ name: 'planner', headers: ['Authorization', credential], instances: [{ host: '127.0.0.1', port, protocol: 'http', weight: 1 }] }])
+  const probed = async (times: number) => { for (let count = 0; count < times; count++) await once(agent.server, 'asked') }
+  inFile(agent.port)
+  gateway.registry.register({ name: 'planner', host: '127.0.0.1', port: agent.port })
+  await probed(1)
+  t.equal(asked.at(-1), credential)
+
+  inFile(1)
+  await probed(2) // one may have been on its way
+
+  t.equal(asked.at(-1), undefined)
+})
+
 t.test('a registration can\'t set them, and no page, state file, log or error has them', async t => {
   const lines: string[] = []
   const dir = t.testdir({ key: 'own-key-in-a-file\n' })

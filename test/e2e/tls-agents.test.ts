@@ -100,6 +100,25 @@ for (const upstreamClient of ['own', 'undici'] as const) {
     t.notMatch(await bad.text(), /certificate/)
   })
 
+  t.test(`${upstreamClient}: an instance that a mere registrar placed is shown no client certificate`, options, async t => {
+    const authority = certificates(t)
+    const asking = { ca: authority.ca, requestCert: true, rejectUnauthorized: false }
+    const [own, foreign] = [await tlsAgent(t, authority.issue('own'), asking), await tlsAgent(t, authority.issue('foreign'), asking)]
+    const { certFile, keyFile } = authority.issue('the-gateway')
+    const { gateway, ask } = await start(t, [own.port], { caFile: authority.caFile, certFile, keyFile }, { upstreamClient })
+    const place = (trusted: boolean) => gateway.registry.register({ name: 'planner', host: 'localhost', port: foreign.port, protocol: 'https', trusted })
+
+    place(false)
+    await gateway.health.check(gateway.registry.get('planner').instances[1]!)
+    t.same([(await ask()).status, (await ask()).status], [200, 200])
+
+    t.same(new Set(own.clients), new Set(['the-gateway']))
+    t.same(foreign.clients, [undefined, undefined], 'neither by requests nor by probes')
+    place(true)
+    await gateway.health.check(gateway.registry.get('planner').instances[1]!)
+    t.equal(foreign.clients[2], 'the-gateway')
+  })
+
   t.test(`${upstreamClient}: serverName is asked for and must be in the certificate; an address is not asked for`, options, async t => {
     const authority = certificates(t)
     const agent = await tlsAgent(t, authority.issue('agent', { names: 'DNS:agents.internal,IP:127.0.0.1' }))
@@ -270,6 +289,36 @@ t.test('what goes together in tls is held to it, and a registration has no say i
   t.match(await problems({ tls: { serverName: '10.0.0.1' } }), /tls\.serverName: must be a host name/)
   const answer = await gateway.inject({ method: 'POST', url: '/registry/register', payload: { name: 'b', port: 9_000, protocol: 'https', tls: { verify: false } } })
   t.match(answer.json(), { status: 400, errors: [{ path: 'tls', message: 'unknown key' }] })
+})
+
+t.test('an instance that fleet.yaml names no more, and only a registrar does, is shown no client certificate', options, async t => {
+  const authority = certificates(t)
+  const agent = await tlsAgent(t, authority.issue('agent'), { ca: authority.ca, requestCert: true, rejectUnauthorized: false })
+  const { certFile, keyFile } = authority.issue('the-gateway')
+  const tls = { caFile: authority.caFile, certFile, keyFile }
+  const { gateway } = await start(t, [agent.port], tls, { health: { path: '/health', interval: '100ms' } })
+  gateway.registry.register({ name: 'planner', host: 'localhost', port: agent.port, protocol: 'https' })
+  const probed = async (times: number) => { for (let count = 0; count < times; count++) await once(agent.server, 'secureConnection') }
+  await probed(1)
+  t.equal(agent.clients.at(-1), 'the-gateway')
+
+  gateway.registry.replaceFile([{ name: 'planner', policy: { tls }, instances: [{ host: 'localhost', port: 1, protocol: 'https', weight: 1 }] }])
+  await probed(2) // one may have been on its way
+
+  t.equal(agent.clients.at(-1), undefined)
+})
+
+t.test('only an admin may register instances of an agent that is shown a client certificate', options, async t => {
+  const authority = certificates(t)
+  const { certFile, keyFile } = authority.issue('the-gateway')
+  const keys = [{ id: 'registrar', token: 'registrar-token', scopes: ['register' as const] }, { id: 'boss', token: 'boss-token', scopes: ['admin' as const] }]
+  const { gateway } = await start(t, [1], { caFile: authority.caFile, certFile, keyFile }, { auth: { keys } })
+  const register = async (token: string) => await gateway.inject({ method: 'POST', url: '/registry/register', headers: { authorization: `Bearer ${token}` }, payload: { name: 'planner', port: 2, protocol: 'https' } })
+
+  const [refused, taken] = [await register('registrar-token'), await register('boss-token')]
+
+  t.match(refused.json(), { status: 403, code: 'FLEET_FORBIDDEN', detail: /"planner" is given credentials of the gateway/ })
+  t.equal(taken.statusCode, 201)
 })
 
 t.test('the registry shows nobody where files are, and keeps nothing of it', options, async t => {

@@ -86,6 +86,7 @@ t.test('what others changed since stays', t => {
   first.undo()
   t.match(registry.get('new').instances, [{ weight: 3 }], 'somebody was faster')
 
+  registry.register(at(9001, { aliases: ['new'] }))
   const second = registry.register(at(9002, { aliases: ['newer'] }))
   registry.register(at(9003, { name: 'coder', aliases: ['new'] }))
   second.undo()
@@ -107,5 +108,35 @@ t.test('of a new agent whose instances are all undone nothing is remembered', t 
   for (const undo of undos) undo()
 
   t.same([...registry.names()], [])
+  t.end()
+})
+
+t.test('of registrations that are all undone, in whatever order, nothing stays', t => {
+  for (const ports of [[9001, 9001, 9001], [9001, 9002, 9001], [9001, 9002, 9003]]) {
+    for (const order of [[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]]) {
+      for (const isKnown of [false, true]) {
+        const { registry } = build()
+        if (isKnown) registry.register(at(9001, { weight: 7, aliases: ['kept'], metadata: { kept: true } }))
+        const before = described(registry)
+        const undos = ports.map((port, index) => registry.register(at(port, { weight: index + 1, aliases: [`alias-${index}`], metadata: { index } })).undo)
+
+        for (const index of order) undos[index]!()
+
+        t.same(described(registry), before, `${ports.join()} undone ${order.join()}${isKnown ? ' over one that is kept' : ''}`)
+      }
+    }
+  }
+  t.end()
+})
+
+t.test('a file\'s instance that was taken out stays out when registrations of it are all undone', t => {
+  const { registry } = build()
+  registry.replaceFile([agent('planner', [9001])])
+  registry.removeInstance('planner', registry.get('planner').instances[0]!.id)
+  const undos = [1, 2].map(weight => registry.register(at(9001, { weight })).undo)
+
+  for (const undo of undos) undo()
+
+  t.same(ports(registry, 'planner'), [])
   t.end()
 })

@@ -38,7 +38,7 @@ const ttlSeconds = 3_600
 /** Of each client: two agents of its own, and instances of agents that it shares with the others. A larger file takes longer to write. */
 const clients = Array.from({ length: 5 }, (_, client) => {
   const places = [`own-${client}`, `own-${client}`, `also-${client}`, 'shared', 'shared', 'common']
-  return { random: random.branch(`client ${client}`), keys: places.map((agent, index) => ({ agent, port: 20_000 + client * 100 + index, metadata: { about: 'x'.repeat(index === 0 ? 20_000 : 100) }, state: null, asked: undefined })) }
+  return { random: random.branch(`client ${client}`), keys: places.map((agent, index) => ({ agent, port: 20_000 + client * 100 + index, metadata: { about: 'x'.repeat(index === 0 ? 16_000 : 100) }, state: null, asked: undefined })) }
 })
 const keys = clients.flatMap(client => client.keys)
 
