@@ -71,8 +71,8 @@ interface Loaded {
   /** With the files read that their headers name. */
   readonly agents: readonly AgentDefinition[]
   readonly source: ConfigSource
-  /** Has new connections to agents use what their files hold now. */
-  readonly useTlsFiles: () => void
+  /** Has new connections to agents use what their files hold now; tells whether anything is different. */
+  readonly useTlsFiles: () => boolean
 }
 
 /** What is ready to be applied: whatever can fail has been done. */
@@ -161,7 +161,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
       gateway.auth.prepare(authOf(next)),
       ...(canSwitchCors(next) ? [gateway.cors.prepare(corsOf(next))] : []),
       gateway.auditLog.prepare({ ...next.input.auditLog }),
-      next.useTlsFiles
+      () => { if (next.useTlsFiles()) gateway.proxy.renewTls() }
     ])
     return { ...next, changes }
   }

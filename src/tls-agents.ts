@@ -1,7 +1,8 @@
 /**
  * TLS towards agents: what `tls` of an agent in fleet.yaml means for connections to its instances. Files are read when the configuration is, so
- * that a bad one is an error of the configuration; connections that are made afterwards use them.
+ * that a bad one is an error of the configuration; connections that are made afterwards use them, and requests use none that was made before.
  */
+import { createHash } from 'node:crypto'
 import { isIP } from 'node:net'
 import { createSecureContext, type ConnectionOptions, type SecureContext } from 'node:tls'
 import type { FastifyBaseLogger } from 'fastify'
@@ -18,6 +19,8 @@ export type TlsOf = (instance: Instance) => ConnectionOptions
 /** Files of agents, read. */
 interface Material {
   readonly context: SecureContext
+  /** Of what the files hold. */
+  readonly digest: string
 }
 
 /** What was read for the agents' settings, and the problems with it. */
@@ -29,14 +32,23 @@ interface Reading {
 /** The files that agents' settings name, as they were when the configuration was last read. */
 export class AgentTlsFiles {
   #materials = new Map<string, Material>()
+  /** What all of the agents' settings and files say. */
+  #said = ''
 
   /**
-   * Reads all files that these agents name. Nothing changes before the returned `use` is called.
+   * Reads all files that these agents name. Nothing changes before the returned `use` is called, which tells whether anything is different then.
    * @returns what is wrong with the files, at paths of the configuration
    */
-  prepare (agents: readonly FileAgent[]): { problems: readonly OptionError[], use: () => void } {
+  prepare (agents: readonly FileAgent[]): { problems: readonly OptionError[], use: () => boolean } {
     const { materials, problems } = readAll(agents)
-    return { problems, use: () => { this.#materials = new Map(materials) } }
+    const use = () => {
+      const said = JSON.stringify(agents.map(({ name, tls }) => tls === undefined ? [name] : [name, tls, materials.get(keyOf(tls) ?? '')?.digest]))
+      const isDifferent = said !== this.#said
+      this.#said = said
+      this.#materials = new Map(materials)
+      return isDifferent
+    }
+    return { problems, use }
   }
 
   /** The context for these settings; files that were not prepared are read now. Undefined where the system's authorities alone count. @throws Error */
@@ -118,7 +130,8 @@ function readMaterial ({ caFile, certFile, keyFile, passphraseFile }: AgentTls):
   const pair: Read<KeyPair> | typeof nothing = certFile === undefined || keyFile === undefined ? nothing : readKeyPair({ certFile, keyFile, ...(passphraseFile !== undefined && { passphraseFile }) })
   const problems: FileProblem[] = [...authorities.problems, ...pair.problems]
   if (problems.length > 0) return { value: null, problems }
-  return { value: { context: createSecureContext({ ...(authorities.value !== null && { ca: authorities.value }), ...pair.value }) }, problems: [] }
+  const options = { ...(authorities.value !== null && { ca: authorities.value }), ...pair.value }
+  return { value: { context: createSecureContext(options), digest: createHash('sha256').update(JSON.stringify(options)).digest('hex') }, problems: [] }
 }
 
 const nothing = { value: null, problems: [] } as const

@@ -50,6 +50,10 @@ class ConnectionSet implements ConnectionOwner {
     this.#onEmpty = onEmpty
   }
 
+  get isTls (): boolean {
+    return this.#instance.protocol === 'https'
+  }
+
   acquire (reuse: Reuse): AgentConnection {
     const idle = reuse === 'any' ? this.#takeLast() : reuse === 'none' ? undefined : this.#takeSettled()
     if (idle !== undefined) return idle
@@ -159,6 +163,15 @@ export class Connections {
   leave ({ runtime }: Instance): void {
     this.#sets.get(runtime)?.leave()
     this.#sets.delete(runtime)
+  }
+
+  /** Connections with TLS carry what is in flight on them, and nothing else: they were made by settings that do not count any more. */
+  leaveTls (): void {
+    for (const [runtime, set] of this.#sets) {
+      if (!set.isTls) continue
+      set.leave()
+      this.#sets.delete(runtime)
+    }
   }
 
   /** Ends all connections at once. */

@@ -68,6 +68,8 @@ export interface Proxy {
   reconfigure (options: Pick<ProxyPluginOptions, 'timeouts' | 'retry' | 'paths'>): void
   /** Ends open event streams and tunnels properly towards both sides, and from now on those that open later. */
   endStreams (): void
+  /** Requests from now on are sent over connections with TLS that are made from now on; for when what `tlsOf` says is different. */
+  renewTls (): void
   readonly openStreams: number
 }
 
@@ -155,6 +157,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
       })
     },
     endStreams: () => streams.endAll(),
+    renewTls: () => connections.leaveTls(),
     get openStreams () { return streams.size }
   })
 

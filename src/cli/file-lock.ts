@@ -1,7 +1,7 @@
 /**
  * One at a time, of processes that read a file, change it and write it back: who is late must not undo what another has done meanwhile.
  */
-import { lstat, open, rm } from 'node:fs/promises'
+import { lstat, open, realpath, rm } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 
 const waitMs = 25
@@ -10,7 +10,8 @@ const staleMs = 10_000
 
 /** Runs the work while nobody else does who asks for the same file. Where no lock can be put down the work runs without one: nor can it write there. */
 export async function withFileLock<T> (file: string, work: () => Promise<T>): Promise<T> {
-  const lock = `${file}.lock`
+  const target = await realpath(file).catch(() => file) // a link and what it leads to are one file
+  const lock = `${target}.lock`
   const isOurs = await take(lock)
   try {
     return await work()

@@ -170,6 +170,6 @@ async function jsonOf (body: AsyncIterable<Buffer>, most: number): Promise<unkno
 function whyNot ({ code = '', name, message }: NodeJS.ErrnoException): string | undefined {
   if (code === 'ECONNREFUSED' || code === 'EADDRNOTAVAIL' || code === 'EAFNOSUPPORT' || code === 'ENETUNREACH') return undefined
   if (code.includes('TIMEOUT') || code === 'ETIMEDOUT' || name === 'TimeoutError' || name === 'AbortError') return 'no answer in time'
-  if (name === 'HTTPParserError' || code === 'UND_ERR_SOCKET' || code === 'ECONNRESET' || code === 'EPIPE') return 'not HTTP'
+  if (name === 'HTTPParserError' || code === 'UND_ERR_SOCKET' || code === 'ERR_ASSERTION' || code === 'ECONNRESET' || code === 'EPIPE') return 'not HTTP'
   return `not HTTP (${message})`
 }

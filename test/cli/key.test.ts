@@ -193,6 +193,20 @@ t.test('of several at once none undoes what another has done', async t => {
   t.same(await readdir(dir), ['fleet.yaml'])
 })
 
+t.test('of two at once none undoes what the other has done, also where one comes by a link', async t => {
+  const dir = t.testdir({ real: { 'fleet.yaml': 'agents: []\n', 'fleet.yaml.lock': '' }, link: { 'fleet.yaml': t.fixture('symlink', '../real/fleet.yaml') } })
+  await utimes(join(dir, 'real/fleet.yaml.lock'), 0, 0)
+  const byLink = join(dir, 'link/fleet.yaml')
+
+  t.equal((await command(['new', 'a', '--scope', 'read', '--fleet', byLink])).code, 0)
+
+  t.same(await readdir(join(dir, 'real')), ['fleet.yaml'], 'the lock of the file itself was taken')
+  const ids = ['b', 'c', 'd', 'e']
+  const ways = [byLink, join(dir, 'real/fleet.yaml')]
+  await Promise.all(ids.map((id, index) => promisify(execFile)(process.execPath, [main, 'key', 'new', id, '--scope', 'read', '--fleet', ways[index % 2]!])))
+  t.same((await loadConfig(byLink)).auth.keys.map(({ id }) => id).sort(), ['a', ...ids])
+})
+
 t.test('a lock that a dead process left is no obstacle', async t => {
   const dir = t.testdir({ 'fleet.yaml': 'agents: []\n', 'fleet.yaml.lock': '' })
   await utimes(join(dir, 'fleet.yaml.lock'), 0, 0)

@@ -223,6 +223,41 @@ t.test('files that changed are used by new connections after a reload; a bad one
   t.match(msg, /fleet\.yaml:5:\d+ agents\[0\]\.tls\.keyFile: is not the key of the certificate in certFile/)
 })
 
+for (const upstreamClient of ['own', 'undici'] as const) {
+  t.test(`${upstreamClient}: a connection that is kept open is not used past a change of what is trusted`, options, async t => {
+    const folder = t.testdir({ mine: {}, strangers: {}, 'fleet.yaml': '' })
+    const [authority, stranger] = [certificates(t, join(folder, 'mine')), certificates(t, join(folder, 'strangers'))]
+    const agent = await tlsAgent(t, authority.issue('agent'))
+    const file = join(folder, 'fleet.yaml')
+    const write = (tls: string, more = '') => writeFile(file, `agents: [{name: planner, port: ${agent.port}, protocol: https, tls: ${tls}}]\n${more}`)
+    await write('{verify: false}')
+    const running = await createGateway({ ...quiet, ...unprobed, file, upstreamClient }, { loggerInstance: logLines().loggerInstance })
+    t.teardown(() => running.close())
+    const ask = async () => (await running.inject('/api/planner/x')).statusCode
+    const outcomes = [await ask()]
+    let seen = 0
+
+    for (const change of [
+      () => write(`{caFile: '${stranger.caFile}'}`),
+      () => write(`{caFile: '${authority.caFile}'}`),
+      async () => {
+        await write(`{caFile: '${authority.caFile}'}`, 'rateLimit: {perMinute: 100}\n')
+        seen = agent.serverNames.length
+      },
+      async () => {
+        t.equal(agent.serverNames.length, seen, 'a reload that changes nothing of it leaves connections alone')
+        await copyFile(stranger.caFile, authority.caFile)
+      }
+    ]) {
+      await change()
+      t.ok(await running.discovery.reload())
+      outcomes.push(await ask())
+    }
+
+    t.same(outcomes, [200, 502, 200, 200, 502])
+  })
+}
+
 t.test('bad files of agents stop the start, all of them at once', options, async t => {
   const authority = certificates(t)
   const { certFile, keyFile } = authority.issue('one')
