@@ -210,7 +210,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
 
   fastify.decorate('discovery', {
     get status () { return status },
-    reload: () => inTurn(() => refresh(contentHash, true)),
+    reload: () => inTurn(() => refresh(settledHash, true)), // a SIGHUP may come in the middle of a write
     onReload (listener: ReloadListener) {
       listeners.add(listener)
       return () => listeners.delete(listener)
