@@ -1,10 +1,10 @@
 /** `fleet-gateway run` as a process, with programs that tell what becomes of them. */
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
+import { gatherFrom, type PrintingChild } from './printing-child.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 /** As `npm test` has built it. */
@@ -38,17 +38,11 @@ if (env.LISTENS === 'no') setInterval(() => {}, 1_000)
 else server.listen(env.PORT, env.HOST)
 `
 
-export interface Runner {
+export interface Runner extends PrintingChild {
   readonly pid: number
-  /** Resolves when it has printed this, on whichever stream. @throws Error when it ends before */
-  printed (pattern: RegExp): Promise<RegExpExecArray>
-  /** All that was printed so far. */
-  output (): string
   kill (signal: NodeJS.Signals): void
   /** Types at its terminal, or writes into its standard input. */
   write (text: string): void
-  /** Its exit code, or the signal that ended it. */
-  readonly ended: Promise<number | NodeJS.Signals>
 }
 
 export interface RunnerOptions {
@@ -70,38 +64,19 @@ export function startWords (t: Test, [file = '', ...args]: readonly string[], { 
   const { FLEET_URL, FLEET_HOST, FLEET_PORT, FLEET_SECRET, FLEET_SECRET_FILE, PORT, HOST, NODE_OPTIONS, ...inherited } = process.env
   // A session of its own has no terminal, wherever the tests run: a signal is then never taken for a key of one.
   const child = spawn(file, args, { cwd, env: { ...inherited, NO_COLOR: '1', ...(covered && { NODE_OPTIONS }), ...env }, stdio: ['pipe', 'pipe', 'pipe'], detached: true })
-  const ended = once(child, 'close').then(([code, signal]: unknown[]) => (code ?? signal) as number | NodeJS.Signals)
-  let output = ''
-  let onOutput = () => {}
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.setEncoding('utf8').on('data', (chunk: string) => {
-      output += chunk
-      onOutput()
-    })
-  }
+  const printing = gatherFrom(child)
   child.stdin.on('error', () => {})
   t.teardown(async () => {
     // Numbers of another namespace are somebody else's here; what is in it ends with it.
-    if (file !== 'unshare') for (const [, pid] of output.matchAll(/^pid (\d+)/gm)) killIfThere(Number(pid))
+    if (file !== 'unshare') for (const [, pid] of printing.output().matchAll(/^pid (\d+)/gm)) killIfThere(Number(pid))
     child.kill('SIGKILL')
-    await ended
+    await printing.ended
   })
   return {
+    ...printing,
     pid: child.pid ?? NaN,
-    ended,
-    output: () => output,
     kill: signal => { child.kill(signal) },
-    write: text => { child.stdin.write(text) },
-    async printed (pattern) {
-      for (;;) {
-        const found = pattern.exec(output)
-        if (found !== null) return found
-        const more = new Promise<void>(resolve => { onOutput = resolve })
-        await Promise.race([more, ended.then(code => {
-          if (!pattern.test(output)) throw new Error(`it ended with ${code} before it printed ${pattern}:\n${output}`)
-        })])
-      }
-    }
+    write: text => { child.stdin.write(text) }
   }
 }
 
