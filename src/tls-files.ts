@@ -3,8 +3,8 @@
  * named and not in the first handshake. No contents of a file are ever repeated.
  */
 import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
+import { readBounded } from './token-file.ts'
 
 /** What a setting that names a file is called, in `server.tls` and in the `tls` of an agent. */
 type FileKey = 'certFile' | 'keyFile' | 'passphraseFile' | 'caFile'
@@ -94,12 +94,15 @@ const readFailures: Record<string, string> = {
   EISDIR: 'names a folder'
 }
 
+/** The authorities of a whole system take a quarter of this. */
+const mostBytes = 1024 * 1024
+
 function readText (file: string): string {
   try {
-    return readFileSync(file, 'utf8')
+    return readBounded(file, mostBytes)
   } catch (error) {
-    const { code = 'unknown error' } = error as NodeJS.ErrnoException
-    throw new Error(`${readFailures[code] ?? `can not be read: ${code}`} (${file})`, { cause: error })
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new Error(`${code === undefined ? message : readFailures[code] ?? `can not be read: ${code}`} (${file})`, { cause: error })
   }
 }
 

@@ -8,9 +8,8 @@ import { closeSync, constants, openSync, readSync } from 'node:fs'
 export type ReadFile = (path: string) => string
 
 const printable = /^[!-~]*$/
-const leastLength = 8
-/** As the schema of `token` has it. */
-const mostLength = 4_096
+/** How many characters a token has, wherever it stands. */
+export const tokenLength = { least: 8, most: 4_096 } as const
 
 /** Where the file is, for a message; nothing when what was given looks like a token in its place. */
 export function shownPath (path: string): string {
@@ -18,21 +17,31 @@ export function shownPath (path: string): string {
 }
 
 /** No file is read any further: a device or a wrong name must not fill the memory. */
-const mostBytes = 64 * 1024
+export const mostTokenFileBytes = 64 * 1024
 
-/** Reads a small file; a pipe that nobody writes to is an empty one, and keeps nobody waiting. @throws what node:fs throws, and Error for one that is too long */
-export const readSmallFile: ReadFile = path => {
+/** So much of a file is read at once. */
+const pieceBytes = 16 * 1024
+
+/** Reads a file of that size at most; a pipe that nobody writes to is an empty one, and keeps nobody waiting. @throws what node:fs throws, and Error for one that is too long */
+export function readBounded (path: string, mostBytes: number): string {
   const descriptor = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   try {
-    const bytes = Buffer.alloc(mostBytes + 1)
-    let length = 0
-    for (let read = -1; read !== 0 && length < bytes.length; length += read) read = readSync(descriptor, bytes, length, bytes.length - length, null)
-    if (length > mostBytes) throw new Error(`is longer than ${mostBytes / 1024} KiB`)
-    return bytes.toString('utf8', 0, length)
+    const pieces: Buffer[] = []
+    for (let length = 0; ;) {
+      const piece = Buffer.alloc(pieceBytes)
+      const read = readSync(descriptor, piece)
+      if (read === 0) return Buffer.concat(pieces, length).toString()
+      pieces.push(piece.subarray(0, read))
+      length += read
+      if (length > mostBytes) throw new Error(`is longer than ${mostBytes / 1024} KiB`)
+    }
   } finally {
     closeSync(descriptor)
   }
 }
+
+/** Reads a file that holds a token. @throws as readBounded() */
+export const readSmallFile: ReadFile = path => readBounded(path, mostTokenFileBytes)
 
 /** The line in a file, which may end in a line break. @throws Error that says what is wrong with the file, and never quotes it */
 export function lineIn (path: string, readFile: ReadFile = readSmallFile): string {
@@ -52,7 +61,7 @@ export function lineIn (path: string, readFile: ReadFile = readSmallFile): strin
 export function tokenIn (path: string, readFile: ReadFile = readSmallFile): string {
   const token = lineIn(path, readFile)
   if (!printable.test(token)) throw new Error(`must hold one line of printable characters without spaces${shownPath(path)}`)
-  if (token.length < leastLength) throw new Error(`must hold at least ${leastLength} characters${shownPath(path)}`)
-  if (token.length > mostLength) throw new Error(`must hold at most ${mostLength} characters${shownPath(path)}`)
+  if (token.length < tokenLength.least) throw new Error(`must hold at least ${tokenLength.least} characters${shownPath(path)}`)
+  if (token.length > tokenLength.most) throw new Error(`must hold at most ${tokenLength.most} characters${shownPath(path)}`)
   return token
 }

@@ -2,8 +2,9 @@
 import { rateLimitFields } from '../../src/agent-options.ts'
 import { Options, Type, type StaticDecode } from '../../src/options.ts'
 import { scopes, type Scope } from '../../src/principal.ts'
+import { tokenLength } from '../../src/token-file.ts'
 
-const Token = (description: string) => Type.String({ minLength: 8, maxLength: 4_096, pattern: '^[!-~]+$', errorMessage: 'must be 8 or more printable characters without spaces', writeOnly: true, description })
+const Token = (description: string) => Type.String({ minLength: tokenLength.least, maxLength: tokenLength.most, pattern: '^[!-~]+$', errorMessage: `must be ${tokenLength.least} or more printable characters without spaces`, writeOnly: true, description })
 
 export const KeyOptions = Type.Object({
   id: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$', errorMessage: 'must match [A-Za-z0-9][A-Za-z0-9._-]{0,63}', description: 'Name of the key in logs and rate limits; each has its own.' }),

@@ -8,7 +8,7 @@ import { readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { FleetConfigInput } from '../config.ts'
 import { makeFolderDurably, writeFileDurably } from '../durable-file.ts'
-import { shownPath } from '../token-file.ts'
+import { mostTokenFileBytes, shownPath, tokenLength } from '../token-file.ts'
 import { CommandError, exitCodes, type CommandIo } from './io.ts'
 import type { ValueSource } from './overrides.ts'
 
@@ -41,12 +41,6 @@ interface GivenToken extends ClientToken {
 }
 
 type Auth = FleetConfigInput['auth']
-
-const fewestCharacters = 8
-const mostCharacters = 4_096
-
-/** No more of a file is read: a device or a wrong name must not fill the memory. */
-const mostBytes = 64 * 1024
 
 /**
  * What `serve` asks its clients for.
@@ -91,7 +85,7 @@ async function fileToken (auth: Auth): Promise<ClientToken | undefined> {
 async function readToken (file: string, from: string): Promise<string> {
   let text = ''
   try {
-    for await (const chunk of createReadStream(file, { encoding: 'utf8', end: mostBytes - 1 })) text += chunk as string
+    for await (const chunk of createReadStream(file, { encoding: 'utf8', end: mostTokenFileBytes - 1 })) text += chunk as string
   } catch (error) {
     throw new CommandError(`${from} can't be read: ${(error as NodeJS.ErrnoException).code ?? 'unknown error'}${shownPath(file)}`)
   }
@@ -130,10 +124,10 @@ function newSecret (stateDir: string): FoundSecret {
 }
 
 function isSound (token: string): boolean {
-  return token.length >= fewestCharacters && token.length <= mostCharacters && /^[!-~]+$/.test(token)
+  return token.length >= tokenLength.least && token.length <= tokenLength.most && /^[!-~]+$/.test(token)
 }
 
 function checked (token: string, from: string, exitCode: number = exitCodes.failed): ClientToken {
-  if (!isSound(token)) throw new CommandError(`The secret of ${from} must be ${fewestCharacters} or more printable characters without spaces${token.length > mostCharacters ? `, ${mostCharacters} at most` : ''}`, exitCode)
+  if (!isSound(token)) throw new CommandError(`The secret of ${from} must be ${tokenLength.least} or more printable characters without spaces${token.length > tokenLength.most ? `, ${tokenLength.most} at most` : ''}`, exitCode)
   return { token, from }
 }
