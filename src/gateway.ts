@@ -262,13 +262,14 @@ function hostOf (origin: string): string {
 
 /** A gateway with a server of its own, not yet listening. All of its decorators are on the instance. */
 export async function createGateway (options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
-  const certificate = server.serverFactory === undefined && !('https' in server) ? await listenerCertificate(options) : undefined
+  const { certificate, unclear } = server.serverFactory === undefined && !('https' in server) ? await listenerCertificate(options) : {}
   const listener = serverOptions()
   const app = Fastify({ ...listener, ...certificate?.serverOptions(listener.serverFactory!), ...server }) as FastifyInstance
   // A function of its own: fp() marks what it is given, and the exported plugin must stay encapsulated for everybody else.
   const unencapsulated: FastifyPluginAsync<FleetGatewayOptions> = (instance, given) => fleetGateway(instance, given)
   try {
     await app.register(fp(unencapsulated, { name: 'fleet-gateway', fastify: '5.x' }), { notFound: true, ...options })
+    if (unclear !== undefined) throw unclear // the file has become another one since, and may ask for TLS now: nobody shall listen in clear then
     await certificate?.keep(app)
   } catch (error) {
     await app.close() // nobody else can: what has begun already would keep the state folder from the next try
@@ -277,8 +278,11 @@ export async function createGateway (options: FleetGatewayOptions = {}, server: 
   return app
 }
 
-/** What `server.tls` asks for. @throws ConfigError when its files are no good; what else is wrong is the plugin's to say, all at once */
-async function listenerCertificate ({ file, env = {}, server }: FleetGatewayOptions): Promise<ListenerCertificate | undefined> {
+/**
+ * What `server.tls` asks for, or what keeps that from being known: the plugin finds that, too, and says all that is wrong at once.
+ * @throws ConfigError when its files are no good
+ */
+async function listenerCertificate ({ file, env = {}, server }: FleetGatewayOptions): Promise<{ certificate?: ListenerCertificate, unclear?: ConfigError }> {
   let settings: FleetConfig['server']
   let source: ConfigSource | undefined
   try {
@@ -287,11 +291,11 @@ async function listenerCertificate ({ file, env = {}, server }: FleetGatewayOpti
     const input = mergeConfig({ server: fromFile?.value.server ?? {} }, { ...(server && { server }) })
     settings = parseConfig(input, source).server
   } catch (error) {
-    if (error instanceof ConfigError) return undefined
+    if (error instanceof ConfigError) return { unclear: error }
     throw error
   }
-  if (settings.tls === undefined) return undefined
+  if (settings.tls === undefined) return {}
   const { value, problems } = readListenerPair(settings.tls)
   if (value === null) throw new ConfigError(locate(problems, source))
-  return new ListenerCertificate(settings.tls, value)
+  return { certificate: new ListenerCertificate(settings.tls, value) }
 }

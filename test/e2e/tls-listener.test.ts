@@ -380,6 +380,18 @@ t.test('localhost with both of its addresses gets the renewed certificate on eac
   }
 })
 
+t.test('a file that was wrong when TLS was looked for, and is right a moment later, does not have the gateway listen in clear', options, async t => {
+  const { certFile, keyFile } = certificates(t, t.testdir()).issue('late')
+  const file = join(t.testdirName, 'fleet.yaml')
+  await writeFile(file, `server: {tls: {certFile: "\${CERT}", keyFile: '${keyFile}'}}\n`)
+  let asked = 0
+  const env = { get CERT () { return asked++ === 0 ? undefined : certFile } }
+
+  await t.rejects(createGateway({ ...plainOptions, file, env }), { message: /fleet\.yaml:1:\d+ server\.tls\.certFile: the environment variable CERT is not set/ })
+
+  t.ok(asked > 1, 'it was right then')
+})
+
 t.test('with a server of one\'s own, its certificate is one\'s own business', options, async t => {
   const authority = certificates(t)
   const [own, ours] = [authority.issue('own'), authority.issue('ours')]
