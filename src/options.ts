@@ -8,6 +8,7 @@ import { Value } from 'typebox/value'
 import { ConfigError } from './config-error.ts'
 import type { FieldError } from './errors.ts'
 import { nearestNames } from './fleet/nearest-names.ts'
+import { withoutPasswords } from './secret-fields.ts'
 
 export { Type, type Static, type StaticDecode, type TSchema }
 
@@ -206,7 +207,7 @@ function hidesValues (rule: object): boolean {
 }
 
 function shorten (text: string): string {
-  const shown = text.replaceAll(/\/\/[^/\s]*@/g, '//…@') // user and password of a URL, wherever one was written by mistake
+  const shown = withoutPasswords(text) // of a URL, wherever one was written by mistake
   return shown.length > 100 ? `${shown.slice(0, 100)}…` : shown
 }
 

@@ -50,4 +50,5 @@ t.test('secrets are masked wherever they are', async t => {
     cors: { headers: ['Authorization'] }
   })
   t.equal(withoutPasswords('a https://u:p@h/x?y=http://:q@i b://c/d:e@f'), 'a https://u:********@h/x?y=http://:********@i b://c/d:e@f')
+  t.equal(withoutPasswords('https://t0ken@host and redis://u:p@ss@h'), 'https://********@host and redis://u:********@h')
 })
