@@ -58,7 +58,7 @@ function follow (parser, path, counts) {
   parser.on('bailout', reason => {
     if (path.length > 0) return
     counts.failed += 1
-    print(`Bail out! ${reason}`)
+    tellFailure(['Bail out!', reason], {})
   })
   // What a test says of itself: t.comment(), and not tap's own notes.
   parser.on('comment', comment => { if (path.length > 0 && !/^# (?:Subtest|time=|skip:|todo:|failed|passed)/.test(comment)) print(`  ${comment.trimEnd()}`) })
@@ -78,17 +78,31 @@ function tellFile ({ ok, name, skip, time }, before, counts) {
   const passed = counts.passed - before.passed
   const failed = counts.failed - before.failed
   const seconds = typeof time === 'number' ? ` (${(time / 1_000).toFixed(1)} s)` : ''
+  if (typeof time === 'number') slowest.push({ name, seconds: time / 1_000 })
   print(`${ok ? skip ? '-' : '✓' : '✗'} ${name}: ${passed} passed${failed > 0 ? `, ${failed} failed` : ''}${seconds}`)
 }
 
+/** How long each file took. */
+const slowest = []
+
+/** What failed, to be told again below the table of coverage: the end of a log is what is read first, and sometimes all that is kept. */
+const failures = []
+const failuresToldAgain = 5
+
 function tellFailure (path, diag) {
-  print(`\n✗ ${path.join(' › ')}`)
+  const lines = failureLines(path, diag)
+  failures.push(lines)
+  print(['', ...lines, ''].join('\n'))
+}
+
+function failureLines (path, diag) {
+  const lines = [`✗ ${path.join(' › ')}`]
   for (const [key, value] of Object.entries(diag ?? {})) {
     if (key === 'args' || key === 'stdio' || key === 'command' || key === 'cwd') continue
     const text = typeof value === 'string' ? value.trimEnd() : inspect(value, { depth: 5, breakLength: 120 })
-    print(text.includes('\n') ? `  ${key}:\n${text.replaceAll(/^/gm, '    ')}` : `  ${key}: ${text}`)
+    lines.push(text.includes('\n') ? `  ${key}:\n${text.replaceAll(/^/gm, '    ')}` : `  ${key}: ${text}`)
   }
-  print()
+  return lines
 }
 
 /** Covered and all lines and statements, those of files that nothing loaded included. */
@@ -159,4 +173,10 @@ if (counts.passed + counts.failed === 0) {
   exitCode ||= 1
 }
 process.exitCode = exitCode
+if (isWholeRun) {
+  slowest.sort((a, b) => b.seconds - a.seconds)
+  print(`slowest: ${slowest.slice(0, 8).map(({ name, seconds }) => `${name} ${seconds.toFixed(0)} s`).join(', ')}`)
+}
+if (isWholeRun && failures.length > 0) print(['', 'what failed:', ...failures.slice(0, failuresToldAgain).flat()].join('\n'))
+if (isWholeRun && failures.length > failuresToldAgain) print(`… and ${failures.length - failuresToldAgain} more, above`)
 print(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`)
