@@ -159,7 +159,7 @@ async function runTap (counts) {
 const counts = { passed: 0, failed: 0, skipped: 0 }
 let exitCode = 1
 
-if (!isWholeRun || buildIfStale()) {
+if (buildIfStale()) {
   rmSync(summaryFile, { force: true })
   exitCode = await runTap(counts)
   if (isWholeRun && !await coverageHolds()) exitCode ||= 1
