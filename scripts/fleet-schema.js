@@ -20,7 +20,8 @@ const rulesBetweenKeys = {
   'auth.keys[]': {
     anyOf: [{ required: ['token'] }, { required: ['tokenFile'] }, { required: ['tokenSha256'] }],
     dependencies: { token: { properties: { tokenFile: false, tokenSha256: false } }, tokenFile: { properties: { tokenSha256: false } } }
-  }
+  },
+  'auth.jwt': { anyOf: [{ required: ['jwksUrl'] }, { required: ['jwksFile'] }], dependencies: { jwksUrl: { properties: { jwksFile: false } } } }
 }
 
 /** Shown where there is neither a default nor an example of its own. */

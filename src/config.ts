@@ -4,7 +4,7 @@
  */
 import { dirname, join } from 'node:path'
 import { AuditLogOptions } from '../plugins/audit-log/options.ts'
-import { AuthOptions } from '../plugins/auth/options.ts'
+import { AuthOptions, type AuthInput } from '../plugins/auth/options.ts'
 import { CorsOptions } from '../plugins/cors/options.ts'
 import { HealthOptions } from '../plugins/health/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
@@ -48,7 +48,7 @@ const defaults: FleetConfig = parseOptions(FleetOptions, {}, '')
 export interface FleetConfigInput {
   agents?: FileAgentInput[]
   server?: Partial<Static<typeof ServerOptions>>
-  auth?: Partial<Static<typeof AuthOptions>>
+  auth?: AuthInput
   rateLimit?: Partial<Static<typeof RateLimitOptions>>
   cors?: Partial<Static<typeof CorsOptions>>
   timeouts?: Partial<Static<typeof TimeoutsOptions>>

@@ -103,6 +103,8 @@ export const UpstreamInvalidError = define('FLEET_UPSTREAM_INVALID', 502, 'The a
 export const NoInstanceAvailableError = define('FLEET_NO_INSTANCE_AVAILABLE', 503, 'The agent has no available instance')
 /** The agent is at its concurrency limit. */
 export const AgentBusyError = define('FLEET_AGENT_BUSY', 503, 'The agent is busy')
+/** The keys by which the token would be judged can't be had now. */
+export const AuthUnavailableError = define('FLEET_AUTH_UNAVAILABLE', 503, 'The token can not be judged now')
 /** What was registered or removed can't be written to the state folder, so it would not survive a restart. */
 export const NotKeptError = define('FLEET_NOT_KEPT', 503, 'The registry can not be kept')
 /** The gateway is shutting down, or not yet ready. */

@@ -51,7 +51,7 @@ export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> 
   env?: Readonly<Record<string, string | undefined>>
   /** Answer unknown paths under the prefix. @default true when there is a prefix */
   notFound?: boolean
-  /** The shared secret while neither the file nor what is given here names a secret or keys. */
+  /** The shared secret while neither the file nor what is given here names a secret, keys or JWTs. */
   fallbackSecret?: string
   clock?: Clock
   /** As fleet.yaml has it; or what chooses instances for all agents, whatever they say. */
@@ -209,7 +209,7 @@ export function startErrors ({ server, agents, auth, auditLog }: FleetConfig): O
 }
 
 function keyErrors (auth: FleetConfig['auth']): OptionError[] {
-  const isNamed = auth.secret !== undefined || auth.secretFile !== undefined || auth.keys.length > 0
+  const isNamed = auth.secret !== undefined || auth.secretFile !== undefined || auth.keys.length > 0 || auth.jwt !== undefined
   return errorsOf(() => new Keyring(isNamed ? auth : { ...auth, secret: randomBytes(24).toString('base64url') })) // without any, one is made
 }
 
@@ -235,7 +235,7 @@ function isBalancer (given: FleetGatewayOptions['balancer']): given is Balancer 
 
 function withFallbackSecret (input: FleetConfigInput, secret: string | undefined): FleetConfigInput {
   const { auth } = input
-  const isNamed = auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0
+  const isNamed = auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0 || auth?.jwt !== undefined
   return secret === undefined || isNamed ? input : { ...input, auth: { ...auth, secret } }
 }
 

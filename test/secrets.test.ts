@@ -9,6 +9,7 @@ import t from 'tap'
 import { run } from '../src/cli/program.ts'
 import { canaries, type Canaries } from './helpers/canaries.ts'
 import { fakeIo } from './helpers/fake-io.ts'
+import { jwtIssuer } from './helpers/jwt-issuer.ts'
 import { agents, request, send, serve, withToken, withWrongToken } from './helpers/secret-drill.ts'
 
 /** Where what was sent has to arrive, or goes back to who sent it. */
@@ -31,19 +32,23 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     header: net.secret('a value of an agent\'s headers', agentsOwn),
     headerFile: net.secret('a value of an agent\'s headers, in a file', agentsOwn)
   }
+  const issuer = await jwtIssuer(t, () => Math.floor(Date.now() / 1_000))
+  const jwts = { good: await issuer.token({ scope: 'admin' }), expired: await issuer.token({ exp: 1 }), forged: await issuer.token({}, {}, await issuer.makeKey('first')), strange: await issuer.token({}, { kid: 'strange' }) }
+  for (const [kind, token] of Object.entries(jwts)) net.known(`a JWT (${kind})`, token.split('.').slice(1))
   const ports = await agents(t, net)
   const cwd = join(t.testdirName, 'work')
   const good = [
-    `auth: {secret: ${kinds.shared}, keys: [{id: one, token: ${kinds.key}, scopes: [admin]}, {id: two, tokenFile: ${join(cwd, 'token.txt')}, scopes: [read, proxy, register]}]}`,
+    `auth: {secret: ${kinds.shared}, keys: [{id: one, token: ${kinds.key}, scopes: [admin]}, {id: two, tokenFile: ${join(cwd, 'token.txt')}, scopes: [read, proxy, register]}], jwt: {issuer: "https://issuer.example", audience: fleet, jwksUrl: "${issuer.url}"}}`,
     'rateLimit: {enabled: false}', 'auditLog: {file: audit.log}', 'retry: {attempts: 1}', 'agents:',
     ...Object.entries(ports).map(([name, port]) => `  - {name: ${name}, host: 127.0.0.1, port: ${port}${name === 'slow' ? ', timeout: 200ms' : ''}, headers: {X-Own: ${kinds.header}, X-Filed: {file: ${join(cwd, 'header.txt')}}}}`)
   ].join('\n')
   t.testdir({ work: { 'fleet.yaml': good, 'token.txt': `${kinds.file}\n`, 'header.txt': `${kinds.headerFile}\n`, 'bad-token.txt': `two words ${kinds.badFile}\n` } })
   const gateway = await serve(t, net, [], cwd, { CANARY: kinds.variable })
 
-  for (const token of [kinds.shared, kinds.key, kinds.file]) {
+  for (const token of [kinds.shared, kinds.key, kinds.file, jwts.good]) {
     for (const bytes of withToken(token, kinds.query, kinds.forAgent)) await send(net, gateway.port, bytes)
   }
+  for (const token of [jwts.expired, jwts.forged, jwts.strange]) for (const bytes of withWrongToken(token)) await send(net, gateway.port, bytes)
   for (let count = 0; count < 4; count++) for (const bytes of withWrongToken(kinds.wrong)) await send(net, gateway.port, bytes)
   t.match(net.textOf('answers'), /^HTTP\/1\.1 429 /m, 'the address has guessed too often by now')
 
@@ -77,7 +82,7 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
   // The command line, with right and wrong tokens from everywhere.
   const url = `http://127.0.0.1:${gateway.port}`
   for (const args of [['test'], ['test', '--json'], ['stats'], ['stats', '--json'], ['agents', '--json'], ['routes'], ['health'], ['register', 'x', '1'], ['deregister', 'x'], ['deregister', 'nobody']]) {
-    await command(net, [...args, '--url', url, '--secret', kinds.wrong])
+    for (const token of [kinds.wrong, jwts.good, jwts.forged]) await command(net, [...args, '--url', url, '--secret', token])
     await command(net, args, { FLEET_URL: url, FLEET_SECRET: kinds.shared })
     await command(net, [...args, '--url', url, '--fleet', join(cwd, 'fleet.yaml')])
   }

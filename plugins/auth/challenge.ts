@@ -1,7 +1,7 @@
 /**
  * The errors of auth, with the challenge each carries (RFC 6750 §3).
  */
-import { ForbiddenError, RateLimitedError, UnauthenticatedError, type FleetError } from '../../src/errors.ts'
+import { AuthUnavailableError, ForbiddenError, RateLimitedError, UnauthenticatedError, type FleetError } from '../../src/errors.ts'
 import type { Scope } from '../../src/principal.ts'
 
 const challenge = 'Bearer realm="fleet-gateway"'
@@ -16,9 +16,18 @@ export function tokenInvalid (detail = 'The token is not valid'): FleetError {
   return new UnauthenticatedError(detail, { headers: { 'www-authenticate': `${challenge}, error="invalid_token"` } })
 }
 
+/** Nobody can say now whether the token is valid: that is no fault of who sent it. */
+export function tokenUnjudged (retryAfterMs: number): FleetError {
+  return new AuthUnavailableError('The keys of who issued the token can not be fetched', { headers: { 'retry-after': seconds(retryAfterMs) } })
+}
+
 /** The address has guessed too often. */
 export function tooManyGuesses (msToNext: number): FleetError {
-  return new RateLimitedError('Too many invalid tokens from this address', { headers: { 'retry-after': String(Math.max(1, Math.ceil(msToNext / 1_000))) } })
+  return new RateLimitedError('Too many invalid tokens from this address', { headers: { 'retry-after': seconds(msToNext) } })
+}
+
+function seconds (ms: number): string {
+  return String(Math.max(1, Math.ceil(ms / 1_000)))
 }
 
 /** The token is valid and does not reach so far. */

@@ -12,17 +12,20 @@ import { createAddressKeys } from '../../src/address-key.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { ForbiddenError } from '../../src/errors.ts'
 import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
-import { parseOptions } from '../../src/options.ts'
+import { OptionsError, parseOptions } from '../../src/options.ts'
 import { anyone, hasScope, mayTouch, type Principal } from '../../src/principal.ts'
 import { createBrowserGuard, type BrowserGuard, type BrowserGuardOptions } from './browser-guard.ts'
-import { agentForbidden, scopeMissing, tokenInvalid, tokenMissing, tooManyGuesses } from './challenge.ts'
+import { agentForbidden, scopeMissing, tokenInvalid, tokenMissing, tokenUnjudged, tooManyGuesses } from './challenge.ts'
 import { bearerTokensOf, credentialsOf } from './credentials.ts'
 import { Keyring } from './keyring.ts'
-import { AuthOptions } from './options.ts'
+import type { KeyLog } from './jwks.ts'
+import type { JwtOptions } from './jwt-options.ts'
+import { isJwt, jwtPrefix, JwtVerifier, prepareKeys, type Verdict } from './jwt.ts'
+import { AuthOptions, type AuthInput } from './options.ts'
 import type { FleetRouteConfig } from './route-config.ts'
 
 /** Data of `auth` in fleet.yaml, and who may call when it is off. */
-export interface AuthSettings extends Partial<AuthOptions>, BrowserGuardOptions {}
+export interface AuthSettings extends AuthInput, BrowserGuardOptions {}
 
 /** Data and seams. */
 export interface AuthPluginOptions extends AuthSettings {
@@ -66,9 +69,14 @@ const guesses = { burst: 20, perMinute: 20 }
 /** Null keyring: auth is off, and the browser guard stands in. */
 interface State {
   readonly keyring: Keyring | null
+  readonly jwt: JwtVerifier | null
   readonly browserGuard: BrowserGuard
   readonly trust: BrowserGuardOptions
 }
+
+/** A JWT that opens nothing now. */
+type Refused = Exclude<Verdict, { kind: 'valid' }>
+type Unknown = Extract<Verdict, { kind: 'unknown' }>
 
 /** What opened the gateway on a connection. */
 interface Opened {
@@ -77,23 +85,68 @@ interface Opened {
   readonly principal: Principal
 }
 
-function createState ({ allowedHosts, allowedOrigins, ...data }: AuthSettings, former: BrowserGuardOptions, mayBeEmpty = false): State {
+/** What states are made with, and what of the former one may go on. */
+interface Surroundings {
+  readonly clock: Clock
+  readonly log: KeyLog
+  readonly former: State | null
+}
+
+function createState ({ allowedHosts, allowedOrigins, ...data }: AuthSettings, { clock, log, former }: Surroundings, mayBeEmpty = false): State {
   const options = parseOptions(AuthOptions, data, 'auth')
-  const trust = { ...former, ...(allowedHosts && { allowedHosts }), ...(allowedOrigins && { allowedOrigins }) }
-  return { keyring: options.enabled ? new Keyring(options, mayBeEmpty) : null, browserGuard: createBrowserGuard(trust), trust }
+  const trust = { ...former?.trust, ...(allowedHosts && { allowedHosts }), ...(allowedOrigins && { allowedOrigins }) }
+  const keyring = options.enabled ? new Keyring(options, mayBeEmpty) : null
+  const jwt = keyring === null || options.jwt === undefined ? null : createVerifier(options.jwt, { clock, log, former })
+  return { keyring, jwt, browserGuard: createBrowserGuard(trust), trust }
+}
+
+/** Keys that were fetched count on while they come from the same place: a reload must not depend on who serves them. */
+function createVerifier (options: JwtOptions, { clock, log, former }: Surroundings): JwtVerifier {
+  const before = former?.jwt ?? null
+  if (before !== null && before.options.jwksUrl !== undefined && isSameSource(before.options, options)) return new JwtVerifier(options, before.keys, clock)
+  const { keys, problems } = prepareKeys(options, clock, log)
+  if (keys === null) throw new OptionsError('auth', problems)
+  return new JwtVerifier(options, keys, clock)
+}
+
+function isSameSource (before: JwtOptions, after: JwtOptions): boolean {
+  return before.jwksUrl === after.jwksUrl && before.jwksMaxAge === after.jwksMaxAge && before.jwksCooldown === after.jwksCooldown
 }
 
 const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...settings } = opts
-  let state = createState(settings, {})
+  const log: KeyLog = { info: text => fastify.log.info(text), warn: text => fastify.log.warn(text) }
+  let state = createState(settings, { clock, log, former: null })
   const failures = new TokenBuckets()
   const addressKey = createAddressKeys()
   const opened = new WeakMap<Socket, Opened>()
+  const refused = new WeakMap<FastifyRequest, Refused>()
 
-  /** Called by @fastify/bearer-auth, and directly for tokens that come another way. */
-  function open (token: string, request: FastifyRequest): boolean {
-    request.principal = state.keyring?.find(token) ?? null
-    return request.principal !== null
+  /** Called by @fastify/bearer-auth, and directly for tokens that come another way. Keys are looked at first, and cost no promise. */
+  function open (token: string, request: FastifyRequest): boolean | Promise<boolean> {
+    const { keyring, jwt } = state
+    request.principal = keyring?.find(token) ?? null
+    if (request.principal !== null || jwt === null || !isJwt(token)) return request.principal !== null
+    return openWithJwt(token, request, jwt)
+  }
+
+  async function openWithJwt (token: string, request: FastifyRequest, jwt: JwtVerifier): Promise<boolean> {
+    const verdict = await jwt.verify(token)
+    if (verdict.kind === 'valid') {
+      request.principal = verdict.principal
+      return true
+    }
+    if (verdict.kind !== 'unknown') request.log.debug({ why: verdict.why }, 'a JWT was refused')
+    refused.set(request, verdict)
+    return false
+  }
+
+  /** Whether the token would open the gateway; `unknown` when nobody can say. */
+  async function opens (token: string, keyring: Keyring, { jwt }: State): Promise<boolean | Unknown> {
+    if (keyring.find(token) !== null) return true
+    if (jwt === null || !isJwt(token)) return false
+    const verdict = await jwt.verify(token)
+    return verdict.kind === 'unknown' ? verdict : verdict.kind === 'valid'
   }
 
   const bearerOptions = {
@@ -119,29 +172,43 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (credentials.kind === 'authorization') {
       if (!await verifyAuthorization(request, reply)) return guessed(request)
       request.authorizationIsGateways = true
-      opened.set(request.raw.socket, { keyring, authorization: request.raw.headers.authorization!, principal: request.principal! })
+      // A JWT runs out, so it is judged each time.
+      if (request.principal!.id?.startsWith(jwtPrefix) !== true) opened.set(request.raw.socket, { keyring, authorization: request.raw.headers.authorization!, principal: request.principal! })
       return undefined
     }
-    if (!open(credentials.token, request)) return guessed(request)
-    request.authorizationIsGateways = bearerTokensOf(request.raw).some(token => keyring.find(token) !== null)
+    if (!await open(credentials.token, request)) return guessed(request)
+    const current = state
+    for (const token of bearerTokensOf(request.raw)) {
+      const answer = await opens(token, keyring, current)
+      if (typeof answer === 'object') return tokenUnjudged(answer.retryAfterMs) // to pass it on may give it away, to keep it may break the request
+      request.authorizationIsGateways ||= answer
+    }
     return undefined
   }
 
   function guessed (request: FastifyRequest): Error {
+    const refusal = refused.get(request)
+    if (refusal?.kind === 'unknown') return tokenUnjudged(refusal.retryAfterMs)
     const address = request.facts?.clientAddress ?? request.ip
     const { allowed, msToNext } = failures.take(addressKey(address), guesses, clock.now())
-    return allowed ? tokenInvalid() : tooManyGuesses(msToNext)
+    return allowed ? tokenInvalid(refusal?.kind === 'expired' ? 'The token has expired' : undefined) : tooManyGuesses(msToNext)
   }
 
   function prepare (next: AuthSettings): () => void {
-    const prepared = createState(next, state.trust, next.keys !== undefined)
+    const prepared = createState(next, { clock, log, former: state }, next.keys !== undefined)
     return () => {
-      const wasOpen = state.keyring?.isEmpty !== true
+      const wasOpen = !isShut(state)
+      const { jwt } = state
       state = prepared
-      if (wasOpen && state.keyring?.isEmpty === true) fastify.log.warn('There is no secret and no key any more: nobody is let in until there is one')
+      if (jwt !== null && jwt.keys !== state.jwt?.keys) jwt.keys.close()
+      if (state.jwt !== null && jwt?.keys !== state.jwt.keys) state.jwt.keys.warm()
+      if (wasOpen && isShut(state)) fastify.log.warn('There is no secret and no key any more: nobody is let in until there is one')
     }
   }
 
+  // The first token need not wait, and a mistake shows in the log at once.
+  fastify.addHook('onReady', async () => state.jwt?.keys.warm())
+  fastify.addHook('onClose', async () => state.jwt?.keys.close())
   fastify.decorateRequest('principal', null)
   fastify.decorateRequest('authorizationIsGateways', false)
   fastify.decorate('auth', {
@@ -182,6 +249,11 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (isRecognised(request, keyring)) return done(refusalOf(request, route, undefined))
     authenticate(request, reply, keyring).then(failure => done(refusalOf(request, route, failure)), done)
   })
+}
+
+/** Nobody is let in. */
+function isShut ({ keyring, jwt }: State): boolean {
+  return keyring?.isEmpty === true && jwt === null
 }
 
 /** Why the principal may not have this route, or undefined when it may. */

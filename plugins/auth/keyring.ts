@@ -6,6 +6,7 @@ import { hash, timingSafeEqual } from 'node:crypto'
 import { OptionsError, type OptionError } from '../../src/options.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
 import { readSmallFile, tokenIn, type ReadFile } from '../../src/token-file.ts'
+import { jwtProblems } from './jwt.ts'
 import type { AuthOptions, KeyOptions } from './options.ts'
 
 interface Entry {
@@ -19,10 +20,10 @@ export class Keyring {
   /**
    * @param mayBeEmpty no secret and no key is no mistake: nobody is let in
    * @param readFile for `secretFile` and `tokenFile`
-   * @throws OptionsError naming every option that is missing, unreadable or ambiguous
+   * @throws OptionsError naming every option that is missing, unreadable or ambiguous; those of `jwt` among them
    */
   constructor (options: AuthOptions, mayBeEmpty = false, readFile: ReadFile = readSmallFile) {
-    const errors: OptionError[] = []
+    const errors: OptionError[] = options.jwt === undefined ? [] : [...jwtProblems(options.jwt)]
     const entries: Entry[] = []
     const places = new Map<string, string>()
 
@@ -55,8 +56,8 @@ export class Keyring {
       else if (tokenFile !== undefined) addToken(`${path}.tokenFile`, () => tokenIn(tokenFile, readFile), principal)
       else add(`${path}.tokenSha256`, Buffer.from(tokenSha256!, 'hex'), principal)
     }
-    if (entries.length === 0 && errors.length === 0 && !mayBeEmpty) {
-      errors.push({ path: '', message: 'needs a secret, a secretFile or keys while it is enabled', at: 'key' })
+    if (entries.length === 0 && errors.length === 0 && options.jwt === undefined && !mayBeEmpty) {
+      errors.push({ path: '', message: 'needs a secret, a secretFile, keys or jwt while it is enabled', at: 'key' })
     }
     if (errors.length > 0) throw new OptionsError('auth', errors)
     this.#entries = entries

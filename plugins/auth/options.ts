@@ -1,8 +1,9 @@
 /** What may be configured of authentication. */
 import { rateLimitFields } from '../../src/agent-options.ts'
-import { Options, Type, type StaticDecode } from '../../src/options.ts'
+import { Options, Type, type Static, type StaticDecode } from '../../src/options.ts'
 import { scopes, type Scope } from '../../src/principal.ts'
 import { tokenLength } from '../../src/token-file.ts'
+import { JwtOptions, type JwtInput } from './jwt-options.ts'
 
 const Token = (description: string) => Type.String({ minLength: tokenLength.least, maxLength: tokenLength.most, pattern: '^[!-~]+$', errorMessage: `must be ${tokenLength.least} or more printable characters without spaces`, writeOnly: true, description })
 
@@ -20,8 +21,11 @@ export const AuthOptions = Options({
   enabled: Type.Boolean({ default: true, description: 'Whether a token is asked for at all. When not, whoever reaches the port may do everything.' }),
   secret: Type.Optional(Token('The one shared secret; it may do everything. Better in a file, or in `FLEET_SECRET`.')),
   secretFile: Type.Optional(Type.String({ minLength: 1, examples: ['/run/secrets/fleet'], description: 'File that holds the shared secret.' })),
-  keys: Type.Array(KeyOptions, { default: [], description: 'Named keys with rights of their own, several valid at once.' })
-}, 'Who may do what: one shared secret, named keys, or both.')
+  keys: Type.Array(KeyOptions, { default: [], description: 'Named keys with rights of their own, several valid at once.' }),
+  jwt: Type.Optional(JwtOptions)
+}, 'Who may do what: one shared secret, named keys, JSON Web Tokens, or several of these.')
 
 export type AuthOptions = StaticDecode<typeof AuthOptions>
+/** As it is written: what is left out has its default. */
+export type AuthInput = Partial<Omit<Static<typeof AuthOptions>, 'jwt'>> & { jwt?: JwtInput }
 export type KeyOptions = StaticDecode<typeof KeyOptions>

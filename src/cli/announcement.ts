@@ -6,7 +6,7 @@ import type {} from '../../plugins/registry/index.ts'
 import type { FleetConfig } from '../config.ts'
 import { authorityOf, type Instance } from '../fleet/instance.ts'
 import { loopbackHost } from '../loopback.ts'
-import { colorsFor, say, type CommandIo } from './io.ts'
+import { colorsFor, plain, say, type CommandIo } from './io.ts'
 import { reachable } from './listener.ts'
 import type { FoundSecret } from './secret.ts'
 import { defaultFile, defaultUrl } from './target.ts'
@@ -63,16 +63,20 @@ function silence ({ agent, host, port }: Instance): string {
   return `${agent} at ${authorityOf(host, port)} does not answer`
 }
 
-function sayAuth (secret: FoundSecret | null, { server }: FleetConfig, line: (label: string, text: string) => void, io: CommandIo): void {
+function sayAuth (secret: FoundSecret | null, { server, auth }: FleetConfig, line: (label: string, text: string) => void, io: CommandIo): void {
   const { red, bold } = colorsFor(io.stderr, io.env)
   if (secret === null) {
     line('auth', red(bold('OFF: anybody who reaches this port can use and change the fleet')))
     if (!loopbackHost.test(server.host)) line('', red(`and ${server.host} is reached from other machines`))
     return
   }
-  line('auth', `secret from ${secret.from}`)
+  line('auth', secret.secret === undefined && hasOnlyJwt(auth) ? `JWTs of ${plain(auth.jwt!.issuer)}` : `secret from ${secret.from}`)
   // Off a terminal this is a log, where no secret belongs; its file has it.
   if (secret.isNew) line('', io.stderr.isTTY === true ? `it was made now; use it as  Authorization: Bearer ${bold(secret.secret!)}` : 'it was made now and is kept there')
+}
+
+function hasOnlyJwt ({ secret, secretFile, keys, jwt }: FleetConfig['auth']): boolean {
+  return jwt !== undefined && secret === undefined && secretFile === undefined && keys.length === 0
 }
 
 /** What to do next, as it can be copied. */

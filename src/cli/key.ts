@@ -137,7 +137,7 @@ function refuseAliases (names: readonly string[], { value }: KeyFile): void {
 
 /** What else a person needs to know, who has just made a key. */
 function notesOfNew ({ auth, keys, unset, value, file }: KeyFile): string[] {
-  const isFirst = keys.length === 0 && auth.secret === undefined && auth.secretFile === undefined
+  const isFirst = keys.length === 0 && auth.secret === undefined && auth.secretFile === undefined && auth.jwt === undefined
   return [
     ...unset.map(message => `Not everything was checked: ${message} here`),
     ...(auth.enabled === false ? ['auth.enabled is false: nobody is asked for a key before that changes'] : []),
@@ -189,7 +189,7 @@ async function revokeKey (id: string, flags: FileFlags & { fleet: string }, io: 
 }
 
 function notesOfRevoked ({ auth, keys, value, file }: KeyFile): string[] {
-  if (keys.length > 1 || auth.secret !== undefined || auth.secretFile !== undefined || auth.enabled === false) return []
+  if (keys.length > 1 || auth.secret !== undefined || auth.secretFile !== undefined || auth.jwt !== undefined || auth.enabled === false) return []
   return [
     'It was the last, and there is no secret in the file: what opens a gateway that runs now is the secret that it was started with, if there was one.',
     `That may be the one in ${join(stateDirOf(value, file), 'secret')}; a gateway that is started again without one takes it, or makes it.`

@@ -50,7 +50,7 @@ type Auth = FleetConfigInput['auth']
 export async function findSecret (flag: string | undefined, env: CommandIo['env'], auth: Auth, stateDir: string): Promise<FoundSecret> {
   const given = await givenToken(flag, env)
   if (given !== undefined) return { secret: given.token, from: given.from, source: given.source, isOwn: false, isNew: false, keep: nothingToKeep }
-  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0) return { secret: undefined, from: 'fleet.yaml', source: { from: 'default' }, isOwn: false, isNew: false, keep: nothingToKeep }
+  if (auth?.secret !== undefined || auth?.secretFile !== undefined || (auth?.keys?.length ?? 0) > 0 || auth?.jwt !== undefined) return { secret: undefined, from: 'fleet.yaml', source: { from: 'default' }, isOwn: false, isNew: false, keep: nothingToKeep }
   const kept = await keptToken(stateDir)
   return kept === undefined ? newSecret(stateDir) : { secret: kept.token, from: kept.from, source: { from: 'state', file: kept.from, isNew: false }, isOwn: true, isNew: false, keep: nothingToKeep }
 }

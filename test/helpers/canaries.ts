@@ -12,6 +12,8 @@ interface Canary {
 export interface Canaries {
   /** A new secret. @param mayBeIn where it has to be, or goes back to who sent it; everywhere else it is a leak */
   secret (kind: string, mayBeIn?: RegExp): string
+  /** A secret that is there already, with parts of it that give it away. */
+  known (kind: string, forms: readonly string[], mayBeIn?: RegExp): void
   /** Something that was said, written or sent somewhere. */
   gather (place: string, text: string | Buffer): void
   /** Every file below a folder. */
@@ -38,6 +40,7 @@ export function canaries (): Canaries {
       all.push({ kind, forms, mayBeIn: mayBeIn ?? null })
       return text
     },
+    known (kind, forms, mayBeIn) { all.push({ kind, forms, mayBeIn: mayBeIn ?? null }) },
     gather,
     async gatherFiles (place, folder) {
       for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {

@@ -9,6 +9,7 @@ export function configWith (path: string, value: unknown): object {
     'agents[].instances[]': { port: 1 },
     'paths[]': { prefix: '/', timeouts: {} },
     'agents[].paths[]': { prefix: '/', timeouts: {} },
+    'auth.jwt': { issuer: 'i', audience: 'a', ...(path !== 'auth.jwt.jwksFile' && { jwksUrl: 'https://issuer.example/' }) },
     'auth.keys[]': { id: 'k', scopes: ['read'], ...(!path.startsWith('auth.keys[].token') && { tokenFile: 'f' }) }
   }
   const parts = path.split('.')

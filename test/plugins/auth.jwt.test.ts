@@ -1,0 +1,471 @@
+/** JSON Web Tokens as bearer tokens: RFC 7519, RFC 8725 (best current practices), RFC 9068 (access tokens). */
+import { createHmac } from 'node:crypto'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:https'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { Writable } from 'node:stream'
+import Fastify from 'fastify'
+import { exportSPKI, SignJWT } from 'jose'
+import t, { type Test } from 'tap'
+import auth, { type AuthPluginOptions } from '../../plugins/auth/index.ts'
+import facts from '../../plugins/facts/index.ts'
+import registryPlugin from '../../plugins/registry/index.ts'
+import { VerifiedTokens } from '../../plugins/auth/verified-tokens.ts'
+import { OptionsError } from '../../src/options.ts'
+import { anyone, type Principal } from '../../src/principal.ts'
+import { fakeClock } from '../helpers/fake-clock.ts'
+import { handmade, jwtIssuer, startOfTime, type JwtIssuer } from '../helpers/jwt-issuer.ts'
+
+const secret = 'the-shared-secret'
+
+const selfSigned = () => ({ cert: fixture('self-signed.crt'), key: fixture('self-signed.key') })
+const fixture = (name: string) => readFileSync(new URL(`../fixtures/${name}`, import.meta.url))
+
+async function build (t: Test, options: AuthPluginOptions = { secret }) {
+  const clock = fakeClock()
+  let said = ''
+  const stream = new Writable({ write (chunk, _encoding, done) { said += String(chunk); done() } })
+  const app = Fastify({ logger: { level: 'debug', stream } })
+  t.teardown(() => app.close())
+  await app.register(facts)
+  await app.register(registryPlugin, { clock })
+  app.registry.register({ name: 'planner', aliases: ['plan'], host: 'localhost', port: 8501 })
+  app.registry.register({ name: 'writer', host: 'localhost', port: 8502 })
+  await app.register(auth, { clock, ...options })
+  const who = async ({ principal, authorizationIsGateways, facts }: { principal: Principal | null, authorizationIsGateways: boolean, facts: { keyId: string | null } }) =>
+    ({ id: principal?.id, scopes: principal?.scopes ?? null, agents: principal?.agents, named: principal?.named, strip: authorizationIsGateways, keyId: facts.keyId })
+  app.get('/optional', { config: { fleet: { optionalAuth: true } } }, who)
+  for (const scope of ['read', 'register', 'admin'] as const) app.get(`/${scope}`, { config: { fleet: { scope } } }, who)
+  app.get('/api/*', { config: { fleet: { scope: 'proxy' } } }, who)
+  const ask = (url: string, headers: Record<string, string>, remoteAddress = '192.0.2.1') => app.inject({ url, headers, remoteAddress })
+  const bearer = (url: string, token: string, remoteAddress?: string) => ask(url, { authorization: `Bearer ${token}` }, remoteAddress)
+  return { app, clock, ask, bearer, said: () => said }
+}
+
+/** An issuer and a gateway that believes it, whose keys are there already. */
+async function pair (t: Test, more: object = {}, options: AuthPluginOptions = {}) {
+  const issuer = await jwtIssuer(t)
+  const gateway = await build(t, { ...options, jwt: { ...issuer.jwt, ...more } })
+  await gateway.bearer('/read', await issuer.token())
+  t.equal(issuer.asked(), 1)
+  return { issuer, ...gateway }
+}
+
+t.test('a good token opens the gateway, and says who it is and what that one may do', async t => {
+  const { issuer, bearer } = await pair(t)
+
+  const reply = await bearer('/read', await issuer.token({ scope: 'proxy read unheard-of', agents: ['planner'] }))
+
+  t.equal(reply.statusCode, 200)
+  t.same(reply.json(), { id: 'jwt:someone', scopes: ['read', 'proxy'], agents: ['planner'], named: true, strip: true, keyId: 'jwt:someone' })
+  t.equal((await bearer('/register', await issuer.token())).headers['www-authenticate'], 'Bearer realm="fleet-gateway", error="insufficient_scope", scope="register"')
+})
+
+t.test('of everything else that looks like a token none opens anything', async t => {
+  const { issuer, bearer, said } = await pair(t)
+  const key = issuer.keys[0]!
+  const stranger = await issuer.makeKey('first')
+  const rsa = await issuer.makeKey('rsa', 'RS256')
+  const good = await issuer.token()
+  const [head, body, signature] = good.split('.') as [string, string, string]
+  const claims = { iss: 'https://issuer.example', aud: 'fleet', sub: 'someone', exp: startOfTime + 300, scope: 'admin', agents: ['*'] }
+  const byHmac = (secret: string) => {
+    const text = handmade({ alg: 'HS256', kid: 'first' }, claims, '').slice(0, -1)
+    return `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`
+  }
+  const spki = await exportSPKI(key.publicKey)
+  const bad: Record<string, string> = {
+    'another issuer': await issuer.token({ iss: 'https://other.example' }),
+    'the issuer with a slash more': await issuer.token({ iss: 'https://issuer.example/' }),
+    'issuers as a list': await issuer.token({ iss: ['https://issuer.example'] }),
+    'no issuer': await issuer.token({ iss: undefined }),
+    'another audience': await issuer.token({ aud: 'other' }),
+    'an audience that only holds ours': await issuer.token({ aud: 'fleet other' }),
+    'no audience': await issuer.token({ aud: undefined }),
+    'alg none': handmade({ alg: 'none' }, claims, ''),
+    'alg none, with a signature': handmade({ alg: 'none' }, claims),
+    'alg NONE': handmade({ alg: 'NoNe', kid: 'first' }, claims),
+    'HS256 with the public key as secret': byHmac(spki),
+    'HS256 with the JWK as secret': byHmac(JSON.stringify(key.jwk)),
+    'an algorithm that is not pinned': await issuer.token({}, { alg: 'RS512', kid: 'rsa' }, { ...rsa, privateKey: (await issuer.makeKey('x', 'RS512')).privateKey }),
+    'an algorithm that is not the key\'s': await issuer.token({}, { alg: 'RS256', kid: 'first' }, rsa),
+    expired: await issuer.token({ exp: startOfTime - 31 }),
+    'not yet': await issuer.token({ nbf: startOfTime + 31 }),
+    'issued in the future': await issuer.token({ iat: startOfTime + 31 }),
+    'no exp': await issuer.token({ exp: undefined }),
+    'exp as a text': await issuer.token({ exp: String(startOfTime + 300) }),
+    'another\'s signature': await issuer.token({}, {}, stranger),
+    'a tampered payload': [head, Buffer.from(JSON.stringify({ ...claims, sub: 'root' })).toString('base64url'), signature].join('.'),
+    'a tampered head': [Buffer.from(JSON.stringify({ alg: 'ES256', kid: 'first' })).toString('base64url'), body, signature].join('.'),
+    'no signature': `${head}.${body}.`,
+    'half of a signature': `${head}.${body}.${signature.slice(0, 40)}`,
+    'a part more': `${good}.${signature}`,
+    'no JSON': `${Buffer.from('x').toString('base64url')}.${body}.${signature}`,
+    'JSON that is no object': `${head}.${Buffer.from('[]').toString('base64url')}.${signature}`,
+    'a critical extension': handmade({ alg: 'ES256', kid: 'first', crit: ['exp'], exp: 1 }, claims),
+    'a critical b64': await new SignJWT(claims).setProtectedHeader({ alg: 'ES256', kid: 'first', crit: ['b64'], b64: true }).sign(key.privateKey),
+    'another type': await issuer.token({}, { typ: 'logout+jwt' }),
+    'a type that is no text': handmade({ alg: 'ES256', kid: 'first', typ: 1 }, claims),
+    'a key in its head': await issuer.token({}, { jwk: stranger.jwk, kid: undefined }, stranger),
+    'an address for its key': await issuer.token({}, { jku: `${issuer.url}?stranger`, x5u: `${issuer.url}?stranger` }, stranger),
+    'a certificate in its head': await issuer.token({}, { x5c: ['MIIB'] }, stranger),
+    'no name': await issuer.token({ sub: undefined }),
+    'an empty name': await issuer.token({ sub: '' }),
+    'a name that is no text': await issuer.token({ sub: 7 }),
+    'a long name': await issuer.token({ sub: 'x'.repeat(201) }),
+    'half a character for a name': await issuer.token({ sub: '\ud800' }),
+    huge: await issuer.token({ sub: 'x', padding: 'x'.repeat(8_000) })
+  }
+  const before = issuer.asked()
+
+  let address = 0
+  for (const [name, token] of Object.entries(bad)) {
+    const reply = await bearer('/optional', token, `192.0.2.${++address}`)
+    t.match(reply.json(), { scopes: null, strip: false, keyId: null }, name)
+    const refusal = await bearer('/read', token, `192.0.2.${address}`)
+    t.equal(refusal.statusCode, 401, name)
+    t.equal(refusal.headers['www-authenticate'], 'Bearer realm="fleet-gateway", error="invalid_token"', name)
+    t.equal(refusal.json().message, name === 'expired' ? 'The token has expired' : 'The token is not valid', name)
+  }
+
+  t.equal(issuer.asked(), before, 'and nothing was fetched for any of them')
+  t.equal((await bearer('/read', good)).statusCode, 200)
+  for (const token of Object.values(bad)) t.notOk(said().includes(token.split('.')[1]!), 'nor is it in the log')
+})
+
+t.test('that a token has expired is told to nobody who could not have had it', async t => {
+  const { issuer, bearer } = await pair(t)
+  const stranger = await issuer.makeKey('first')
+
+  t.equal((await bearer('/read', await issuer.token({ exp: 1 }))).json().message, 'The token has expired')
+  t.equal((await bearer('/read', await issuer.token({ exp: 1 }, {}, stranger))).json().message, 'The token is not valid')
+})
+
+t.test('times are taken with clockSkew, for tokens that were seen before as well', async t => {
+  const { issuer, bearer, clock } = await pair(t, { clockSkew: '10s' })
+  const token = await issuer.token({ exp: startOfTime + 60, nbf: startOfTime + 10, iat: startOfTime + 10 })
+  t.equal((await bearer('/read', token)).statusCode, 200)
+
+  clock.advance(69_999)
+  t.equal((await bearer('/read', token)).statusCode, 200)
+  clock.advance(1)
+  t.match((await bearer('/read', token)).json(), { statusCode: 401, message: 'The token has expired' })
+})
+
+t.test('every type of an access token is taken, and every algorithm that is pinned', async t => {
+  const { issuer, bearer } = await pair(t)
+  for (const typ of [undefined, 'JWT', 'jwt', 'at+jwt', 'application/at+JWT']) t.equal((await bearer('/read', await issuer.token({}, { typ }))).statusCode, 200, String(typ))
+
+  for (const alg of ['RS256', 'PS256', 'ES384', 'EdDSA']) {
+    const other = await jwtIssuer(t)
+    other.keys.splice(0, 1, await other.makeKey('k', alg))
+    const { bearer } = await build(t, { jwt: { ...other.jwt, algorithms: [alg as 'RS256'] } })
+    t.equal((await bearer('/read', await other.token())).statusCode, 200, alg)
+    t.equal((await bearer('/read', await other.token({}, { kid: undefined }))).statusCode, 200, `${alg}: the only key needs no name`)
+  }
+})
+
+t.test('rights: claims in both forms, what is not there is not allowed, and defaults are for what is missing alone', async t => {
+  const { issuer, bearer } = await pair(t)
+  const who = async (claims: object) => (await bearer('/optional', await issuer.token({ scope: undefined, agents: undefined, ...claims }))).json()
+
+  t.match(await who({}), { scopes: [], agents: [] })
+  t.match(await who({ scope: 'admin', agents: 'planner writer' }), { scopes: ['admin'], agents: ['planner', 'writer'] })
+  t.match(await who({ scope: ['proxy', 'read'], agents: ['planner', '*'] }), { scopes: ['read', 'proxy'], agents: '*' })
+  t.match(await who({ scp: ['proxy'], agents: '*' }), { scopes: ['proxy'], agents: '*' })
+  t.match(await who({ scope: '', scp: 'admin' }), { scopes: [] })
+  t.match(await who({ scope: 'Admin admin,read' }), { scopes: [] }, 'to the letter')
+  t.match(await who({ scope: { admin: true }, agents: ['*', 1] }), { scopes: [], agents: [] })
+  t.match(await who({ scope: null, agents: null }), { scopes: [], agents: [] })
+
+  const token = async (claims: object) => await issuer.token({ sub: 'a', scope: undefined, agents: undefined, ...claims })
+  t.equal((await bearer('/read', await token({}))).statusCode, 403)
+  t.equal((await bearer('/api/planner', await token({ scope: 'proxy' }))).json().message, 'This key is not for that agent')
+  t.equal((await bearer('/api/plan', await token({ scope: 'proxy', agents: 'planner' }))).statusCode, 200)
+  t.equal((await bearer('/api/writer', await token({ scope: 'admin', agents: 'planner' }))).statusCode, 403)
+})
+
+t.test('rights by other claims, and by default', async t => {
+  const { issuer, bearer } = await pair(t, { scopeClaim: 'permissions', agentsClaim: 'https://fleet/agents', idClaim: 'email', defaultScopes: ['read'], defaultAgents: ['*'] })
+  const who = async (claims: object) => (await bearer('/optional', await issuer.token({ email: 'a@b', agents: 'writer', ...claims }))).json()
+
+  t.match(await who({}), { id: 'jwt:a@b', scopes: ['read'], agents: '*' })
+  t.match(await who({ permissions: ['proxy'], 'https://fleet/agents': ['planner'] }), { scopes: ['proxy'], agents: ['planner'] })
+  t.match(await who({ permissions: [], 'https://fleet/agents': [] }), { scopes: [], agents: [] })
+  t.match(await who({ permissions: 7, 'https://fleet/agents': false }), { scopes: [], agents: [] })
+})
+
+t.test('a name is one word for logs and buckets, and no other\'s', async t => {
+  const { issuer, bearer } = await pair(t)
+  const idOf = async (sub: string) => (await bearer('/optional', await issuer.token({ sub }))).json().id
+
+  t.equal(await idOf('auth0|123'), 'jwt:auth0|123')
+  t.equal(await idOf('a agent:b\n'), 'jwt:a%20agent:b%0A')
+  t.equal(await idOf('a%20b'), 'jwt:a%2520b')
+  t.equal(await idOf('größe'), 'jwt:gr%C3%B6%C3%9Fe')
+})
+
+t.test('keys and JWTs stand beside each other, and every way to send a token takes both', async t => {
+  const { issuer, ask } = await pair(t, {}, { secret, keys: [{ id: 'one', token: 'a.key.with-dots', scopes: ['read'], agents: ['planner'] }] })
+  const token = await issuer.token()
+  const offer = { connection: 'upgrade', upgrade: 'websocket', 'sec-websocket-protocol': `chat, fleet.bearer.${token}` }
+
+  t.match((await ask('/read', { authorization: `Bearer ${secret}` })).json(), { id: null })
+  t.match((await ask('/read', { authorization: 'Bearer a.key.with-dots' })).json(), { id: 'one' })
+  t.match((await ask('/read', { 'x-fleet-token': token })).json(), { id: 'jwt:someone', strip: false })
+  t.match((await ask('/read', offer)).json(), { id: 'jwt:someone', strip: false })
+})
+
+t.test('what opens the gateway is found in Authorization, whatever is in X-Fleet-Token', async t => {
+  const { issuer, ask } = await pair(t, {}, { secret })
+  const [token, other, agents] = [await issuer.token(), await issuer.token({ sub: 'other' }), await issuer.token({ aud: 'agent' })]
+  const strip = async (own: string, authorization: string) => (await ask('/api/planner', { 'x-fleet-token': own, authorization })).json().strip
+
+  t.equal(await strip(secret, `Bearer ${token}`), true)
+  t.equal(await strip(token, `Bearer ${other}`), true)
+  t.equal(await strip(token, `bearer  ${secret}`), true)
+  t.equal(await strip(token, `Bearer ${agents}`), false)
+  t.equal(await strip(secret, `Bearer ${await issuer.token({}, {}, await issuer.makeKey('first'))}`), false)
+  t.equal(await strip(secret, 'Bearer not-a-jwt'), false)
+})
+
+t.test('refused JWTs are guesses like others, and valid ones always pass', async t => {
+  const { issuer, bearer } = await pair(t)
+  const bad = await issuer.token({}, {}, await issuer.makeKey('first'))
+
+  for (let count = 0; count < 20; count++) t.equal((await bearer('/read', bad, '198.51.100.1')).statusCode, 401)
+
+  t.equal((await bearer('/read', bad, '198.51.100.1')).statusCode, 429)
+  t.equal((await bearer('/read', await issuer.token({ exp: 1 }), '198.51.100.1')).statusCode, 429)
+  t.equal((await bearer('/read', await issuer.token(), '198.51.100.1')).statusCode, 200)
+})
+
+t.test('a new key is fetched when a token names it, and unknown ones fetch nothing until the cooldown is over', async t => {
+  const { issuer, bearer, clock } = await pair(t)
+  const old = await issuer.token()
+  issuer.keys.unshift(await issuer.makeKey('second'))
+  const rotated = await issuer.token()
+
+  t.equal((await bearer('/read', rotated)).statusCode, 401, 'fetched a moment ago')
+  for (let count = 0; count < 10; count++) await bearer('/read', await issuer.token({}, { kid: `random-${count}` }))
+  t.equal(issuer.asked(), 1)
+  clock.advance(30_000)
+  const replies = await Promise.all([rotated, rotated, old, await issuer.token({}, { kid: 'unknown' })].map(token => bearer('/read', token)))
+
+  t.same(replies.map(({ statusCode }) => statusCode), [200, 200, 200, 401])
+  t.equal(issuer.asked(), 2, 'all waited for one answer')
+})
+
+t.test('a key that was withdrawn opens nothing from the next fetch on, not even with a token that was verified', async t => {
+  const { issuer, bearer, clock } = await pair(t)
+  const token = await issuer.token({ exp: startOfTime + 3_600 })
+  t.equal((await bearer('/read', token)).statusCode, 200)
+  issuer.keys.splice(0, 1, await issuer.makeKey('second'))
+
+  clock.advance(600_000)
+
+  t.equal((await bearer('/read', token)).statusCode, 401)
+  t.equal((await bearer('/read', await issuer.token({ exp: startOfTime + 3_600 }))).statusCode, 200)
+})
+
+t.test('keys are fetched anew before they are too old, and nobody waits for it', async t => {
+  const { issuer, bearer, clock } = await pair(t)
+  const token = await issuer.token({ exp: startOfTime + 3_600 })
+  let answer = () => {}
+  const asked = new Promise<void>(resolve => issuer.misbehave((_request, response) => {
+    answer = () => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))
+    resolve()
+  }))
+  clock.advance(300_000)
+
+  t.equal((await bearer('/read', token)).statusCode, 200)
+  await asked
+  t.equal((await bearer('/read', token)).statusCode, 200)
+  t.equal(issuer.asked(), 2)
+  answer()
+})
+
+t.test('without the issuer\'s server known keys go on until they are too old; then nobody can say, which is no fault of the client\'s', async t => {
+  const { issuer, bearer, ask, clock, said } = await pair(t, {}, { secret })
+  const token = await issuer.token({ exp: startOfTime + 3_600 })
+  t.equal((await bearer('/read', token)).statusCode, 200)
+  await issuer.stop()
+  clock.advance(599_999)
+
+  t.equal((await bearer('/read', token)).statusCode, 200)
+  t.equal((await bearer('/read', await issuer.token({ sub: 'new', exp: startOfTime + 3_600 }))).statusCode, 200, 'a new one of a known key, too')
+  clock.advance(1)
+  for (let count = 0; count < 25; count++) {
+    const reply = await bearer('/read', token)
+    t.match(reply.json(), { statusCode: 503, code: 'FLEET_AUTH_UNAVAILABLE' })
+    t.match(reply.headers['retry-after'], /^[1-5]$/)
+    t.equal(reply.headers['www-authenticate'], undefined)
+  }
+  t.equal((await ask('/api/planner', { 'x-fleet-token': secret, authorization: `Bearer ${token}` })).statusCode, 503, 'whose it is, nobody knows')
+  t.equal((await ask('/api/planner', { 'x-fleet-token': secret, authorization: `Bearer ${await issuer.token({ aud: 'agent' })}` })).statusCode, 200, 'an agent\'s own needs no key')
+  t.equal((await bearer('/optional', token)).statusCode, 200)
+  t.equal((await bearer('/read', await issuer.token({ aud: 'other' }))).statusCode, 401)
+  t.equal((await bearer('/read', secret)).statusCode, 200, 'keys need nobody')
+  t.equal(said().split('The keys of auth.jwt can not be fetched').length - 1, 1, 'said once')
+})
+
+t.test('whatever the issuer\'s server answers, it is bounded, redirects are not followed, and it is tried again after a pause', async t => {
+  const answers: [string, (issuer: JwtIssuer) => void, string][] = [
+    ['an error', issuer => issuer.misbehave((_request, response) => response.writeHead(500).end()), 'it answers 500'],
+    ['a redirect', issuer => issuer.misbehave((request, response) => request.url === '/jwks.json' ? response.writeHead(302, { location: '/other' }).end() : response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))), 'it answers 302'],
+    ['garbage', issuer => issuer.misbehave((_request, response) => response.end('<html>')), 'it answers no JWK Set'],
+    ['no keys', issuer => issuer.misbehave((_request, response) => response.end('{"keys": []}')), 'it answers no JWK Set'],
+    ['keys that are none', issuer => issuer.misbehave((_request, response) => response.end('{"keys": [1]}')), 'it answers no JWK Set'],
+    ['much', issuer => issuer.misbehave((_request, response) => response.end(`{"keys": [${' '.repeat(300_000)}]}`)), 'it answers more than 256 KiB'],
+    ['without end', issuer => issuer.misbehave((_request, response) => { response.on('error', () => {}); const write = () => { while (response.writable && response.write(' '.repeat(10_000)));response.once('drain', write) }; write() }), 'it answers more than 256 KiB'],
+    ['a cut answer', issuer => issuer.misbehave((_request, response) => { response.writeHead(200, { 'content-length': '1000' }).write('{'); response.destroy() }), 'UND_ERR_SOCKET']
+  ]
+  for (const [name, misbehave, reason] of answers) {
+    const issuer = await jwtIssuer(t)
+    misbehave(issuer)
+    const { bearer, clock, said } = await build(t, { jwt: issuer.jwt })
+    const token = await issuer.token()
+
+    const reply = await bearer('/read', token)
+    t.match(reply.json(), { statusCode: 503 }, name)
+    t.match(said(), new RegExp(`can not be fetched from ${issuer.url}: ${reason}`), name)
+    t.equal((await bearer('/read', token)).statusCode, 503)
+    t.equal(issuer.asked(), 1, `${name}: not asked again at once`)
+    issuer.misbehave(null)
+    clock.advance(5_000)
+    t.equal((await bearer('/read', token)).statusCode, 200, `${name}: mended`)
+    t.match(said(), /are fetched from .* again/)
+  }
+})
+
+t.test('a server that does not answer holds up nobody but who waits for it, and no end of the gateway', async t => {
+  const issuer = await jwtIssuer(t)
+  const asked = new Promise<void>(resolve => issuer.misbehave(() => resolve()))
+  const { app, bearer } = await build(t, { secret, jwt: issuer.jwt })
+
+  const waiting = bearer('/read', await issuer.token())
+  await asked
+  t.equal((await bearer('/read', secret)).statusCode, 200)
+  await app.close()
+
+  t.equal((await waiting).statusCode, 503)
+})
+
+t.test('a server with a certificate that nobody vouches for is not believed, whatever the environment says', async t => {
+  const issuer = await jwtIssuer(t)
+  const server = createServer(selfSigned(), (_request, response) => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) })))
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => server.close())
+  const before = process.env['NODE_TLS_REJECT_UNAUTHORIZED']
+  process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = '0'
+  t.teardown(() => { if (before === undefined) delete process.env['NODE_TLS_REJECT_UNAUTHORIZED']; else process.env['NODE_TLS_REJECT_UNAUTHORIZED'] = before })
+  const { bearer, said } = await build(t, { jwt: { ...issuer.jwt, jwksUrl: `https://127.0.0.1:${(server.address() as AddressInfo).port}/` } })
+
+  t.equal((await bearer('/read', await issuer.token())).statusCode, 503)
+  t.match(said(), /can not be fetched .*DEPTH_ZERO_SELF_SIGNED_CERT/)
+})
+
+t.test('keys of a file count without any server', async t => {
+  const issuer = await jwtIssuer(t)
+  const file = join(t.testdir(), 'jwks.json')
+  writeFileSync(file, JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))
+  const { jwksUrl: _unused, ...jwt } = issuer.jwt
+  const { app, bearer } = await build(t, { jwt: { ...jwt, jwksFile: file } })
+
+  t.equal((await bearer('/read', await issuer.token())).statusCode, 200)
+  t.equal((await bearer('/read', await issuer.token({}, { kid: 'other' }))).statusCode, 401)
+  issuer.keys.splice(0, 1, await issuer.makeKey('second'))
+  writeFileSync(file, JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))
+  t.equal((await bearer('/read', await issuer.token())).statusCode, 401)
+  app.auth.reconfigure({ jwt: { ...jwt, jwksFile: file } })
+  t.equal((await bearer('/read', await issuer.token())).statusCode, 200, 'read again with a reload')
+  t.equal(issuer.asked(), 0)
+})
+
+t.test('settings that are no good are refused, with their places; a reload of such changes nothing', async t => {
+  const { issuer, app, bearer } = await pair(t)
+  const [key] = issuer.keys
+  const folder = t.testdir({ garbage: 'x', empty: '{"keys": []}', private: '', secret: '{"keys": [{"kty": "oct", "k": "AAAA"}]}', odd: '{"keys": [{"kty": "RSA"}]}', big: ' '.repeat(300_000) })
+  const { exportJWK } = await import('jose')
+  writeFileSync(join(folder, 'private'), JSON.stringify({ keys: [await exportJWK(key!.privateKey)] }))
+  const base = { issuer: 'i', audience: 'a' }
+  const file = (name: string) => ({ ...base, jwksFile: join(folder, name) })
+  const bad: [object, string, RegExp][] = [
+    [base, 'jwt', /must have one of jwksUrl and jwksFile/],
+    [{ ...file('odd'), jwksUrl: 'https://x' }, 'jwt', /must have one of/],
+    [{ audience: 'a', jwksUrl: 'https://x' }, 'jwt.issuer', /is required/],
+    [{ issuer: 'i', jwksUrl: 'https://x' }, 'jwt.audience', /is required/],
+    [{ ...base, jwksUrl: 'x' }, 'jwt.jwksUrl', /must be a URL/],
+    [{ ...base, jwksUrl: 'file:///etc/passwd' }, 'jwt.jwksUrl', /must be https/],
+    [{ ...base, jwksUrl: 'http://issuer.example/' }, 'jwt.jwksUrl', /must be https, or http on loopback/],
+    [{ ...base, jwksUrl: 'http://localhost.example.com/' }, 'jwt.jwksUrl', /must be https/],
+    [{ ...base, jwksUrl: 'https://me:word@x/' }, 'jwt.jwksUrl', /must not hold a name or a password/],
+    [{ ...base, jwksUrl: 'https://x', algorithms: ['HS256'] }, 'jwt.algorithms[0]', /must be one of RS256/],
+    [{ ...base, jwksUrl: 'https://x', algorithms: ['none'] }, 'jwt.algorithms[0]', /must be one of/],
+    [{ ...base, jwksUrl: 'https://x', algorithms: [] }, 'jwt.algorithms', /./],
+    [{ ...base, jwksUrl: 'https://x', clockSkew: '1h' }, 'jwt.clockSkew', /at most 5m/],
+    [{ ...base, jwksUrl: 'https://x', defaultScopes: ['root'] }, 'jwt.defaultScopes[0]', /must be one of/],
+    [{ ...base, jwksUrl: 'https://x', secret: 'x' }, 'jwt.secret', /unknown key/],
+    [file('missing'), 'jwt.jwksFile', /can not be read: ENOENT/],
+    [file('garbage'), 'jwt.jwksFile', /must hold a JWK Set/],
+    [file('empty'), 'jwt.jwksFile', /must hold a JWK Set/],
+    [file('private'), 'jwt.jwksFile', /must hold public keys alone/],
+    [file('secret'), 'jwt.jwksFile', /must hold public keys alone/],
+    [file('odd'), 'jwt.jwksFile', /must hold public keys alone/],
+    [file('big'), 'jwt.jwksFile', /is longer than 256 KiB/]
+  ]
+
+  for (const [jwt, path, message] of bad) {
+    try {
+      app.auth.reconfigure({ jwt } as object)
+      t.fail(JSON.stringify(jwt))
+    } catch (error) {
+      t.ok(error instanceof OptionsError, JSON.stringify(jwt))
+      t.match((error as OptionsError).errors, [{ path, message }], JSON.stringify(jwt))
+    }
+    t.equal((await bearer('/read', await issuer.token())).statusCode, 200)
+  }
+})
+
+t.test('a reload takes everything but the keys anew, and only other sources are fetched', async t => {
+  const { issuer, app, bearer } = await pair(t)
+  const token = await issuer.token({ sub: 'a' })
+  t.equal((await bearer('/api/planner', token)).statusCode, 200)
+
+  app.auth.reconfigure({ jwt: { ...issuer.jwt, agentsClaim: 'none' } })
+  t.equal((await bearer('/api/planner', token)).statusCode, 403, 'what was verified is judged again')
+  t.equal(issuer.asked(), 1)
+  app.auth.reconfigure({ jwt: { ...issuer.jwt, jwksMaxAge: '1m' } })
+  t.equal((await bearer('/api/planner', token)).statusCode, 200)
+  t.equal(issuer.asked(), 2)
+  app.auth.reconfigure({ keys: [] })
+  t.equal((await bearer('/api/planner', token)).statusCode, 401)
+  t.equal((await bearer('/api/planner', token)).json().message, 'The token is not valid')
+})
+
+t.test('a gateway with auth off leaves agents\' tokens alone', async t => {
+  const issuer = await jwtIssuer(t)
+  const { app } = await build(t, { enabled: false, jwt: issuer.jwt })
+
+  const reply = await app.inject({ url: '/api/planner', headers: { authorization: `Bearer ${await issuer.token()}` } })
+
+  t.match(reply.json(), { id: null, strip: false })
+  t.equal(issuer.asked(), 0)
+})
+
+t.test('of verified tokens the least recently used goes first, and none counts beyond its time or its keys', t => {
+  const tokens = new VerifiedTokens(2)
+  tokens.add('a', 0, anyone, 10)
+  tokens.add('b', 0, anyone, 10)
+  t.equal(tokens.find('a', 0, 1), anyone)
+  tokens.add('c', 0, anyone, 20)
+
+  t.equal(tokens.find('b', 0, 1), null)
+  t.equal(tokens.find('a', 0, 9), anyone)
+  t.equal(tokens.find('a', 0, 10), null)
+  t.equal(tokens.size, 1)
+  t.equal(tokens.find('c', 1, 1), null)
+  t.equal(tokens.size, 0)
+  t.end()
+})
