@@ -280,15 +280,18 @@ for (const upstreamClient of ['own', 'undici'] as const) {
   })
 }
 
-t.test('bad files of agents stop the start, all of them at once', options, async t => {
+t.test('bad files of agents stop the start, all of them at once, those of their headers too', options, async t => {
   const authority = certificates(t)
   const { certFile, keyFile } = authority.issue('one')
   const agents = [
     { name: 'a', port: 1, protocol: 'https' as const, tls: { caFile: keyFile } },
-    { name: 'b', port: 2, protocol: 'https' as const, tls: { certFile, keyFile: '/nowhere/key' } }
+    { name: 'b', port: 2, protocol: 'https' as const, headers: { 'X-Key': { file: '/nowhere/token' } }, tls: { certFile, keyFile: '/nowhere/key' } }
   ]
 
-  await t.rejects(createGateway({ ...quiet, agents }), { message: /^agents\[0\]\.tls\.caFile: holds no certificate[^]*\nagents\[1\]\.tls\.keyFile: names a file that does not exist \(\/nowhere\/key\)$/ })
+  await t.rejects(createGateway({ ...quiet, agents }), {
+    name: 'ConfigError',
+    message: /^agents\[1\]\.headers\.X-Key\.file: can not be read: ENOENT \(\/nowhere\/token\)\nagents\[0\]\.tls\.caFile: holds no certificate[^]*\nagents\[1\]\.tls\.keyFile: names a file that does not exist \(\/nowhere\/key\)$/
+  })
 })
 
 t.test('what goes together in tls is held to it, and a registration has no say in it', async t => {
