@@ -55,9 +55,15 @@ async function examine (file: string, { env, self }: CommandIo): Promise<{ probl
     if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
-    return { config, problems: locate(startErrors(config), source) }
+    return { config, problems: locate(startErrors(withoutOverruled(config, env)), source) }
   } catch (error) {
     if (error instanceof ConfigError) return { problems: error.problems }
     throw error
   }
+}
+
+/** Where the environment has the secret `serve` reads no file for it, so nothing in that can be wrong. */
+function withoutOverruled (config: FleetConfig, { FLEET_SECRET, FLEET_SECRET_FILE }: CommandIo['env']): FleetConfig {
+  const { secretFile: _overruled, ...auth } = config.auth
+  return (FLEET_SECRET ?? '') === '' && (FLEET_SECRET_FILE ?? '') === '' ? config : { ...config, auth }
 }
