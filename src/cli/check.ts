@@ -17,7 +17,6 @@ interface CheckFlags {
 
 export function checkCommand (io: CommandIo): Command {
   const command = new Command('check')
-    .description('say whether a fleet.yaml is valid, and if not, all that is wrong with it')
     .argument('[file]', 'the file (fleet.yaml)')
     .option('--fleet, --fleet-yaml <file>', 'the same')
     .option(...jsonOption)

@@ -40,7 +40,7 @@ const tokenPrefix = 'fleet_'
 const usualBurst = 100
 
 export function keyCommand (io: CommandIo): Command {
-  const command = new Command('key').description('make, list and revoke keys: named tokens with rights of their own, in fleet.yaml')
+  const command = new Command('key')
   for (const create of [newCommand, listCommand, revokeCommand]) command.addCommand(create(io))
   return withExamples(command, [
     ['fleet-gateway key new dashboard --scope read'],

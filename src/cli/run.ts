@@ -42,7 +42,6 @@ const goodbyeMs = 3_000
 
 export function runCommand (io: CommandIo): Command {
   const command = clientCommand('run')
-    .description('start a program with a port of its own, and keep it in the fleet while it runs')
     .usage('<name> [options] -- <command...>')
     .argument('<name>', 'the agent\'s name')
     .argument('<command...>', 'the program and its arguments; {port} and {host} in them are replaced')

@@ -38,7 +38,6 @@ const firstProbesMs = 1_000
 
 export function serveCommand (io: CommandIo): Command {
   const command = new Command('serve')
-    .description('run the gateway')
     .option('--port <port>', `port to listen on (FLEET_PORT; ${defaultPort})`, integer(...boundsOf('server', 'port')))
     .option('--host <address>', `address to listen on (FLEET_HOST; ${defaultHost})`)
     .option('--secret <token>', 'the shared secret; better in FLEET_SECRET or FLEET_SECRET_FILE, where other users of the machine can\'t see it')

@@ -13,7 +13,6 @@ import { duration } from './wording.ts'
 
 export function statsCommand (io: CommandIo): Command {
   const command = clientCommand('stats')
-    .description('show counters and latencies since the gateway started')
     .option(...jsonOption)
     .action((flags: ClientFlags) => showStats(fleetOf(flags), io))
   return withExamples(command, [['fleet-gateway stats'], ['fleet-gateway stats --json | jq .total_errors']])
