@@ -190,7 +190,7 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals
         return io.exit(signal === 'SIGINT' ? 130 : 143)
       }
       firstAt = now
-      say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish`)
+      say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish${signal === 'SIGINT' ? '; Ctrl-C again ends it at once' : ''}`)
       gateway.drain.begin({ delayMs: server.drainDelay, timeoutMs: server.drainTimeout })
         .then(() => gateway.close())
         .then(() => resolve(0), reject)
