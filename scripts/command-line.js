@@ -61,7 +61,8 @@ function sentence (text) {
 export default {
   file: 'docs/command-line.md',
   async render () {
-    const commands = createProgram(nowhere).commands.flatMap(leaves).map(section)
+    const { commands: all } = await createProgram(nowhere)
+    const commands = all.flatMap(leaves).map(section)
     return (await readFile(template, 'utf8')).replace(placeholder, () => commands.join('\n\n'))
   }
 }

@@ -9,7 +9,7 @@
  * id that is still starting leaves, and whoever sees a higher one waits until that has left, or has turned out to be there already.
  */
 import { randomBytes } from 'node:crypto'
-import { chmod, lstat, open, readdir, readlink, rename, rm, type FileHandle } from 'node:fs/promises'
+import { lstat, open, readdir, readlink, rename, rm, type FileHandle } from 'node:fs/promises'
 import { createConnection, createServer, type Server, type Socket } from 'node:net'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
@@ -125,7 +125,6 @@ async function takePlace (folder: string): Promise<Place> {
   try {
     // Between its making and its listening a socket looks like one that was left, so it gets its name when it listens.
     await listen(server, join(short.folder, `lock-${id}.sock.new`))
-    await chmod(`${path}.new`, 0o666) // to ask is everybody's right: a user who may not would take it for left, or be stuck with it
     await rename(`${path}.new`, path)
     for (const other of await othersIn(folder, id)) await outlast(folder, short.folder, other, id)
   } catch (error) {
@@ -212,7 +211,9 @@ function listen (server: Server, path: string): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject)
     // Of a cluster's workers each is a gateway of its own.
-    server.listen({ path, exclusive: true }, () => {
+    // To ask is everybody's right: a user who may not would take it for left, or be stuck with it. Said here it is done in the same step: a chmod
+    // later could meet something else under the name, such as a link.
+    server.listen({ path, exclusive: true, readableAll: true, writableAll: true }, () => {
       server.off('error', reject)
       server.unref()
       resolve()

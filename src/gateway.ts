@@ -96,9 +96,10 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     const input = withFallbackSecret(mergeConfig(fromFile?.value ?? {}, overrides), fallbackSecret)
     const source = { ...(fromFile && { file: fromFile.file, positions: fromFile.positions }), codeNames }
     const config = parseConfig(input, source)
-    const agents = await placing(source, () => toAgentDefinitions(config.agents))
+    let agents: readonly AgentDefinition[] = []
     const { problems, use } = tlsFiles.prepare(config.agents)
-    if (problems.length > 0) throw new ConfigError(locate(problems, source))
+    const wrong = [...errorsOf(() => { agents = toAgentDefinitions(config.agents) }), ...problems]
+    if (wrong.length > 0) throw new ConfigError(locate(wrong, source))
     return { input, config, agents, source, useTlsFiles: use }
   }
 

@@ -1,12 +1,15 @@
 /** src/folder-lock.ts: one holder at a time, and nothing that a dead one leaves is in anybody's way. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdir, mkdtemp, readdir, rename, rm, utimes, writeFile } from 'node:fs/promises'
+import { readdirSync, rmSync, symlinkSync } from 'node:fs'
+import { mkdir, mkdtemp, readdir, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import * as net from 'node:net'
 import { createServer, type Server, type Socket } from 'node:net'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createFolderLock, type FolderLock } from '../src/folder-lock.ts'
+import type * as FolderLockModule from '../src/folder-lock.ts'
 
 /** A lock that is released with the test. */
 function lockIn (t: Test, folder: string): FolderLock {
@@ -127,6 +130,37 @@ t.test('who lives and says nothing, or nonsense, holds', async t => {
 
     for (const socket of sockets) socket.destroy()
   }
+})
+
+t.test('whatever is put in the place of a socket that is new, its rights are not changed', async t => {
+  const folder = await shortFolder(t)
+  const secret = join(folder, 'secret')
+  await writeFile(secret, 'secret', { mode: 0o600 })
+  const { createFolderLock } = await t.mockImport<typeof FolderLockModule>('../src/folder-lock.ts', {
+    'node:net': {
+      ...net,
+      createServer: (onConnection: (socket: Socket) => void) => net.createServer(onConnection).prependListener('listening', () => {
+        const [name = ''] = readdirSync(folder).filter(candidate => candidate.endsWith('.new'))
+        rmSync(join(folder, name))
+        symlinkSync(secret, join(folder, name))
+      })
+    }
+  })
+  const lock = createFolderLock(folder)
+  t.teardown(() => lock.release())
+
+  await lock.hold()
+
+  t.equal((await stat(secret)).mode & 0o777, 0o600)
+})
+
+t.test('anybody may ask the socket', async t => {
+  const folder = await shortFolder(t)
+
+  await lockIn(t, folder).hold()
+
+  const [name = ''] = await readdir(folder)
+  t.equal((await stat(join(folder, name))).mode & 0o666, 0o666)
 })
 
 t.test('a folder whose path is too long for a socket can be held', { skip: process.platform === 'linux' ? false : 'only Linux has another name for it' }, async t => {

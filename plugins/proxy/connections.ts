@@ -54,6 +54,11 @@ class ConnectionSet implements ConnectionOwner {
     return this.#instance.protocol === 'https'
   }
 
+  /** Whether its connections are such as would be made for the instance now: a client certificate is shown to trusted ones only. */
+  isFor ({ trusted }: Instance): boolean {
+    return !this.isTls || trusted === this.#instance.trusted
+  }
+
   acquire (reuse: Reuse): AgentConnection {
     const idle = reuse === 'any' ? this.#takeLast() : reuse === 'none' ? undefined : this.#takeSettled()
     if (idle !== undefined) return idle
@@ -152,7 +157,8 @@ export class Connections {
   acquire (instance: Instance, reuse: Reuse): AgentConnection {
     const { runtime } = instance
     let set = this.#sets.get(runtime)
-    if (set === undefined) {
+    if (set === undefined || !set.isFor(instance)) {
+      set?.leave()
       const created = new ConnectionSet(instance, owner => this.#create(instance, owner), () => { if (this.#sets.get(runtime) === created) this.#sets.delete(runtime) })
       this.#sets.set(runtime, set = created)
     }

@@ -13,7 +13,6 @@ import type { ClientFlags } from './target.ts'
 
 export function agentsCommand (io: CommandIo): Command {
   const command = clientCommand('agents')
-    .description('list the agents, or one with its instances')
     .argument('[name]', 'an agent\'s name or alias')
     .option(...jsonOption)
     .action((name: string | undefined, flags: ClientFlags) => showAgents(name, fleetOf(flags), io))

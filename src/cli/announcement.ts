@@ -1,9 +1,12 @@
 /**
  * What `serve` says when it has started: the fleet and its state, where the secret is from, what to be careful about, what to try.
  */
+import { X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import type { FastifyInstance } from 'fastify'
 import type {} from '../../plugins/registry/index.ts'
 import type { FleetConfig } from '../config.ts'
+import type { Agent } from '../fleet/agent.ts'
 import { authorityOf, type Instance } from '../fleet/instance.ts'
 import { loopbackHost } from '../loopback.ts'
 import { colorsFor, plain, say, type CommandIo } from './io.ts'
@@ -31,7 +34,7 @@ export interface Started {
 const mostNamed = 5
 
 export function announce (started: Started, io: CommandIo): void {
-  const { gateway, config, secret, file, wanted, stateDir, canKeep } = started
+  const { gateway, config, file, wanted, stateDir, canKeep } = started
   const { yellow } = colorsFor(io.stderr, io.env)
   const line = (label: string, text: string) => say(io, `  ${label.padEnd(8)}${text}`)
   const agents = [...gateway.registry.agents()]
@@ -41,16 +44,24 @@ export function announce (started: Started, io: CommandIo): void {
 
   line('agents', agents.length === 0
     ? file === null ? `none: there is no ${wanted} yet; "${io.self} onboard" writes one` : `none yet (${file})`
-    : `${fleetInWords(agents)} (${file ?? `registered earlier; there is no ${wanted}`})${heard(instances.length, silent.length, unheard)}`)
+    : `${fleetInWords(agents)} (${origin(agents, file, wanted)})${heard(instances.length, silent.length, unheard)}`)
   for (const instance of silent.slice(0, mostNamed)) line('', yellow(silence(instance)))
   if (silent.length > mostNamed) line('', yellow(`and ${count(silent.length - mostNamed, 'more instance')} without an answer`))
-  sayAuth(secret, config, line, io)
+  sayAuth(started, line, io)
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
   const [first, ...others] = suggestions(started, silent, io)
   line('try', first!)
   for (const text of others) line('', text)
+}
+
+/** Who said that there are these agents. */
+function origin (agents: readonly Agent[], file: string | null, wanted: string): string {
+  if (file === null) return `registered earlier; there is no ${wanted}`
+  const registered = agents.filter(({ instances }) => instances.length > 0 && instances.every(({ source }) => source === 'api')).length
+  if (registered === 0) return file
+  return registered === agents.length ? `registered earlier, and none in ${file}` : `${registered} of them registered earlier, the others in ${file}`
 }
 
 /** What is known of the fleet by now. */
@@ -63,14 +74,14 @@ function silence ({ agent, host, port }: Instance): string {
   return `${agent} at ${authorityOf(host, port)} does not answer`
 }
 
-function sayAuth (secret: FoundSecret | null, { server, auth }: FleetConfig, line: (label: string, text: string) => void, io: CommandIo): void {
+function sayAuth ({ secret, config: { server, auth }, wanted }: Started, line: (label: string, text: string) => void, io: CommandIo): void {
   const { red, bold } = colorsFor(io.stderr, io.env)
   if (secret === null) {
     line('auth', red(bold('OFF: anybody who reaches this port can use and change the fleet')))
     if (!loopbackHost.test(server.host)) line('', red(`and ${server.host} is reached from other machines`))
     return
   }
-  line('auth', secret.secret === undefined && hasOnlyJwt(auth) ? `JWTs of ${plain(auth.jwt!.issuer)}` : `secret from ${secret.from}`)
+  line('auth', secret.secret === undefined && hasOnlyJwt(auth) ? `JWTs of ${plain(auth.jwt!.issuer)}` : `secret from ${secret.from === defaultFile ? wanted : secret.from}`)
   // Off a terminal this is a log, where no secret belongs; its file has it.
   if (secret.isNew) line('', io.stderr.isTTY === true ? `it was made now; use it as  Authorization: Bearer ${bold(secret.secret!)}` : 'it was made now and is kept there')
 }
@@ -86,12 +97,23 @@ function suggestions ({ gateway, config, secret, wanted }: Started, silent: read
   const url = `${config.server.tls === undefined ? 'http' : 'https'}://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
   // As a client command finds this gateway, and none that happens to be where it would look otherwise.
   const target = `${url === defaultUrl ? '' : ` --url ${url}`}${wanted === defaultFile ? '' : ` --fleet ${wanted}`}`
+  const trust = config.server.tls !== undefined && isSelfSigned(config.server.tls.certFile) ? `--cacert ${config.server.tls.certFile} ` : ''
   const name = [...gateway.registry.agents()].find(agent => agent.instances.some(instance => !silent.includes(instance)))?.name
   return [
-    `curl ${url}/health`,
-    ...name === undefined ? [] : [`curl ${tokenHeader(secret)}${url}/api/${name}/`],
+    `curl ${trust}${url}/health`,
+    ...name === undefined ? [] : [`curl ${trust}${tokenHeader(secret)}${url}/api/${name}/`],
     silent.length > 0 ? `${self} test${target}     # what is wrong with whom, and what to do` : `${self} ${name === undefined ? 'register my-agent PORT' : 'agents'}${target}`
   ]
+}
+
+/** Whether nobody believes the certificate who is not told to. */
+function isSelfSigned (certFile: string): boolean {
+  try {
+    const certificate = new X509Certificate(readFileSync(certFile))
+    return certificate.checkIssued(certificate)
+  } catch {
+    return false // it was good a moment ago, and what is said of it is no reason to fail
+  }
 }
 
 /** For curl; the secret itself is in nothing that is said. */

@@ -17,7 +17,6 @@ interface CheckFlags {
 
 export function checkCommand (io: CommandIo): Command {
   const command = new Command('check')
-    .description('say whether a fleet.yaml is valid, and if not, all that is wrong with it')
     .argument('[file]', 'the file (fleet.yaml)')
     .option('--fleet, --fleet-yaml <file>', 'the same')
     .option(...jsonOption)
@@ -46,18 +45,27 @@ export function tellProblems (file: string, problems: readonly ConfigProblem[], 
     printJson(io, { ok: false, file, problems })
     throw new CommandError()
   }
-  say(io, plain(new ConfigError(problems).message))
+  const text = plain(new ConfigError(problems).message)
+  // Of a file that is missing, or can't be read, that is all there is to say.
+  if (problems.every(({ path, line }) => path === '' && line === undefined)) throw new CommandError(text)
+  say(io, text)
   throw new CommandError(`${file} has ${count(problems.length, 'problem')}; a running gateway keeps what it has`)
 }
 
 async function examine (file: string, { env, self }: CommandIo): Promise<{ problems: readonly ConfigProblem[], config?: FleetConfig }> {
   try {
-    if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard" writes one` }] }
+    if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard${file === defaultFile ? '' : ` --fleet ${file}`}" writes one` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
-    return { config, problems: locate(startErrors(config), source) }
+    return { config, problems: locate(startErrors(withoutOverruled(config, env)), source) }
   } catch (error) {
     if (error instanceof ConfigError) return { problems: error.problems }
     throw error
   }
+}
+
+/** Where the environment has the secret `serve` reads no file for it, so nothing in that can be wrong. */
+function withoutOverruled (config: FleetConfig, { FLEET_SECRET, FLEET_SECRET_FILE }: CommandIo['env']): FleetConfig {
+  const { secretFile: _overruled, ...auth } = config.auth
+  return (FLEET_SECRET ?? '') === '' && (FLEET_SECRET_FILE ?? '') === '' ? config : { ...config, auth }
 }

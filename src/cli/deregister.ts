@@ -23,7 +23,6 @@ interface Deregistered {
 
 export function deregisterCommand (io: CommandIo): Command {
   const command = clientCommand('deregister')
-    .description('take an agent, or one instance of it, out of the fleet')
     .argument('<name>', 'the agent\'s name or alias')
     .argument('[address]', 'PORT or HOST:PORT of one instance; all when left out', address)
     .option('--host <host>', 'host of one instance (localhost)')

@@ -23,6 +23,7 @@ type Node = Leaf | { readonly entries: readonly (readonly [key: string, node: No
 interface SettingSchema {
   readonly properties?: Readonly<Record<string, TSchema>>
   readonly items?: TSchema
+  readonly writeOnly?: true
   readonly default?: unknown
   readonly whenLeftOut?: unknown
 }
@@ -43,12 +44,18 @@ export function effectiveConfig ({ input, source, sources, stateDir, config }: S
     return { from: 'file', file: source.file, ...positionOf(source.positions, path, 'key')!, ...(variables !== undefined && { variables }) }
   }
 
+  function nearestSource (path: string, around: string): ValueSource {
+    return sourceOf(source.positions.has(path) ? path : around)
+  }
+
   function nodeAt (schema: TSchema, value: unknown, path: string): Node {
-    const { properties, items } = schema as SettingSchema
+    const { properties, items, writeOnly } = schema as SettingSchema
     if (properties !== undefined) return { entries: entriesOf(schema, value as Record<string, unknown>, path) }
     if (Array.isArray(value) && value.length > 0 && (items as SettingSchema | undefined)?.properties !== undefined) {
       return { items: value.map((entry: unknown, index) => nodeAt(items!, entry, `${path}[${index}]`)) }
     }
+    // What is masked says by its names alone who said what.
+    if (writeOnly === true && isMapping(value)) return { entries: Object.entries(value).map(([key, field]) => [key, { path: `${path}.${key}`, value: field, source: nearestSource(`${path}.${key}`, path) }]) }
     const note = notes[path]
     return { path, value, source: sourceOf(path), ...(note !== undefined && { note }) }
   }
@@ -62,6 +69,10 @@ export function effectiveConfig ({ input, source, sources, stateDir, config }: S
   }
 
   return nodeAt(FleetOptions, masked, '')
+}
+
+function isMapping (value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && Object.keys(value).length > 0
 }
 
 /** A secret in clear counts before one in a file. */
@@ -101,8 +112,9 @@ function linesOf (node: Node): string[] {
   if ('items' in node) return node.items.flatMap(item => linesOf(item).map((line, index) => `${index === 0 ? '- ' : '  '}${line}`))
   return node.entries.flatMap(([key, entry]) => {
     const lines = linesOf(entry)
-    if (lines.length === 0) return [`${key}: {}`]
-    return 'source' in entry ? [`${key}: ${lines[0]}`] : [`${key}:`, ...lines.map(line => `  ${line}`)]
+    const name = scalar(key)
+    if (lines.length === 0) return [`${name}: {}`]
+    return 'source' in entry ? [`${name}: ${lines[0]}`] : [`${name}:`, ...lines.map(line => `  ${line}`)]
   })
 }
 

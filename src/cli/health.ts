@@ -14,7 +14,6 @@ import { count, duration } from './wording.ts'
 
 export function healthCommand (io: CommandIo): Command {
   const command = clientCommand('health')
-    .description('say how the fleet is; exit 1 when an agent has no instance that can serve')
     .option(...jsonOption)
     .action((flags: ClientFlags) => showHealth(fleetOf(flags), io))
   return withExamples(command, [['fleet-gateway health'], ['fleet-gateway health --json | jq .status'], ['fleet-gateway health >/dev/null || echo "look at the fleet"', 'in a script']])

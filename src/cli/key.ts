@@ -3,6 +3,7 @@
  * that runs watches the file.
  */
 import { createHash, randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
 import { namePattern } from '../agent-options.ts'
@@ -40,7 +41,7 @@ const tokenPrefix = 'fleet_'
 const usualBurst = 100
 
 export function keyCommand (io: CommandIo): Command {
-  const command = new Command('key').description('make, list and revoke keys: named tokens with rights of their own, in fleet.yaml')
+  const command = new Command('key')
   for (const create of [newCommand, listCommand, revokeCommand]) command.addCommand(create(io))
   return withExamples(command, [
     ['fleet-gateway key new dashboard --scope read'],
@@ -55,9 +56,10 @@ function fileCommand (name: string): Command {
 
 function newCommand (io: CommandIo): Command {
   const command = fileCommand('new')
+    .usage('--scope <scope> [options] <id>')
     .description('make a key: prints its token, this once, and writes the token\'s SHA-256 into fleet.yaml')
     .argument('<id>', 'its name, in logs and rate limits', keyId)
-    .option('--scope <scope>', `what it may do: ${allScopes.join(', ')}; may be repeated`, repeated(scope))
+    .option('--scope <scope>', `what it may do: ${allScopes.join(', ')}; needed, and may be repeated`, repeated(scope))
     .option('--agent <name>', 'an agent that it is for, by name and not by alias; may be repeated; all agents when left out', repeated(agentName))
     .option('--rate-limit <n>', 'requests a minute; the gateway\'s limit when left out', integer(1, 60_000_000))
     .action((id: string, flags: NewFlags) => changing(fleetOf(flags), named => newKey(id, named, io)))
@@ -113,7 +115,7 @@ async function newKey (id: string, flags: NewFlags & { fleet: string }, io: Comm
     throw new CommandError(`${file.file} was not changed: ${error.why}. The key is not valid yet: add this to it by hand\n${byHand(key)}`)
   }
   printKey(key, token, file, flags, io)
-  say(io, plain(`${file.file} has the key "${id}" now: ${scopes.join(', ')}, ${agents === undefined ? 'all agents' : agents.join(', ')}. Its token is not shown again`))
+  say(io, plain(`${file.file} ${file.text === undefined ? 'is made, and has' : 'has'} the key "${id}" now: ${scopes.join(', ')}, ${agents === undefined ? 'all agents' : agents.join(', ')}. Its token is not shown again`))
   for (const note of notesOfNew(file)) say(io, plain(note))
 }
 
@@ -138,13 +140,16 @@ function refuseAliases (names: readonly string[], { value }: KeyFile): void {
 /** What else a person needs to know, who has just made a key. */
 function notesOfNew ({ auth, keys, unset, value, file }: KeyFile): string[] {
   const isFirst = keys.length === 0 && auth.secret === undefined && auth.secretFile === undefined && auth.jwt === undefined
+  const made = join(stateDirOf(value, file), 'secret')
   return [
     ...unset.map(message => `Not everything was checked: ${message} here`),
     ...(auth.enabled === false ? ['auth.enabled is false: nobody is asked for a key before that changes'] : []),
     ...(isFirst
       ? [
-          `It is the first: the secret that "serve" made (${join(stateDirOf(value, file), 'secret')}) opens the gateway no more, also one that runs.`,
-          'A secret that is given with --secret, FLEET_SECRET or FLEET_SECRET_FILE still does. Clients and agents that had the made one need keys.',
+          ...(existsSync(made)
+            ? [`It is the first: the secret that "serve" made (${made}) opens the gateway no more, also one that runs. Clients and agents that had it need keys.`]
+            : ['It is the first: "serve" makes no secret of its own any more, so keys alone open the gateway.']),
+          'A secret that is given with --secret, FLEET_SECRET or FLEET_SECRET_FILE opens it as well.',
           'The file has only the digest, so the other commands can\'t find a token any more: give them one with FLEET_SECRET.'
         ]
       : []),

@@ -12,15 +12,19 @@ export interface Listener {
   readonly from: string
 }
 
-/** What is said of the listener; where nothing is, the schema's defaults hold. @throws CommandError when FLEET_PORT is no port, or a host is none */
-export function listenerOf (flags: { host?: string, port?: number }, { FLEET_HOST, FLEET_PORT }: CommandIo['env'], file: FleetConfigInput): Listener {
+/**
+ * What is said of the listener; where nothing is, the schema's defaults hold.
+ * @param fileName what the file is called, for people
+ * @throws CommandError when FLEET_PORT is no port, or a host is none
+ */
+export function listenerOf (flags: { host?: string, port?: number }, { FLEET_HOST, FLEET_PORT }: CommandIo['env'], file: FleetConfigInput, fileName = ''): Listener {
   const envPort = portOf(FLEET_PORT)
   const envHost = FLEET_HOST === '' ? undefined : FLEET_HOST
   checkHost(flags.host, '--host')
   if (flags.host === undefined) checkHost(envHost, 'FLEET_HOST')
   const host = flags.host ?? envHost ?? file.server?.host
   const port = flags.port ?? envPort ?? file.server?.port
-  const from = envPort !== undefined ? 'FLEET_PORT' : envHost !== undefined ? 'FLEET_HOST' : file.server?.port !== undefined || file.server?.host !== undefined ? 'fleet.yaml' : 'the default'
+  const from = envPort !== undefined ? 'FLEET_PORT' : envHost !== undefined ? 'FLEET_HOST' : file.server?.port !== undefined || file.server?.host !== undefined ? fileName : 'the default'
   return { ...(host !== undefined && { host }), ...(port !== undefined && { port }), from }
 }
 

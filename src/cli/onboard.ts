@@ -33,7 +33,6 @@ interface OnboardFlags {
 
 export function onboardCommand (io: CommandIo): Command {
   const command = new Command('onboard')
-    .description('write a commented fleet.yaml: asks for your agents on a terminal, takes them from --agent, or finds them with --scan')
     .option('--fleet, --fleet-yaml <file>', 'the file to write (fleet.yaml)')
     .option('--agent <name=address>', 'an agent, as planner=8501 or planner=host:8501; may be repeated, also for more instances of one', repeated(namedAddress))
     .option('--scan [ports]', 'find the HTTP servers that listen on this machine\'s loopback, at all ports or at these, as 3000,8000-8999; without a terminal and without --yes the file is only printed', portRanges)

@@ -3,26 +3,15 @@
  */
 import { Command, CommanderError } from 'commander'
 import { nearestNames } from '../fleet/nearest-names.ts'
-import { agentsCommand } from './agents.ts'
-import { checkCommand } from './check.ts'
-import { deregisterCommand } from './deregister.ts'
-import { healthCommand } from './health.ts'
+import { commands } from './commands.ts'
 import { colorsFor, CommandError, exitCodes, onlyColours, plain, say, type CommandIo } from './io.ts'
-import { keyCommand } from './key.ts'
-import { onboardCommand } from './onboard.ts'
 import { packageVersion } from './package.ts'
-import { registerCommand } from './register.ts'
-import { routesCommand } from './routes.ts'
-import { runCommand } from './run.ts'
-import { serveCommand } from './serve.ts'
-import { statsCommand } from './stats.ts'
-import { testCommand } from './test.ts'
 
-/** In the order in which somebody new needs them. */
-const commands = [serveCommand, onboardCommand, checkCommand, keyCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
-
-/** The whole program, for parsing and for the documents. */
-export function createProgram (io: CommandIo): Command {
+/**
+ * The program, for parsing and for the documents.
+ * @param words commands that none of these names are there by name alone, for the help @default all are there as they are
+ */
+export async function createProgram (io: CommandIo, words?: readonly string[]): Promise<Command> {
   const program = new Command('fleet-gateway')
     .description('One HTTP front door to a whole fleet of agents.')
     .version(packageVersion(), '-V, --version', 'print the version')
@@ -30,7 +19,10 @@ export function createProgram (io: CommandIo): Command {
     .addHelpText('after', `
 Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
 Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_STATE_DIR (what is kept), FLEET_URL, FLEET_CA_FILE (gateway of the other commands), NO_COLOR.`)
-  for (const create of commands) program.addCommand(create(io))
+  for (const { name, about, load } of commands) {
+    const isWanted = words === undefined || words.includes(name)
+    program.addCommand((isWanted ? (await load())(io) : new Command(name)).description(about))
+  }
   for (const command of [program, ...program.commands, ...program.commands.flatMap(({ commands }) => commands)]) {
     command
       .exitOverride()
@@ -44,7 +36,11 @@ Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (li
         getErrHasColors: () => colorsFor(io.stderr, io.env).isColorSupported,
         outputError: (text, write) => write(colorsFor(io.stderr, io.env).red(plain(withoutValue(text, command))))
       })
-      .configureHelp({ styleTitle: title => colorsFor(io.stdout, io.env).bold(title), sortOptions: false })
+      .configureHelp({
+        styleTitle: title => colorsFor(io.stdout, io.env).bold(title),
+        sortOptions: false,
+        ...(command === program && { subcommandTerm: (listed: Command) => listed.name() }) // what they take is in the help of each
+      })
   }
   return program
 }
@@ -65,7 +61,8 @@ function withoutValue (text: string, { options }: Command): string {
 /** Runs the command that the arguments name. @returns the exit code */
 export async function run (args: readonly string[], io: CommandIo): Promise<number> {
   try {
-    await createProgram(io).parseAsync(args, { from: 'user' })
+    const program = await createProgram(io, args)
+    await program.parseAsync(args, { from: 'user' })
     return exitCodes.good
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.good : exitCodes.wrongUsage

@@ -32,7 +32,6 @@ interface Registered {
 
 export function registerCommand (io: CommandIo): Command {
   const command = clientCommand('register')
-    .description('add an instance of an agent to the fleet, or change what is known of it')
     .argument('<name>', 'the agent\'s name')
     .argument('[address]', 'PORT or HOST:PORT', address)
     .option('--host <host>', 'its host (localhost)')

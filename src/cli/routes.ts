@@ -24,7 +24,6 @@ interface Route {
 
 export function routesCommand (io: CommandIo): Command {
   const command = clientCommand('routes')
-    .description('show which path leads to which agent and instance')
     .option(...jsonOption)
     .action((flags: ClientFlags) => showRoutes(fleetOf(flags), io))
   return withExamples(command, [['fleet-gateway routes'], ['fleet-gateway routes --json']])

@@ -42,7 +42,6 @@ const goodbyeMs = 3_000
 
 export function runCommand (io: CommandIo): Command {
   const command = clientCommand('run')
-    .description('start a program with a port of its own, and keep it in the fleet while it runs')
     .usage('<name> [options] -- <command...>')
     .argument('<name>', 'the agent\'s name')
     .argument('<command...>', 'the program and its arguments; {port} and {host} in them are replaced')
@@ -73,7 +72,7 @@ export async function runInFleet (name: string, words: Words, flags: RunFlags, i
     const lease = new LeaseKeeper({ client, registration: { ...registration, port }, ttlMs, tell, clock: systemClock, random: Math.random, said })
     const bindHost = flags.host ?? '127.0.0.1'
     const signals = watchSignals(io)
-    const program = await startProgram(filledIn(words, { port: String(port), host: bindHost }), { ...io.env, PORT: String(port), HOST: bindHost })
+    const program = await startProgram(filledIn(words, { port: String(port), host: bindHost }), { ...withoutToken(io.env), PORT: String(port), HOST: bindHost })
     signals.passTo(program, lease, drainTimeout)
     const over = new AbortController()
     void untilListening(host, port, {
@@ -134,6 +133,11 @@ async function checkGateway (client: GatewayClient, name: string, tell: (text: s
     tell(`${error.message}\n${name} is started all the same, and registered when the gateway is there`)
     return error.message
   }
+}
+
+/** The token is this command's: what the program is given, its logs, crash reports and children have as well. */
+function withoutToken ({ FLEET_SECRET, FLEET_SECRET_FILE, ...env }: CommandIo['env']): CommandIo['env'] {
+  return env
 }
 
 function filledIn (words: Words, values: Readonly<Record<'port' | 'host', string>>): Words {

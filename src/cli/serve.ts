@@ -38,7 +38,6 @@ const firstProbesMs = 1_000
 
 export function serveCommand (io: CommandIo): Command {
   const command = new Command('serve')
-    .description('run the gateway')
     .option('--port <port>', `port to listen on (FLEET_PORT; ${defaultPort})`, integer(...boundsOf('server', 'port')))
     .option('--host <address>', `address to listen on (FLEET_HOST; ${defaultHost})`)
     .option('--secret <token>', 'the shared secret; better in FLEET_SECRET or FLEET_SECRET_FILE, where other users of the machine can\'t see it')
@@ -191,7 +190,7 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals
         return io.exit(signal === 'SIGINT' ? 130 : 143)
       }
       firstAt = now
-      say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish`)
+      say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish${signal === 'SIGINT' ? '; Ctrl-C again ends it at once' : ''}`)
       gateway.drain.begin({ delayMs: server.drainDelay, timeoutMs: server.drainTimeout })
         .then(() => gateway.close())
         .then(() => resolve(0), reject)

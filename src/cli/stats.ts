@@ -9,11 +9,10 @@ import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
-import { duration } from './wording.ts'
+import { count, duration } from './wording.ts'
 
 export function statsCommand (io: CommandIo): Command {
   const command = clientCommand('stats')
-    .description('show counters and latencies since the gateway started')
     .option(...jsonOption)
     .action((flags: ClientFlags) => showStats(fleetOf(flags), io))
   return withExamples(command, [['fleet-gateway stats'], ['fleet-gateway stats --json | jq .total_errors']])
@@ -28,7 +27,7 @@ async function showStats (flags: ClientFlags, io: CommandIo): Promise<void> {
 function showSnapshot (stats: StatsSnapshot, io: CommandIo): void {
   const { red } = colorsFor(io.stdout, io.env)
   const { total_requests: requests, total_proxied: proxied, total_errors: errors, in_flight: inFlight, uptime_seconds: uptime, config, agents } = stats
-  print(io, `${requests} requests in ${duration(uptime)}, ${proxied} of them to agents, ${errors} errors, ${inFlight} in flight`)
+  print(io, `${count(requests, 'request')} in ${duration(uptime)}, ${proxied} of them to agents, ${count(errors, 'error')}, ${inFlight} in flight`)
   if (!config.ok) print(io, red(`An older configuration runs, since the file is bad: ${config.error ?? ''}`))
   const entries = Object.entries(agents)
   if (entries.length === 0) return

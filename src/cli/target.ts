@@ -57,12 +57,17 @@ export async function findTarget ({ url, ca, secret, fleet = defaultFile }: Clie
   // Who says both has no need of a file, and no word about it either.
   const keys: (keyof FleetConfigInput)[] = [...address === undefined || address.url.startsWith('https:') ? ['server' as const] : [], ...given === undefined ? ['auth' as const, 'registry' as const] : []]
   const file = keys.length === 0 ? {} : await readForClient(fleet, keys, io)
-  const token = given ?? await foundToken(file.auth, stateDirOfEnvironment(env) ?? stateDirOf(file, fleet))
+  const token = given ?? named(fleet, await foundToken(file.auth, stateDirOfEnvironment(env) ?? stateDirOf(file, fleet)))
   const { tls } = file.server ?? {}
   const trust = { ...givenTrust(ca, env), ...(tls && { certFile: tls.certFile }) }
   if (address !== undefined) return { ...address, token, trust }
-  const { host = defaultHost, port = defaultPort, from } = listenerOf({}, env, file)
+  const { host = defaultHost, port = defaultPort, from } = listenerOf({}, env, file, fleet)
   return { url: `${tls === undefined ? 'http' : 'https'}://${reachable(host)}:${port}`, urlFrom: from, token, trust }
+}
+
+/** A token of the file, by the file's own name. */
+function named (fleet: string, token: ClientToken | undefined): ClientToken | undefined {
+  return token && { ...token, from: token.from.replace(/(^|" of )fleet\.yaml$/, (_, before: string) => before + fleet) }
 }
 
 function givenTrust (flag: string | undefined, { FLEET_CA_FILE }: CommandIo['env']): Trust {

@@ -39,7 +39,6 @@ interface TestReport {
 
 export function testCommand (io: CommandIo): Command {
   const command = clientCommand('test')
-    .description('test the gateway, the token, and every instance through the gateway; exit 1 when something fails')
     .option(...jsonOption)
     .action((flags: ClientFlags) => test(fleetOf(flags), io))
   return withExamples(command, [['fleet-gateway test'], ['fleet-gateway test --url https://fleet.example.com --json']])

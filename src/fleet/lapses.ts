@@ -1,6 +1,7 @@
 /**
  * What becomes of instances whose lease ran out. As a rule they are dropped. When more than half of the leased instances lapse at once, it is
  * rather the network, this machine or its clock that failed than all of them, so they are kept for a while (self-preservation, as Eureka has it).
+ * All agents' leases are counted together: what keeps heartbeats away knows nothing of agents, and most agents have too few to tell anything by.
  */
 import type { Lease } from './instance.ts'
 import { originOf, type Entry } from './layers.ts'

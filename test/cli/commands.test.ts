@@ -308,6 +308,7 @@ t.test('check: what serve would refuse, all of it, with places', async t => {
     'short.yaml': `auth: {secretFile: ${join(t.testdirName, 'short.txt')}}\n`,
     'off.yaml': 'auth: {enabled: false, secretFile: nowhere.txt}\n',
     'files.yaml': 'auth:\n  secretFile: nowhere.txt\n  keys: [{id: a, tokenFile: nowhere-else.txt, scopes: [read]}]\n',
+    'secret.yaml': 'auth: {secretFile: nowhere.txt}\n',
     'token.txt': 'a-token-in-a-file\n',
     'twice.yaml': `auth:\n  secret: a-token-in-a-file\n  keys:\n    - {id: a, tokenFile: ${join(t.testdirName, 'token.txt')}, scopes: [read]}\n`,
     'audit.yaml': `auditLog: {file: ${t.testdirName}}\n`,
@@ -320,8 +321,13 @@ t.test('check: what serve would refuse, all of it, with places', async t => {
   t.match(await command(['check', '--fleet', at('good.yaml')]), { code: 0 })
   t.match(await command(['check', at('bad.yaml')]), { code: 1, stdout: '', stderr: /bad\.yaml:3:5 agents\[0\]\.prot: unknown key, did you mean "port"\?\n\S+bad\.yaml:5:9 server\.port: [^\n]+\n\S+bad\.yaml has 2 problems/ })
   t.match(await command(['check', at('syntax.yaml')]), { code: 1, stderr: /syntax\.yaml:\d+:\d+/ })
-  t.match(await command(['check', at('none.yaml')]), { code: 1, stderr: /none\.yaml: there is no such file; "fleet-gateway onboard" writes one/ })
+  t.match(await command(['check', at('none.yaml')]), { code: 1, stderr: /^\S+none\.yaml: there is no such file; "fleet-gateway onboard --fleet \S+none\.yaml" writes one\n$/ })
   t.match(await command(['check', at('files.yaml')]), { code: 1, stderr: /files\.yaml:2:15 auth\.secretFile: can not be read: ENOENT \(nowhere\.txt\)\n\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
+  for (const env of [{ FLEET_SECRET: 'of-the-environment' }, { FLEET_SECRET_FILE: at('token.txt') }]) {
+    t.match(await command(['check', at('secret.yaml')], { env }), { code: 0 }, 'serve would not read it')
+    t.match(await command(['check', at('files.yaml')], { env }), { code: 1, stderr: /^\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
+  }
+  t.match(await command(['check', at('secret.yaml')], { env: { FLEET_SECRET: '' } }), { code: 1 })
   t.match(await command(['check', at('short.yaml')]), { code: 1, stderr: /short\.yaml:1:20 auth\.secretFile: must hold at least 8 characters/ })
   t.match(await command(['check', at('off.yaml')]), { code: 0 })
   t.match(await command(['check', at('twice.yaml')]), { code: 1, stderr: /twice\.yaml:4:26 auth\.keys\[0\]\.tokenFile: is the same as secret\n/ })

@@ -181,3 +181,15 @@ t.test('with auth off it says whose pages may call', async t => {
   t.match(stdout, 'origins: ["*"] # default; with auth off, of this machine only\n')
   t.notMatch(stdout, / secret:/)
 })
+
+t.test('each of an agent\'s headers has its line, masked, with who said it', async t => {
+  const file = join(t.testdir({ 'fleet.yaml': 'agents:\n  - name: a\n    port: 1\n    headers:\n      X-Api-Key: key-in-clear\n      "#odd": ${KEY}\n' }), 'fleet.yaml')
+  const env = { KEY: 'key-of-a-variable' }
+
+  const { stdout } = await command(['serve', '--dry-run', '--fleet', file], env)
+  const { config, sources } = await shown(t, file, [], env)
+
+  t.match(stdout, /\n {4}headers:\n {6}X-Api-Key: "\*{8}" # \S+fleet\.yaml:5\n {6}"#odd": "\*{8}" # \S+fleet\.yaml:6 \(KEY\)\n/)
+  t.match(config, { agents: [{ headers: { 'X-Api-Key': masked, '#odd': masked } }] })
+  t.match(sources['agents[0].headers.X-Api-Key'], { from: 'file', line: 5 })
+})

@@ -33,10 +33,19 @@ t.test('a new key: its token once on standard output, its digest in a file that 
   t.notMatch(await readFile(file, 'utf8'), token)
   t.notMatch(stderr, token)
   t.notMatch(stderr, sha256(token))
-  t.match(stderr, /has the key "build-bot" now: proxy, register, planner/)
-  t.match(stderr, /It is the first: .*\.fleet\/secret\) opens the gateway no more/)
+  t.match(stderr, / the key "build-bot" now: proxy, register, planner/)
+  t.match(stderr, /fleet\.yaml is made, and has the key "build-bot" now/)
+  t.match(stderr, /It is the first: "serve" makes no secret of its own any more, so keys alone open the gateway\.\n/)
   t.match(stderr, /give them one with FLEET_SECRET/)
   t.same(await readdir(join(file, '..')), ['fleet.yaml'], 'and nothing else is left there')
+})
+
+t.test('the first key says what becomes of the secret that was made', async t => {
+  const dir = t.testdir({ 'fleet.yaml': 'agents: []\n', '.fleet': { secret: 'a-secret-that-was-made\n' } })
+
+  const { stderr } = await command(['new', 'a', '--scope', 'read', '--fleet', join(dir, 'fleet.yaml')])
+
+  t.match(stderr, /It is the first: .*\.fleet\/secret\) opens the gateway no more/)
 })
 
 t.test('further keys say nothing of the first, and no two tokens are the same', async t => {

@@ -199,6 +199,21 @@ t.test('exit codes are those of a shell, and what never listened is not register
   t.equal(stderr(), 'no-such-program-anywhere is not found: is it installed, and on the PATH?\n')
 })
 
+t.test('the program gets no token of the gateway\'s, and else the environment as it is', async t => {
+  const { env } = await fleet(t)
+  const secretFile = join(t.testdir({ secret }), 'secret')
+
+  for (const given of [{ FLEET_SECRET: secret }, { FLEET_SECRET: '', FLEET_SECRET_FILE: secretFile }]) {
+    const runner = startRunner(t, ['web', '--', process.execPath, '-e', 'console.log("env " + JSON.stringify(process.env))'], { env: { ...env, ...given, AGENT_TOKEN: 'its-own' } })
+    t.equal(await runner.ended, 0)
+    const [, printed = ''] = /^env (.*)$/m.exec(runner.output()) ?? []
+
+    t.match(JSON.parse(printed), { AGENT_TOKEN: 'its-own', FLEET_URL: env.FLEET_URL, PORT: /^\d+$/, PATH: process.env['PATH'] })
+    t.notMatch(printed, 'FLEET_SECRET')
+    t.notMatch(printed, secret)
+  }
+})
+
 t.test('streams are the program\'s own', async t => {
   const { env } = await fleet(t)
 

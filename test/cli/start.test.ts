@@ -33,6 +33,27 @@ t.test('a fleet that answers', async t => {
   t.notMatch(said, 'fleet-secret-token')
 })
 
+t.test('who registered earlier is told from who is in the file', async t => {
+  const folder = t.testdir({ 'fleet.yaml': 'agents: [{name: planner, port: 1}]\n', '.fleet': { 'registry.json': JSON.stringify({ version: 1, agents: [{ name: 'coder', instances: [{ host: 'localhost', port: 2, protocol: 'http', weight: 1, trusted: true }] }] }) } })
+  const said = async () => {
+    const io = fakeIo({ env: { FLEET_SECRET: 'fleet-secret-token' } })
+    io.onLine(/^ {2}try .*\n.*\n/m, () => io.signal('SIGINT'))
+    t.equal(await serve({ port: 0, fleet: join(folder, 'fleet.yaml') }, io.io), 0)
+    t.match(io.stderr(), /SIGINT: .*; Ctrl-C again ends it at once\n/)
+    return io.stderr().replaceAll(folder, '.')
+  }
+
+  t.match(await said(), / agents {2}(planner, coder|coder, planner), 2 instances \(1 of them registered earlier, the others in \.\/fleet\.yaml\)/)
+  await writeFile(join(folder, 'fleet.yaml'), 'agents: []\n')
+  t.match(await said(), / agents {2}coder, 1 instance \(registered earlier, and none in \.\/fleet\.yaml\)/)
+})
+
+t.test('with a certificate of its own it says how to believe it', async t => {
+  const [crt, key] = ['crt', 'key'].map(kind => join(import.meta.dirname, `../fixtures/self-signed.${kind}`)) as [string, string]
+
+  t.match(await start(t, `server: {tls: {certFile: ${crt}, keyFile: ${key}}}\n`), `curl --cacert ${crt} https://`)
+})
+
 t.test('instances that do not answer are named, a few of them, and what tells why', async t => {
   const dead = await deadPort()
   const said = await start(t, `agents:\n${Array.from({ length: 9 }, (_, index) => `  - {name: a${index}, host: 127.0.0.1, port: ${dead}}\n`).join('')}`)
@@ -98,7 +119,7 @@ t.test('how to send the token, wherever it is from', async t => {
 
   t.match(await start(t, agents, { env: {} }), /Bearer \$\(cat \.\/\.fleet\/secret\)" http/)
   t.match(await start(t, agents, { secret: 'fleet-secret-token', env: {} }), /Bearer \$TOKEN" http/)
-  t.match(await start(t, `auth: {keys: [{id: a, token: token-token, scopes: [admin]}]}\n${agents}`, { env: {} }), /secret from fleet\.yaml\n[^]*Bearer \$TOKEN" http/)
+  t.match(await start(t, `auth: {keys: [{id: a, token: token-token, scopes: [admin]}]}\n${agents}`, { env: {} }), /secret from \.\/fleet\.yaml\n[^]*Bearer \$TOKEN" http/)
   t.match(await start(t, agents, { auth: false, env: {} }), /\n {10}curl http:\/\/127\.0\.0\.1:\d+\/api\/a\/\n/)
 })
 

@@ -9,6 +9,7 @@ import type { AgentHeaders } from '../../src/agent-headers.ts'
 import { createGateway } from '../../src/gateway.ts'
 import { agentAt, buildGateway, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
+import { logLines } from '../helpers/log-lines.ts'
 import { okAnswer, recordingAgent } from '../helpers/recording-agent.ts'
 import { rawRequest } from '../helpers/raw-client.ts'
 
@@ -220,6 +221,25 @@ t.test('a rotated credential keeps what was registered of the agent', async t =>
   t.equal(await gateway.discovery.reload(), true)
 
   t.match(gateway.registry.get('plan'), { metadata: { about: 'plans' }, headers: ['X-Api-Key', 'second-key'], instances: [{ port: 9 }, { port: 10 }] })
+})
+
+t.test('a reload that changes nothing but headers counts, and is told', async t => {
+  const file = join(t.testdir({ 'fleet.yaml': '' }), 'fleet.yaml')
+  const write = (headers: string) => writeFile(file, `agents:\n  - {name: planner, port: 9${headers}}\n`)
+  const { lines, loggerInstance } = logLines()
+  await write(', headers: {X-Api-Key: first-key}')
+  const gateway = await createGateway({ file, auth: { enabled: false }, auditLog: { enabled: false }, ...unprobed }, { loggerInstance })
+  t.teardown(() => gateway.close())
+  const headersAfter = async (headers: string) => {
+    await write(headers)
+    t.equal(await gateway.discovery.reload(), true)
+    return gateway.registry.get('planner').headers
+  }
+
+  t.same(await headersAfter(', headers: {X-Api-Key: second-key}'), ['X-Api-Key', 'second-key'])
+  t.same(await headersAfter(', headers: {X-Other-Key: second-key}'), ['X-Other-Key', 'second-key'])
+  t.equal(await headersAfter(''), undefined)
+  t.equal(lines.filter(({ msg }) => msg === `reloaded ${file}: agents ~1 (planner)`).length, 3)
 })
 
 t.test('latin1 goes out as it is', async t => {

@@ -119,6 +119,28 @@ for (const upstreamClient of ['own', 'undici'] as const) {
     t.equal(foreign.clients[2], 'the-gateway')
   })
 
+  t.test(`${upstreamClient}: a connection that was made with the client certificate is not used when the instance is not trusted with it any more`, options, async t => {
+    const authority = certificates(t)
+    const agent = await tlsAgent(t, authority.issue('agent'), { ca: authority.ca, requestCert: true, rejectUnauthorized: false })
+    const { certFile, keyFile } = authority.issue('the-gateway')
+    const tls = { caFile: authority.caFile, certFile, keyFile }
+    const { gateway, ask } = await start(t, [agent.port], tls, { upstreamClient })
+    gateway.registry.register({ name: 'planner', host: 'localhost', port: agent.port, protocol: 'https' })
+    const fileHas = (hasIt: boolean) => gateway.registry.replaceFile([{
+      name: 'planner', policy: { tls }, instances: hasIt ? [{ host: 'localhost', port: agent.port, protocol: 'https', weight: 1 }] : []
+    }])
+    const answers = async () => [await (await ask('/1')).text(), await (await ask('/2')).text()]
+
+    const named = await answers()
+    fileHas(false)
+    const registeredAlone = await answers()
+    fileHas(true)
+    const namedAgain = await answers()
+
+    t.same([named, registeredAlone, namedAgain], Array(3).fill(['secure /1', 'secure /2']))
+    t.same(agent.clients, ['the-gateway', undefined, 'the-gateway'], 'one connection for each, kept as long as what it was made by holds')
+  })
+
   t.test(`${upstreamClient}: serverName is asked for and must be in the certificate; an address is not asked for`, options, async t => {
     const authority = certificates(t)
     const agent = await tlsAgent(t, authority.issue('agent', { names: 'DNS:agents.internal,IP:127.0.0.1' }))
@@ -258,15 +280,18 @@ for (const upstreamClient of ['own', 'undici'] as const) {
   })
 }
 
-t.test('bad files of agents stop the start, all of them at once', options, async t => {
+t.test('bad files of agents stop the start, all of them at once, those of their headers too', options, async t => {
   const authority = certificates(t)
   const { certFile, keyFile } = authority.issue('one')
   const agents = [
     { name: 'a', port: 1, protocol: 'https' as const, tls: { caFile: keyFile } },
-    { name: 'b', port: 2, protocol: 'https' as const, tls: { certFile, keyFile: '/nowhere/key' } }
+    { name: 'b', port: 2, protocol: 'https' as const, headers: { 'X-Key': { file: '/nowhere/token' } }, tls: { certFile, keyFile: '/nowhere/key' } }
   ]
 
-  await t.rejects(createGateway({ ...quiet, agents }), { message: /^agents\[0\]\.tls\.caFile: holds no certificate[^]*\nagents\[1\]\.tls\.keyFile: names a file that does not exist \(\/nowhere\/key\)$/ })
+  await t.rejects(createGateway({ ...quiet, agents }), {
+    name: 'ConfigError',
+    message: /^agents\[1\]\.headers\.X-Key\.file: can not be read: ENOENT \(\/nowhere\/token\)\nagents\[0\]\.tls\.caFile: holds no certificate[^]*\nagents\[1\]\.tls\.keyFile: names a file that does not exist \(\/nowhere\/key\)$/
+  })
 })
 
 t.test('what goes together in tls is held to it, and a registration has no say in it', async t => {

@@ -332,7 +332,7 @@ t.test('an answer reaches the client also when the agent resets the connection b
   for (let round = 0; round < 5; round++) { // whether a write or the answer comes first is chance
     const received = await Promise.all(Array.from({ length: 4 }, () => rawRequest(t, gateway.port, upload)))
 
-    statuses.push(...received.flatMap(readAnswers).map(({ status }) => status))
+    statuses.push(...received.flatMap(bytes => readAnswers(bytes)).map(({ status }) => status))
   }
 
   t.same(statuses, Array(20).fill(413))

@@ -13,7 +13,7 @@ export type CommandLine = ReadonlyMap<string, ReadonlySet<string>>
 export async function commandLine (): Promise<CommandLine> {
   const built = pathToFileURL(join(packageRoot, 'dist/src/cli/program.js')).href
   const { createProgram } = await import(built) as { createProgram: typeof CreateProgram }
-  const program = createProgram(fakeIo().io)
+  const program = await createProgram(fakeIo().io)
   // Flags of what is below a command count as its own.
   return new Map([program, ...program.commands].map(command => [command === program ? '' : command.name(), flagsIn([command, ...command === program ? [] : command.commands].map(part => part.helpInformation()).join(' '))]))
 }
