@@ -17,7 +17,7 @@ export {
   BadRequestError, InvalidRegistrationError, UnauthenticatedError, ForbiddenError, NotFoundError, AgentNotFoundError, InstanceNotFoundError,
   MethodNotAllowedError, RequestTimeoutError, NameConflictError, BodyTooLargeError, ExpectationFailedError, RateLimitedError,
   HeadersTooLargeError, InternalError, NotImplementedError, UpstreamUnreachableError, UpstreamInvalidError, NoInstanceAvailableError,
-  AgentBusyError, NotKeptError, DrainingError, UpstreamTimeoutError, LoopDetectedError,
+  AgentBusyError, AuthUnavailableError, NotKeptError, DrainingError, UpstreamTimeoutError, LoopDetectedError,
   type ErrorExtras, type FieldError, type FleetError, type FleetErrorConstructor
 } from './errors.ts'
 
