@@ -48,7 +48,6 @@ export function fleetFamilies ({ fastify, counts, version, sees }: FleetFigures)
   const agents = [...registry.agents()].filter(({ name }) => sees(name))
   const counted = [...counts.agents()].filter(([name]) => sees(name))
   const withOwn: [string, AgentCounts][] = [['', counts.own], ...counted]
-  const { leased, lapsed } = registry.leaseCount
 
   return [
     gauge('fleet_build_info', 'The version that runs; always 1.', [{ labels: { version }, value: 1 }]),
@@ -92,15 +91,27 @@ export function fleetFamilies ({ fastify, counts, version, sees }: FleetFigures)
     gauge('fleet_waiting_requests', 'Requests that wait for an instance to have room.', inEach(agents, function * ({ name }) {
       yield { labels: { agent: name }, value: upstream.waiting(name) }
     })),
-    gauge('fleet_leases', 'Instances with a lease; those whose lease lapsed are kept because too many did at once.', [
-      { labels: { state: 'held' }, value: leased - lapsed },
-      { labels: { state: 'lapsed' }, value: lapsed }
-    ]),
+    leaseFamily(agents),
     plainCounter('fleet_lease_expirations_total', 'Instances that left because their lease ran out.', counts.leaseExpirations),
     plainCounter('fleet_rate_limited_total', 'Requests refused because their client made too many.', counts.rateLimited),
     plainCounter('fleet_auth_failures_total', 'Requests refused for want of a valid token.', counts.authFailures),
     ...configFamilies(fastify)
   ]
+}
+
+function leaseFamily (agents: readonly Agent[]): Family {
+  let [held, lapsed] = [0, 0]
+  for (const { instances } of agents) {
+    for (const { lease } of instances) {
+      if (lease === null) continue
+      if (lease.lapsedAt === undefined) held++
+      else lapsed++
+    }
+  }
+  return gauge('fleet_leases', 'Instances with a lease; those whose lease lapsed are kept because too many did at once.', [
+    { labels: { state: 'held' }, value: held },
+    { labels: { state: 'lapsed' }, value: lapsed }
+  ])
 }
 
 function configFamilies (fastify: FastifyInstance): Family[] {

@@ -232,7 +232,7 @@ t.test('agents that come and go by the thousands leave no numbers behind', async
 
 t.test('an agent that returns goes on counting, and whose name became an alias is gone', async t => {
   const s = await build(t)
-  const attempts = (instance: Instance): Exchange['attempts'] => [[instance, 'answered', 200]]
+  const attempts = (instance: Instance): NonNullable<Exchange['attempts']> => [[instance, 'answered', 200]]
   await s.play({ agent: 'planner', attempts: attempts(s.add('planner', 8_501)), status: 200 }, { agent: 'old', attempts: attempts(s.add('old', 8_502)), status: 200 })
   s.app.registry.removeAgent('planner')
   s.app.registry.removeAgent('old')
