@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { once } from 'node:events'
+import { join } from 'node:path'
 import { load } from 'js-yaml'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
@@ -170,6 +171,7 @@ t.test('promtool takes the rules, the scrape configuration, and every expression
   }
   const { panels } = JSON.parse(read('examples/grafana-dashboard.json')) as Dashboard
   const rules = panels.flatMap(({ targets = [] }) => targets).map(({ expr }, index) => ({ record: `expression_${index}`, expr: expr.replaceAll('$__rate_interval', '5m') }))
-  const { status, stdout, stderr } = spawnSync('promtool', ['check', 'rules'], { input: JSON.stringify({ groups: [{ name: 'dashboard', rules }] }), encoding: 'utf8' })
+  const file = join(t.testdir({ 'rules.yaml': JSON.stringify({ groups: [{ name: 'dashboard', rules }] }) }), 'rules.yaml')
+  const { status, stdout, stderr } = spawnSync('promtool', ['check', 'rules', file], { encoding: 'utf8' })
   t.equal(status, 0, stdout + stderr)
 })
