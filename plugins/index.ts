@@ -27,6 +27,8 @@ export { default as discovery } from './discovery/index.ts'
 export { default as health } from './health/index.ts'
 /** Counters and latencies, `/stats`: `fastify.stats`. Needs `facts`, `registry` and `upstream`. */
 export { default as stats } from './stats/index.ts'
+/** `/metrics` for Prometheus: `fastify.metrics`. Needs `facts`, `registry` and `upstream`. */
+export { default as metrics } from './metrics/index.ts'
 /** One line per request: `fastify.auditLog`. Needs `facts`. */
 export { default as auditLog } from './audit-log/index.ts'
 /** `/api/{agent}/{path}`: `fastify.proxy`. Needs `facts`, `registry` and `upstream`. */

@@ -19,6 +19,7 @@ import drain from '../plugins/drain/index.ts'
 import facts from '../plugins/facts/index.ts'
 import guard from '../plugins/guard/index.ts'
 import health from '../plugins/health/index.ts'
+import metrics from '../plugins/metrics/index.ts'
 import problem from '../plugins/problem/index.ts'
 import proxy, { type ProxyPluginOptions } from '../plugins/proxy/index.ts'
 import rateLimit from '../plugins/rate-limit/index.ts'
@@ -141,6 +142,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
+  await gateway.register(metrics, { ...input.metrics, clock })
   await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) }))
   await gateway.register(proxy, {
     viaPseudonym,

@@ -233,6 +233,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     const { principal } = request
     if (request.facts) request.facts.keyId = principal?.id ?? null
     if (route.optionalAuth === true) return undefined
+    if (request.facts) request.facts.unauthenticated = failure !== undefined
     return failure ?? permissionProblem(fastify, request, principal!, route)
   }
 

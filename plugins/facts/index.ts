@@ -37,6 +37,10 @@ export class RequestFacts {
   keyId: string | null = null
   /** Name of the agent that was asked for, once it was found. Written by proxy. */
   agent: string | null = null
+  /** Pattern of the gateway's own route that answered; null where an agent was asked, and where there is no route. Set when the exchange is over. */
+  route: string | null = null
+  /** It was refused because it had no valid token. Written by auth. */
+  unauthenticated = false
   /** Each try at an instance, in order. Written by upstream. */
   attempts: Attempt[] = []
   /** Body bytes from the client that were forwarded. Written by proxy. */
@@ -130,6 +134,7 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     if (!received) facts.ending ??= 'client-aborted'
     if (facts.status === 0) facts.status = raw.headersSent ? raw.statusCode : 499
     if (facts.bytesSent === 0 && facts.agent === null) facts.bytesSent = Number(reply.getHeader('content-length') ?? 0)
+    if (facts.agent === null && !request.is404) facts.route = request.routeOptions.url ?? null
     finish(facts)
   }
 

@@ -5,7 +5,7 @@ import { Command, CommanderError } from 'commander'
 import { nearestNames } from '../fleet/nearest-names.ts'
 import { commands } from './commands.ts'
 import { colorsFor, CommandError, exitCodes, onlyColours, plain, say, type CommandIo } from './io.ts'
-import { packageVersion } from './package.ts'
+import { packageVersion } from '../version.ts'
 
 /**
  * The program, for parsing and for the documents.

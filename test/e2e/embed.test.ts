@@ -239,7 +239,7 @@ t.test('decorators of the same names stay the host\'s', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   const names = [
-    'registry', 'registryState', 'auth', 'facts', 'stats', 'health', 'upstream', 'discovery', 'drain', 'proxy', 'rateLimiter', 'auditLog',
+    'registry', 'registryState', 'auth', 'facts', 'stats', 'health', 'upstream', 'discovery', 'drain', 'proxy', 'rateLimiter', 'auditLog', 'metrics',
     'cors', 'corsEnabled', 'registryRules', 'createRateLimit', 'verifyBearerAuth'
   ]
   for (const name of names) app.decorate(name, `the host's ${name}`)
