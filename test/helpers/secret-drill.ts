@@ -101,7 +101,7 @@ export function withToken (token: string, query: string, forAgent: string): stri
     chunked(`X-Fleet-Token: ${token}\r\nAuthorization: Bearer ${token}\r\n`),
     request('GET', '/api/good/x', [...upgrade, `Sec-WebSocket-Protocol: fleet.bearer, fleet.bearer.${token}, chat`]),
     request('GET', '/api/good/x', [...upgrade, bearer, `Sec-WebSocket-Protocol: chat, fleet.bearer.${token}`]),
-    ...['/', '/health', '/agents', '/agents/nobody', '/registry', '/stats', '/nowhere'].map(path => request('GET', path, [bearer])),
+    ...['/', '/health', '/agents', '/agents/nobody', '/registry', '/stats', '/metrics', '/nowhere'].map(path => request('GET', path, [bearer])),
     request('PUT', '/agents', [bearer]), request('DELETE', '/registry/nobody', [bearer]),
     request('POST', '/registry/register', [bearer], JSON.stringify({ name: 'x', port: 1, token })),
     request('POST', '/registry/register', [bearer], JSON.stringify({ name: 'x', port: 1, host: `http://user:${token}@host/` })),
