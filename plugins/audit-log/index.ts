@@ -13,8 +13,10 @@ import { openDestination, type AuditDestination, type OpenDestination } from './
 import type { AuditEntry } from './entry.ts'
 import { select, type AuditFilter } from './filter.ts'
 import { createLineWriter } from './line.ts'
+import type { LiveStreams } from './live.ts'
 import { AuditLogOptions } from './options.ts'
 import { RecentExchanges } from './recent.ts'
+import { auditRoutes } from './routes.ts'
 
 export interface AuditLog {
   /** Writes the lines that wait for their batch, before it returns. For who ends the process without close(). */
@@ -26,6 +28,8 @@ export interface AuditLog {
   reconfigure (options: Partial<AuditLogOptions>): void
   /** As reconfigure(), in two steps: the file is opened here, and what is returned applies it. What is not applied is closed by the next call. */
   prepare (options: Partial<AuditLogOptions>): () => void
+  /** Opens the file again, at once, for who moved the former one away; where that can't be, the log says so and lines go where they went. */
+  reopen (): void
   /**
    * Of the last 1,000 exchanges that finished, those that the filter lets through; the newest last.
    * @throws BadRequestError naming what is wrong with the filter
@@ -149,8 +153,20 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
     if (next !== null) stopListening = fastify.facts.onFinished(record)
   }
 
+  function reopen (): void {
+    if (output?.file === undefined || given !== undefined) return
+    try {
+      turnTo(outputTo(output.file))
+      fastify.log.info('The audit log was opened again')
+    } catch (error) {
+      fastify.log.error(error, 'The audit log can not be opened again; its lines go where they went')
+    }
+  }
+
+  let streams: LiveStreams
   function keep (facts: RequestFacts): void {
     ring.add(facts)
+    if (streams.size > 0) streams.added()
     if (entryListeners.size === 0) return
     const entry = ring.entryAt(ring.end - 1)
     for (const listener of entryListeners) listener(entry)
@@ -159,10 +175,12 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
   const nameOf = (nameOrAlias: string) => (fastify.hasDecorator('registry') ? fastify.registry.find(nameOrAlias)?.name : undefined) ?? nameOrAlias
 
   prepare(data)()
+  await fastify.register(auditRoutes, { ring, clock, nameOf, onStreams: made => { streams = made } })
   const stopKeeping = fastify.facts.onFinished(keep)
   fastify.decorate('auditLog', {
     flush,
     prepare,
+    reopen,
     reconfigure: options => prepare(options)(),
     recent: (filter = {}) => select(filter, ring, clock.now(), nameOf).numbers.map(number => ring.entryAt(number)),
     onEntry (listener) {
