@@ -140,7 +140,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
-  await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) }))
+  await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, clock, ...(auditDestination && { destination: auditDestination }) }))
   await gateway.register(proxy, {
     viaPseudonym,
     lookupOf,

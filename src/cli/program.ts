@@ -9,6 +9,7 @@ import { deregisterCommand } from './deregister.ts'
 import { healthCommand } from './health.ts'
 import { colorsFor, CommandError, exitCodes, onlyColours, plain, say, type CommandIo } from './io.ts'
 import { keyCommand } from './key.ts'
+import { logsCommand } from './logs.ts'
 import { onboardCommand } from './onboard.ts'
 import { packageVersion } from './package.ts'
 import { registerCommand } from './register.ts'
@@ -19,7 +20,7 @@ import { statsCommand } from './stats.ts'
 import { testCommand } from './test.ts'
 
 /** In the order in which somebody new needs them. */
-const commands = [serveCommand, onboardCommand, checkCommand, keyCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
+const commands = [serveCommand, onboardCommand, checkCommand, keyCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, logsCommand, registerCommand, deregisterCommand, runCommand]
 
 /** The whole program, for parsing and for the documents. */
 export function createProgram (io: CommandIo): Command {
