@@ -27,7 +27,7 @@ export { default as discovery } from './discovery/index.ts'
 export { default as health } from './health/index.ts'
 /** Counters and latencies, `/stats`: `fastify.stats`. Needs `facts`, `registry` and `upstream`. */
 export { default as stats } from './stats/index.ts'
-/** One line per request: `fastify.auditLog`. Needs `facts`. */
+/** One line per request, and the last 1,000 of them: `fastify.auditLog`, `/audit`. Needs `facts`. */
 export { default as auditLog } from './audit-log/index.ts'
 /** `/api/{agent}/{path}`: `fastify.proxy`. Needs `facts`, `registry` and `upstream`. */
 export { default as proxy } from './proxy/index.ts'

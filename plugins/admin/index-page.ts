@@ -16,7 +16,8 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry/{name}/instances/{id}', methods: 'PUT, DELETE', about: 'heartbeat, removal' },
   { path: '/registry/{name}/instances/{id}/probe', methods: 'POST', about: 'ask that instance now' },
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
-  { path: '/stats', methods: 'GET', about: 'counters and latencies' }
+  { path: '/stats', methods: 'GET', about: 'counters and latencies' },
+  { path: '/audit', methods: 'GET', about: 'the last requests, or each as it finishes' }
 ]
 
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
