@@ -29,7 +29,7 @@ export { default as health } from './health/index.ts'
 export { default as stats } from './stats/index.ts'
 /** `/metrics` for Prometheus: `fastify.metrics`. Needs `facts`, `registry` and `upstream`. */
 export { default as metrics } from './metrics/index.ts'
-/** One line per request: `fastify.auditLog`. Needs `facts`. */
+/** One line per request, and the last 1,000 of them: `fastify.auditLog`, `/audit`. Needs `facts`. */
 export { default as auditLog } from './audit-log/index.ts'
 /** `/api/{agent}/{path}`: `fastify.proxy`. Needs `facts`, `registry` and `upstream`. */
 export { default as proxy } from './proxy/index.ts'

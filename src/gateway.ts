@@ -143,7 +143,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
   await gateway.register(metrics, { ...input.metrics, clock })
-  await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) }))
+  await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, clock, ...(auditDestination && { destination: auditDestination }) }))
   await gateway.register(proxy, {
     viaPseudonym,
     lookupOf,

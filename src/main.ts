@@ -35,8 +35,8 @@ const signals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
 
 /** What becomes of commands that are told to end while they are being loaded; as the first process of a container they would not hear it. */
 const onEarlySignal: Readonly<Record<string, (signal: NodeJS.Signals) => void>> = {
-  // It ends well, and what it would read again it has not read yet.
-  serve: signal => { if (signal !== 'SIGHUP') process.exit(0) },
+  // It ends well; what it would read or open again it has not read or opened yet.
+  serve: signal => { if (signal !== 'SIGHUP' && signal !== 'SIGUSR2') process.exit(0) },
   // Its program has not been started.
   run: signal => { process.exit(128 + constants.signals[signal]) }
 }
@@ -51,7 +51,7 @@ async function main (): Promise<void> {
     onSignal = listener
   }
   const early = onEarlySignal[process.argv[2] ?? '']
-  if (early !== undefined) take(early)
+  if (early !== undefined) take(early, process.argv[2] === 'serve' ? ['SIGUSR2'] : [])
   process.stdout.on('error', onOutputError)
   process.stderr.on('error', () => {}) // a terminal that was closed must not end a gateway
   const io: CommandIo = {

@@ -17,7 +17,8 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry/{name}/instances/{id}/probe', methods: 'POST', about: 'ask that instance now' },
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
   { path: '/stats', methods: 'GET', about: 'counters and latencies' },
-  { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' }
+  { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' },
+  { path: '/audit', methods: 'GET', about: 'the last requests, or each as it finishes' }
 ]
 
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */

@@ -1,15 +1,22 @@
 /**
- * The audit log: one line per finished exchange, aborted ones included, written in batches. What a line says is in line.ts.
+ * The audit log: one line per finished exchange, aborted ones included, written in batches. What a line says is in line.ts. The last
+ * exchanges are kept as well, lines or not.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type { RequestFacts } from '../facts/index.ts'
+import type {} from '../registry/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
 import { openDestination, type AuditDestination, type OpenDestination } from './destination.ts'
+import type { AuditEntry } from './entry.ts'
+import { select, type AuditFilter } from './filter.ts'
 import { createLineWriter } from './line.ts'
+import type { LiveStreams } from './live.ts'
 import { AuditLogOptions } from './options.ts'
+import { RecentExchanges } from './recent.ts'
+import { auditRoutes } from './routes.ts'
 
 export interface AuditLog {
   /** Writes the lines that wait for their batch, before it returns. For who ends the process without close(). */
@@ -21,6 +28,15 @@ export interface AuditLog {
   reconfigure (options: Partial<AuditLogOptions>): void
   /** As reconfigure(), in two steps: the file is opened here, and what is returned applies it. What is not applied is closed by the next call. */
   prepare (options: Partial<AuditLogOptions>): () => void
+  /** Opens the file again, at once, for who moved the former one away; where that can't be, the log says so and lines go where they went. */
+  reopen (): void
+  /**
+   * Of the last 1,000 exchanges that finished, those that the filter lets through; the newest last.
+   * @throws BadRequestError naming what is wrong with the filter
+   */
+  recent (filter?: AuditFilter): AuditEntry[]
+  /** Calls `listener` for each exchange that finishes, at once; it must not throw. The returned function ends that. */
+  onEntry (listener: (entry: AuditEntry) => void): () => void
 }
 
 declare module 'fastify' {
@@ -54,6 +70,8 @@ interface Output {
 const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, destination: given, ...data } = opts
   const lineOf = createLineWriter()
+  const ring = new RecentExchanges()
+  const entryListeners = new Set<(entry: AuditEntry) => void>()
   const ends = new Set<Promise<void>>()
   let output: Output | null = null
   /** Opened, and not in use yet. */
@@ -135,11 +153,45 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
     if (next !== null) stopListening = fastify.facts.onFinished(record)
   }
 
+  function reopen (): void {
+    if (output?.file === undefined || given !== undefined) return
+    try {
+      turnTo(outputTo(output.file))
+      fastify.log.info('The audit log was opened again')
+    } catch (error) {
+      fastify.log.error(error, 'The audit log can not be opened again; its lines go where they went')
+    }
+  }
+
+  let streams: LiveStreams
+  function keep (facts: RequestFacts): void {
+    ring.add(facts)
+    if (streams.size > 0) streams.added()
+    if (entryListeners.size === 0) return
+    const entry = ring.entryAt(ring.end - 1)
+    for (const listener of entryListeners) listener(entry)
+  }
+
+  const nameOf = (nameOrAlias: string) => (fastify.hasDecorator('registry') ? fastify.registry.find(nameOrAlias)?.name : undefined) ?? nameOrAlias
+
   prepare(data)()
-  fastify.decorate('auditLog', { flush, prepare, reconfigure: options => prepare(options)() })
+  await fastify.register(auditRoutes, { ring, clock, nameOf, onStreams: made => { streams = made } })
+  const stopKeeping = fastify.facts.onFinished(keep)
+  fastify.decorate('auditLog', {
+    flush,
+    prepare,
+    reopen,
+    reconfigure: options => prepare(options)(),
+    recent: (filter = {}) => select(filter, ring, clock.now(), nameOf).numbers.map(number => ring.entryAt(number)),
+    onEntry (listener) {
+      entryListeners.add(listener)
+      return () => entryListeners.delete(listener)
+    }
+  })
   fastify.addHook('onClose', async () => {
     if (output !== null) for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
     stopListening()
+    stopKeeping()
     flush()
     if (prepared !== null) end(prepared)
     await (givenWasUsed ? given : output?.destination)?.end?.()
@@ -168,5 +220,6 @@ function createErrorReport (log: { error (error: Error, message: string): void }
 }
 
 export { AuditLogOptions }
-export type { AuditDestination }
+export type { AuditDestination, AuditEntry, AuditFilter }
+export type { AuditTry } from './entry.ts'
 export default fp(auditLogPlugin, { name: 'fleet-audit-log', fastify: '5.x', decorators: { fastify: ['facts'] } })

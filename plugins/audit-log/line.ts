@@ -3,6 +3,8 @@
  * and only what came from outside can need escaping.
  */
 import type { RequestFacts } from '../facts/index.ts'
+import { lineJson } from './json.ts'
+import { pathOf } from './path.ts'
 
 /** Makes the line of a finished exchange, with its line feed. Keeps what lines of the same second have in common. */
 export type LineWriter = (facts: RequestFacts) => string
@@ -32,13 +34,6 @@ export function createLineWriter (): LineWriter {
   }
 }
 
-/** Without the query, which may hold secrets, and without scheme, user and host when the target has them (RFC 9112 §3.2.2). */
-function pathOf (url: string): string {
-  const query = url.indexOf('?')
-  const path = query === -1 ? url : url.slice(0, query)
-  return path.startsWith('/') ? path : path.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '')
-}
-
 function quoteOrNull (text: string | null): string {
   return text === null ? 'null' : quote(text)
 }
@@ -46,12 +41,10 @@ function quoteOrNull (text: string | null): string {
 /** Control characters (a terminal obeys C1 ones too), JSON's own, line separators and lone surrogates. */
 // eslint-disable-next-line no-control-regex
 const unsafe = /[\u0000-\u001f"\\\u007f-\u009f\u2028\u2029\ud800-\udfff]/
-/** What JSON.stringify leaves as it is. */
-const unescaped = /[\u007f-\u009f\u2028\u2029]/g
 
 function quote (text: string): string {
   if (!unsafe.test(text)) return '"' + text + '"'
-  return JSON.stringify(text).replace(unescaped, character => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
+  return lineJson(text)
 }
 
 /** ISO 8601 with milliseconds; all but those are made once a second. */

@@ -45,13 +45,13 @@ export class RequestFacts {
   attempts: Attempt[] = []
   /** Body bytes from the client that were forwarded. Written by proxy. */
   bytesReceived = 0
-  /** Body bytes to the client. Written by proxy; for the gateway's own answers, their content length. */
+  /** Body bytes to the client. Written by proxy, and by who streams an answer of the gateway's own; for its other answers, their content length. */
   bytesSent = 0
   /** Code of the problem the gateway answered with. Written by problem. */
   code: string | null = null
   /** 101 for a tunnel. Written when the exchange is over, or by proxy for what went past Fastify. */
   status = 0
-  /** `event-stream`, `websocket`, or null for an ordinary exchange. Written by proxy. */
+  /** `event-stream`, `websocket`, or null for an ordinary exchange. Written by proxy, and by who streams an answer of the gateway's own. */
   stream: 'event-stream' | 'websocket' | null = null
   ending: Ending | null = null
   /** Whole duration, set when the exchange is over. */

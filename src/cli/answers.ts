@@ -76,6 +76,24 @@ export const StatsShape = Type.Object({
   }))
 })
 
+/** An entry of `GET /audit`, and an event of its stream. */
+export const AuditEntryShape = Type.Object({
+  id: Type.String(),
+  time: Type.String(),
+  method: Type.String(),
+  path: Type.String(),
+  agent: Type.Union([Type.String(), Type.Null()]),
+  instance: Type.Union([Type.String(), Type.Null()]),
+  attempts: Type.Integer(),
+  status: Type.Integer(),
+  latency_ms: Type.Number(),
+  ending: Type.Optional(Type.String()),
+  code: Type.Optional(Type.String())
+})
+
+/** `GET /audit` */
+export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
+
 /** `POST /registry/register` */
 export const RegisteredShape = Type.Object({
   message: Type.String(),

@@ -24,6 +24,9 @@ export interface AnswerLimits {
 
 const defaultLimits: AnswerLimits = { headMs: 10_000, wholeMs: 60_000, bytes: 64 * 1024 * 1024 }
 
+/** Of an event stream. */
+const mostSilenceMs = 45_000
+
 /** A limit that ends sooner than this is waited for, */
 const mostPatienceMs = 15_000
 /** at least so long before each further try. */
@@ -166,6 +169,34 @@ export class GatewayClient {
     const hint = nearest.length > 0 && !detail.includes(nearest[0]!) ? `; did you mean ${nearest.map(name => `"${name}"`).join(' or ')}?` : ''
     const Kind = status === 429 || status >= 500 ? GatewayAwayError : CommandError
     return new Kind(errors.length > 1 ? [`${title}:`, ...errors.map(({ path, message }) => `  ${path} ${message}`)].join('\n') : detail + hint)
+  }
+
+  /**
+   * An open event stream: its text as it comes. A gateway says something every 15 s, so three times that without a word is its end, too.
+   * @param lastEventId where an earlier stream ended
+   * @throws CommandError when there is none, also later; whatever the signal throws
+   */
+  async * stream (path: string, lastEventId: string | undefined, signal: AbortSignal): AsyncGenerator<string> {
+    const { url, token } = this.target
+    const headers = {
+      accept: 'text/event-stream',
+      ...(lastEventId !== undefined && { 'last-event-id': lastEventId }),
+      ...(token !== undefined && { authorization: `Bearer ${token.token}` })
+    }
+    try {
+      const { statusCode, headers: { 'content-type': type }, body } = await request(url + path, { headers, dispatcher: this.#agent, signal, bodyTimeout: mostSilenceMs })
+      if (statusCode !== 200 || !String(type).startsWith('text/event-stream')) {
+        const answer = jsonObjectIn(await this.#textOf(body))
+        if (answer === undefined || statusCode < 300) throw this.#stranger(statusCode)
+        throw this.#refusal({ status: statusCode, body: answer, latencyMs: 0 })
+      }
+      yield '' // it is open
+      const decoder = new TextDecoder()
+      for await (const chunk of body as AsyncIterable<Buffer>) yield decoder.decode(chunk, { stream: true })
+    } catch (error) {
+      if (error instanceof CommandError || signal.aborted) throw error
+      throw this.#unreachable(error as NodeJS.ErrnoException)
+    }
   }
 
   /** Ends the connections, so that the process can end. */

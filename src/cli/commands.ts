@@ -60,6 +60,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import('./stats.ts')).statsCommand
   },
   {
+    name: 'logs',
+    about: 'show the last requests, and follow those that come',
+    load: async () => (await import('./logs.ts')).logsCommand
+  },
+  {
     name: 'register',
     about: 'add an instance of an agent to the fleet, or change what is known of it',
     load: async () => (await import('./register.ts')).registerCommand

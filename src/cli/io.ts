@@ -76,11 +76,15 @@ export function onlyColours (text: string): string {
 }
 
 /**
- * As `--json` has it: two spaces on a terminal, and the same in a pipe, so that both can be read and compared. JSON itself escapes the first
- * 32 control characters alone; the others are escaped here, since the terminal is the same.
+ * As `--json` has it: two spaces on a terminal, and the same in a pipe, so that both can be read and compared.
  */
 export function printJson (io: Pick<CommandIo, 'stdout'>, value: unknown): void {
-  print(io, JSON.stringify(value, null, 2).replace(orders, character => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`))
+  print(io, harmlessJson(value, 2))
+}
+
+/** JSON itself escapes the first 32 control characters alone; the others are escaped here, since the terminal is the same. */
+export function harmlessJson (value: unknown, indent = 0): string {
+  return JSON.stringify(value, null, indent).replace(orders, character => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 
 export type Colors = ReturnType<typeof pc.createColors>

@@ -142,7 +142,7 @@ interface Signals {
   /** Resolves with the exit code when one ends it while nobody takes them yet: nothing has begun, so there is nothing to finish. */
   readonly endedEarly: Promise<number>
   readonly ending: boolean
-  /** From now on; a reload that was asked for is made up for. */
+  /** From now on; what was asked for before, such as a reload, is made up for. */
   take (listener: (signal: NodeJS.Signals) => void): void
   /** Leaves them to the system. */
   leave (): void
@@ -155,13 +155,13 @@ function watchSignals (io: CommandIo): Signals {
   const endedEarly = new Promise<number>(resolve => {
     listener = signal => {
       early.push(signal)
-      if (signal === 'SIGHUP' || ending) return
+      if (isRequest(signal) || ending) return
       ending = true
       say(io, `${signal}: ended before it listened`)
       resolve(exitCodes.good)
     }
   })
-  const leave = io.onSignal(signal => listener(signal))
+  const leave = io.onSignal(signal => listener(signal), ['SIGUSR2'])
   return {
     leave,
     endedEarly,
@@ -173,7 +173,12 @@ function watchSignals (io: CommandIo): Signals {
   }
 }
 
-/** Drains on the first signal, ends at once on a later one, reloads on SIGHUP. */
+/** It asks for something, and not to end. */
+function isRequest (signal: NodeJS.Signals): boolean {
+  return signal === 'SIGHUP' || signal === 'SIGUSR2'
+}
+
+/** Drains on the first signal, ends at once on a later one, reloads on SIGHUP, opens the audit log again on SIGUSR2. */
 function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals: Signals, io: CommandIo): Promise<number> {
   return new Promise((resolve, reject) => {
     let firstAt: number | null = null
@@ -183,6 +188,7 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals
         void gateway.certificate?.reload()
         return
       }
+      if (signal === 'SIGUSR2') return gateway.auditLog.reopen()
       const now = performance.now()
       if (firstAt !== null) {
         if (now - firstAt <= sameSignalMs) return

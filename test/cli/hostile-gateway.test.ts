@@ -14,7 +14,7 @@ const orders = '\u001b[31mX\u001b]0;title\u0007\u001b[2J\u009b2J\u009d0;title\u0
 // eslint-disable-next-line no-control-regex
 const raw = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u202e]/
 
-const clientCommands = [['agents'], ['agents', 'a'], ['routes'], ['health'], ['stats'], ['test'], ['register', 'a', '80'], ['deregister', 'a']]
+const clientCommands = [['agents'], ['agents', 'a'], ['routes'], ['health'], ['stats'], ['logs'], ['test'], ['register', 'a', '80'], ['deregister', 'a']]
 
 const instance = { id: 'abc', host: '127.0.0.1', port: 1, protocol: 'http', healthy: true, state: 'up', weight: 1, source: 'file', lease: null, in_flight: 0 }
 const agent = { status: 'healthy', instances: [instance], friendly_names: ['b'], metadata: {}, in_flight: 0 }
@@ -31,6 +31,7 @@ function answersWith (text: string): (method: string, path: string) => unknown {
       case '/agents/a': return one
       case '/health': return { status: text, gateway: 'ok', uptime_seconds: 1, services: { a: { healthy: false, healthy_instances: 0, total_instances: 1, instances: [bad] } } }
       case '/stats': return { total_requests: 1, total_proxied: 1, total_errors: 1, in_flight: 1, uptime_seconds: 1, config: { ok: false, error: text }, agents: {} }
+      case '/audit': return { entries: [{ id: text, time: text, method: text, path: text, agent: text, instance: text, attempts: 1, status: 200, latency_ms: 1, ending: text, code: text }] }
       case '/registry/register': return { message: text, name: text, instance: bad, lease: { expires_at: text } }
     }
     return { ok: false, outcome: text, status: null, cause: `ERR_SSL${text}`, path: text, latency_ms: 1 }
@@ -57,6 +58,21 @@ t.test('whatever a gateway puts into its answers, the terminal gets text, and a 
     t.match(stdout, 'ok    all ok    forged', args.join(' '))
     t.notMatch(stdout + stderr, raw)
     t.notMatch(stdout + stderr, /^ok {4}forged|TypeError|\n +at /m)
+  }
+})
+
+t.test('the same in an event stream; what is no gateway\'s ends it', async t => {
+  const entry = { id: orders, time: orders, method: orders, path: orders, agent: orders, instance: orders, attempts: 1, status: 200, latency_ms: 1, code: orders }
+  for (const data of [JSON.stringify({ ...entry, attempts: 'x' }), 'null', '[]', '{', '', 'x'.repeat(2 * 1024 * 1024)]) {
+    const { origin } = await fakeAgent(t, (_request, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.write(`event: ${orders}\n\nevent: dropped\ndata: {"count":"x"}\n\nevent: request\nid: ${orders.replaceAll('\n', '')}\ndata: ${JSON.stringify(entry)}\n\nevent: request\ndata: ${data}${data.startsWith('x') ? '' : '\n\n'}`)
+    })
+    const { code, stdout, stderr } = await command('logs', '-f', '--url', origin)
+    t.equal(code, 1)
+    t.match(stdout, /ok {4}all ok {4}forged/)
+    t.notMatch(stdout + stderr, raw)
+    t.match(stderr, 'is no Fleet Gateway')
   }
 })
 

@@ -1,0 +1,41 @@
+/**
+ * The events in an event stream's text (HTML Living Standard, "Server-sent events"), as far as this program is sent them.
+ */
+
+/** What a stream told. */
+export interface StreamEvent {
+  /** `message` when it has none. */
+  readonly type: string
+  /** Empty when only the id is told. */
+  readonly data: string
+  /** The last that was told. */
+  readonly id: string | undefined
+}
+
+/** An event that is longer is none of a gateway's. */
+const mostCharacters = 1024 * 1024
+
+/** @throws RangeError when an event does not end */
+export async function * eventsIn (text: AsyncIterable<string>): AsyncGenerator<StreamEvent> {
+  let rest = ''
+  let id: string | undefined
+  for await (const chunk of text) {
+    rest += chunk
+    const blocks = rest.split(/\r?\n\r?\n/)
+    rest = blocks.pop()!
+    if (rest.length > mostCharacters) throw new RangeError('an event without an end')
+    for (const block of blocks) {
+      const fields = block.split(/\r?\n/).map(fieldIn)
+      const valuesOf = (name: string) => fields.filter(field => field.name === name).map(({ value }) => value)
+      id = valuesOf('id').at(-1) ?? id
+      yield { type: valuesOf('event').at(-1) ?? 'message', data: valuesOf('data').join('\n'), id }
+    }
+  }
+}
+
+/** Of a comment the name is empty. */
+function fieldIn (line: string): { name: string, value: string } {
+  const colon = line.indexOf(':')
+  if (colon === -1) return { name: line, value: '' }
+  return { name: line.slice(0, colon), value: line.slice(colon + 1).replace(/^ /, '') }
+}
