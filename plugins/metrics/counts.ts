@@ -11,7 +11,7 @@ import type { Registry } from '../../src/fleet/registry.ts'
 /** Upper bounds of what ordinary exchanges and first bytes take, in seconds: up to the longest that timeouts allow by default. */
 export const durationBounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
 /** Of event streams and WebSockets, which last as long as they are wanted. */
-export const streamBounds = [1, 10, 60, 300, 1_800, 3_600, 14_400, 86_400]
+const streamBounds = [1, 10, 60, 300, 1_800, 3_600, 14_400, 86_400]
 
 /** Methods that are told apart; the rest is one. */
 export const methodLabels = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'OTHER']
