@@ -87,9 +87,9 @@ export const auditRoutes: FastifyPluginAsync<AuditRouteOptions> = async (fastify
       response: raw,
       matches,
       next,
-      isAllowed () {
+      async isAllowed () {
         if (!fastify.hasDecorator('auth')) return true
-        principal = fastify.auth.principalOf(request)
+        principal = await fastify.auth.principalOf(request)
         return principal !== null && hasScope(principal, 'read')
       },
       onWritten: bytes => { facts.bytesSent += bytes }

@@ -10,7 +10,7 @@ import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
 import { createAddressKeys } from '../../src/address-key.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { ForbiddenError } from '../../src/errors.ts'
+import { AuthUnavailableError, ForbiddenError } from '../../src/errors.ts'
 import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
 import { anyone, hasScope, mayTouch, type Principal } from '../../src/principal.ts'
@@ -48,8 +48,8 @@ export interface Auth {
   prepare (settings: AuthSettings): () => void
   /** Whether the agent is given by name to other keys and not to this principal, who so must not take the name, not even as an alias. */
   isOthers (agentName: string, principal: Principal): boolean
-  /** Who the request's token belongs to by now, null for nobody: what is answered for longer than a moment asks again. */
-  principalOf (request: FastifyRequest): Principal | null
+  /** Who the request's token belongs to by now, null for nobody: what is answered for longer than a moment asks again. At once for keys. */
+  principalOf (request: FastifyRequest): Principal | null | Promise<Principal | null>
 }
 
 declare module 'fastify' {
@@ -219,11 +219,13 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     reconfigure: next => prepare(next)(),
     isOthers: (agentName, principal) => state.keyring?.isOthers(agentName, principal) === true,
     principalOf ({ raw }) {
-      const { keyring } = state
+      const { keyring, jwt } = state
       if (keyring === null) return anyone
       const credentials = credentialsOf(raw)
-      if (credentials.kind === 'token') return keyring.find(credentials.token)
-      return credentials.kind === 'authorization' ? keyring.find(bearerTokensOf(raw)[0]!) : null
+      if (credentials.kind === 'none' || credentials.kind === 'ambiguous') return null
+      const token = credentials.kind === 'token' ? credentials.token : bearerTokensOf(raw)[0]!
+      const known = keyring.find(token)
+      return known !== null || jwt === null || !isJwt(token) ? known : ownerOf(token, jwt)
     }
   })
   /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
@@ -242,7 +244,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     const { principal } = request
     if (request.facts) request.facts.keyId = principal?.id ?? null
     if (route.optionalAuth === true) return undefined
-    if (request.facts) request.facts.unauthenticated = failure !== undefined
+    if (request.facts) request.facts.unauthenticated = failure !== undefined && !(failure instanceof AuthUnavailableError)
     return failure ?? permissionProblem(fastify, request, principal!, route)
   }
 
@@ -259,6 +261,12 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (isRecognised(request, keyring)) return done(refusalOf(request, route, undefined))
     authenticate(request, reply, keyring).then(failure => done(refusalOf(request, route, failure)), done)
   })
+}
+
+/** Null where it opens nothing, or nobody can say. */
+async function ownerOf (token: string, jwt: JwtVerifier): Promise<Principal | null> {
+  const verdict = await jwt.verify(token)
+  return verdict.kind === 'valid' ? verdict.principal : null
 }
 
 /** Nobody is let in. */
