@@ -15,6 +15,7 @@ import auth from '../plugins/auth/index.ts'
 import { Keyring } from '../plugins/auth/keyring.ts'
 import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
+import docs from '../plugins/docs/index.ts'
 import drain from '../plugins/drain/index.ts'
 import facts from '../plugins/facts/index.ts'
 import guard from '../plugins/guard/index.ts'
@@ -126,6 +127,8 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
   await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
+  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
+  await gateway.register(docs, { ...input.docs, clock, lookupOf, tlsOf })         // before all routes that it describes
   await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })
   let begun = atStart
   let complete = false
@@ -137,7 +140,6 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     changesOf: (before, after) => settingChanges(FleetOptions, (before.config as Loaded).config, (after.config as Loaded).config, ['agents']).map(({ text }) => text),
     ...(file !== undefined && { file })
   })
-  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
   await placing(atStart.source, () => gateway.register(auditLog, { ...input.auditLog, ...(auditDestination && { destination: auditDestination }) }))
