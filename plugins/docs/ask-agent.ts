@@ -39,7 +39,7 @@ export async function askForDocument (instance: Instance, { clock, lookupOf, tls
     const asked = request({ host, port, path: documentPath, headers, agent: false, signal, ...(lookup && { lookup }), ...tls })
     let problem = 'does not answer'
     const giveUp = (reason: string) => {
-      problem = reason
+      reject(new NoDocument(reason)) // at once: what has arrived already may still come to its end
       asked.destroy()
     }
     const cancelTimeout = clock.after(longestMs, () => giveUp(`does not answer within ${longestMs / 1_000} s`))
