@@ -17,6 +17,7 @@ import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
 import docs from '../plugins/docs/index.ts'
 import drain from '../plugins/drain/index.ts'
+import explain from '../plugins/explain/index.ts'
 import facts from '../plugins/facts/index.ts'
 import guard from '../plugins/guard/index.ts'
 import health from '../plugins/health/index.ts'
@@ -127,9 +128,10 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
   await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
-  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
-  await gateway.register(docs, { ...input.docs, clock, lookupOf, tlsOf })         // before all routes that it describes
   await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })
+  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
+  await gateway.register(docs, { ...input.docs, clock, lookupOf, tlsOf })         // before all other routes: it describes them
+  await gateway.register(explain, { clock })
   let begun = atStart
   let complete = false
   await gateway.register(discovery, {

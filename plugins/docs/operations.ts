@@ -245,6 +245,18 @@ export const operations: Readonly<Record<string, Operation>> = {
       })
     }
   }),
+  'GET /explain': operation({
+    tag: 'figures',
+    summary: 'What would become of a request',
+    needs: 'read',
+    description: 'Sends nothing to an agent and takes no turn. The headers and the address of this request count as that request\'s where a balancer looks at them.',
+    parameters: [
+      inQuery('method', 'Of the request.', { type: 'string', pattern: '^[A-Z][A-Z-]{0,31}$', default: 'GET' }),
+      { ...inQuery('path', 'Path and query of the request, percent-encoded.'), required: true },
+      inQuery('key', 'Whose request it would be: the id of a key. Another than the caller\'s own needs `admin`.')
+    ],
+    answers: { 200: json(ref('Explanation'), 'Which route, agent and instance, by which rules; or which refusal.') }
+  }),
   'GET /metrics': operation({ tag: 'figures', summary: 'Figures for Prometheus', needs: 'read', answers: { 200: { description: 'In the text form of Prometheus.', content: { 'text/plain': { schema: { type: 'string' } } } } } }),
   'GET /audit': operation({
     tag: 'figures',

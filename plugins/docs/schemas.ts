@@ -134,6 +134,44 @@ export const schemas = {
     }))
   }),
 
+  Explanation: object({
+    method: text,
+    target: text,
+    outcome: { type: 'string', enum: ['forwarded', 'answered', 'refused'] },
+    refusal: orNull(object({ status: { type: 'integer' }, code: text, detail: text })),
+    route: orNull(object({ path: text, needs: { type: ['string', 'null'], description: 'The scope; null for nothing.' } })),
+    key: object({ id: { type: ['string', 'null'] }, scopes: list(text), agents: { anyOf: [list(text), { const: '*' }] } }),
+    rate_limit: orNull(object({ enabled: yes }, { per_minute: count, burst: count, bucket: text })),
+    agent: orNull(object({ name: text, asked_as: text, status: text }, { path: text })),
+    policy: orNull(object({
+      timeouts: object({ connect: text, response: text, idle: text, total: { type: ['string', 'null'] } }),
+      path_prefix: { type: ['string', 'null'], description: 'Of `paths`, whose timeouts these are.' },
+      retry: object({ attempts: count, statuses: list({ type: 'integer' }), max_body_bytes: count, repeatable: yes, why: text }),
+      balancer: object({ policy: text }, { hash_on: text, slow_start: text }),
+      concurrency: object({ max: { type: ['integer', 'null'] }, queue: count, queue_timeout: text, waiting: count }),
+      headers: list(text, 'Names of the gateway\'s own fields, for instances that are trusted with them.'),
+      forward_authorization: yes,
+      preserve_host: yes,
+      rewrite_location: yes
+    })),
+    instances: list(object({
+      id: instanceId,
+      host: text,
+      port,
+      protocol: text,
+      weight: count,
+      source: text,
+      state,
+      available: { type: 'boolean', description: 'May take a request this moment.' },
+      why: text,
+      in_flight: count,
+      lease: orNull(object({ expires_at: time }, { lapsed: { const: true } })),
+      ejected_until: { type: ['string', 'null'], format: 'date-time' },
+      probes: object({ good_in_a_row: count, failed_in_a_row: count }, { asks: text, interval: text })
+    })),
+    next: orNull(object({ instance: { type: ['string', 'null'], description: 'Null where it is not certain.' }, candidates: list(text), panic: yes, why: text }))
+  }),
+
   Index: object({ name: { const: 'Fleet Gateway' }, routes: list(object({ path: text, methods: text, about: text })) }),
 
   AuditEntry: object({

@@ -6,6 +6,7 @@ import { nearestNames } from '../fleet/nearest-names.ts'
 import { agentsCommand } from './agents.ts'
 import { checkCommand } from './check.ts'
 import { deregisterCommand } from './deregister.ts'
+import { explainCommand } from './explain.ts'
 import { healthCommand } from './health.ts'
 import { colorsFor, CommandError, exitCodes, onlyColours, plain, say, type CommandIo } from './io.ts'
 import { keyCommand } from './key.ts'
@@ -19,7 +20,7 @@ import { statsCommand } from './stats.ts'
 import { testCommand } from './test.ts'
 
 /** In the order in which somebody new needs them. */
-const commands = [serveCommand, onboardCommand, checkCommand, keyCommand, testCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
+const commands = [serveCommand, onboardCommand, checkCommand, keyCommand, testCommand, explainCommand, agentsCommand, routesCommand, healthCommand, statsCommand, registerCommand, deregisterCommand, runCommand]
 
 /** The whole program, for parsing and for the documents. */
 export function createProgram (io: CommandIo): Command {
