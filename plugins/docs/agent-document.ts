@@ -6,7 +6,7 @@ import { NoDocument } from './ask-agent.ts'
 import { describedMethods, securitySchemes } from './operations.ts'
 
 /** One operation, for a list. */
-export interface ListedOperation {
+interface ListedOperation {
   readonly method: typeof describedMethods[number]
   /** As the agent has it. */
   readonly path: string

@@ -183,7 +183,8 @@ const zip = promisify(gzip)
 /** Reads a file of the page by its name, once for all who want it; undefined when there is none. */
 export function createPageFiles (): (name: string) => Promise<PageFile> | undefined {
   const files = new Map<string, Promise<PageFile>>()
-  const folder = join(dirname(createRequire(import.meta.url).resolve('@fastify/swagger-ui/package.json')), 'static')
+  const require = createRequire(import.meta.url)
+  const folder = join(dirname(require.resolve('@fastify/swagger-ui/package.json')), 'static')
 
   async function read (name: string, type: string, text: string | undefined): Promise<PageFile> {
     const bytes = text === undefined ? await readFile(join(folder, name)) : Buffer.from(text)
