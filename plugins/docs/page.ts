@@ -141,7 +141,7 @@ const script = `'use strict'
       sessionStorage.removeItem(tokenKey)
       const was = token
       token = ''
-      return ask(was === '' && status === 401 ? 'Every route is described here, for who may read.' : body.detail)
+      return ask(was === '' && status === 401 ? 'A token with the scope read shows every route.' : body.detail)
     }
     if (status !== 200) return say(body.detail ?? 'The gateway answers with status ' + status)
     if (token !== '') sessionStorage.setItem(tokenKey, token)
