@@ -10,11 +10,16 @@ import { askForDocument, NoDocument, type Ways } from './ask-agent.ts'
 export type Finding = AgentDocument | { readonly problem: string }
 
 const keptMs = 60_000
+/** Where there was none: the agent may just be starting. */
+const problemKeptMs = 10_000
+/** Who wants all documents waits no longer, however many agents hang. */
+const patienceMs = 3_500
 const mostKept = 100
 const mostAtOnce = 8
 
 interface Kept {
   readonly at: number
+  forMs: number
   /** Tells the agent from another one that has its name now. */
   readonly rotation: Rotation
   readonly finding: Promise<Finding>
@@ -36,15 +41,30 @@ export class AgentDocuments {
     const { name, rotation } = agent
     const now = this.#ways.clock.now()
     const known = this.#kept.get(name)
-    if (known !== undefined && known.rotation === rotation && Math.abs(now - known.at) < keptMs) return known.finding
+    if (known !== undefined && known.rotation === rotation && Math.abs(now - known.at) < known.forMs) return known.finding
     this.#kept.delete(name)
     for (const oldest of this.#kept.keys()) {
       if (this.#kept.size < mostKept) break
       this.#kept.delete(oldest)
     }
     const finding = this.#find(agent)
-    this.#kept.set(name, { at: now, rotation, finding })
+    const kept = { at: now, forMs: keptMs, rotation, finding }
+    this.#kept.set(name, kept)
+    void finding.then(found => { if ('problem' in found) kept.forMs = problemKeptMs })
     return finding
+  }
+
+  /** What these agents have, as far as they say so soon. */
+  async ofAll (agents: readonly Agent[]): Promise<Finding[]> {
+    let cancel = () => {}
+    const impatient = new Promise<Finding>(resolve => {
+      cancel = this.#ways.clock.after(patienceMs, () => resolve({ problem: 'is not answered yet' }))
+    })
+    try {
+      return await Promise.all(agents.map(agent => Promise.race([this.of(agent), impatient])))
+    } finally {
+      cancel()
+    }
   }
 
   /** Ends what is under way. */

@@ -141,7 +141,7 @@ const docsPlugin: FastifyPluginAsync<DocsPluginOptions> = async (fastify, opts) 
     const document = own() as OpenApiDocument & { tags: object[], paths: Paths }
     const seen = [...registry.agents()].filter(({ name }) => mayTouch(request.principal, name))
     const asked = seen.slice(0, mostAgents)
-    const findings = await Promise.all(asked.map(agent => documents.of(agent)))
+    const findings = await documents.ofAll(asked)
     const paths: Paths = { ...document.paths }
     const agentTags: object[] = []
     const listed: [string, object][] = seen.slice(mostAgents).map(({ name }) => [name, { document: documentAt(name) }])

@@ -4,6 +4,7 @@ import fastifySwagger from '@fastify/swagger'
 import Fastify from 'fastify'
 import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, buildGateway, startGateway, unprobed } from '../helpers/build-gateway.ts'
+import { fakeClock } from '../helpers/fake-clock.ts'
 import { deadPort, fakeAgent, type FakeAgent } from '../helpers/fake-agent.ts'
 import { answerProblems, documentProblems, valueProblems, type OpenApi } from '../helpers/openapi.ts'
 
@@ -254,6 +255,39 @@ t.test('an agent\'s document is asked for with the agent\'s own headers, is boun
     deep: 'gives what is nested too deep'
   })
   t.same(elsewhere.requests, [])
+})
+
+t.test('agents that hang hold up the document for moments only, and are asked again before long', async t => {
+  const clock = fakeClock()
+  let isWell = false
+  let asked = 0
+  let tell = () => {}
+  const agent = await fakeAgent(t, (_request, response) => {
+    asked++
+    tell()
+    if (isWell) response.end(JSON.stringify(plannerDocument))
+  })
+  async function untilAsked (times: number): Promise<void> {
+    if (asked >= times) return
+    await new Promise<void>(resolve => { tell = resolve })
+    await untilAsked(times)
+  }
+  const names = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i']
+  const gateway = await buildGateway(t, { clock, auth, agents: names.map(name => agentAt(name, agent)), ...unprobed })
+  const problems = ({ 'x-fleet-agents': found }: OpenApi) => names.map(name => found[name]!.problem)
+
+  const first = documentOf(gateway)
+  await untilAsked(8)
+  clock.advance(3_000)
+  await untilAsked(9)
+  clock.advance(500)
+
+  t.same(problems(await first), [...Array.from({ length: 8 }, () => 'GET /openapi.json does not answer within 3 s'), 'GET /openapi.json is not answered yet'])
+  isWell = true
+  clock.advance(2_500)
+  t.same(problems(await documentOf(gateway)).filter(problem => problem !== undefined).length, 9, 'kept for a while')
+  clock.advance(10_000)
+  t.same(problems(await documentOf(gateway)).filter(problem => problem !== undefined), [])
 })
 
 t.test('a hostile agent breaks nothing and leads nowhere', async t => {
