@@ -21,6 +21,10 @@ export { default as auth } from './auth/index.ts'
 export { default as rateLimit } from './rate-limit/index.ts'
 /** Chooses the instance for each attempt: `fastify.upstream`. Needs `registry`. */
 export { default as upstream } from './upstream/index.ts'
+/** The routes of the plugins behind it as an OpenAPI document and as a page: `/openapi.json`, `/docs`; `fastify.docs`. Needs `registry`. */
+export { default as docs } from './docs/index.ts'
+/** What would become of a request: `/explain`. Needs `problem`, `registry` and `upstream`. */
+export { default as explain } from './explain/index.ts'
 /** Keeps the registry equal to fleet.yaml or to agents given in code: `fastify.discovery`. Needs `registry`. */
 export { default as discovery } from './discovery/index.ts'
 /** Probes, ejection, `/health…`: `fastify.health`. Needs `registry` and `upstream`. */

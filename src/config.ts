@@ -6,6 +6,7 @@ import { dirname, join } from 'node:path'
 import { AuditLogOptions } from '../plugins/audit-log/options.ts'
 import { AuthOptions, type AuthInput } from '../plugins/auth/options.ts'
 import { CorsOptions } from '../plugins/cors/options.ts'
+import { DocsOptions } from '../plugins/docs/options.ts'
 import { HealthOptions } from '../plugins/health/options.ts'
 import { MetricsOptions } from '../plugins/metrics/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
@@ -37,7 +38,8 @@ export const FleetOptions = Options({
   concurrency: ConcurrencyOptions,
   registry: RegistryOptions,
   auditLog: AuditLogOptions,
-  metrics: MetricsOptions
+  metrics: MetricsOptions,
+  docs: DocsOptions
 }, 'fleet.yaml')
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
@@ -62,6 +64,7 @@ export interface FleetConfigInput {
   registry?: Partial<Static<typeof RegistryOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
   metrics?: Partial<Static<typeof MetricsOptions>>
+  docs?: Partial<Static<typeof DocsOptions>>
 }
 
 /**

@@ -15,7 +15,9 @@ import auth from '../plugins/auth/index.ts'
 import { Keyring } from '../plugins/auth/keyring.ts'
 import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
+import docs from '../plugins/docs/index.ts'
 import drain from '../plugins/drain/index.ts'
+import explain from '../plugins/explain/index.ts'
 import facts from '../plugins/facts/index.ts'
 import guard from '../plugins/guard/index.ts'
 import health from '../plugins/health/index.ts'
@@ -129,6 +131,9 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
   await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })
+  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
+  await gateway.register(docs, { ...input.docs, clock, lookupOf, tlsOf })         // before all other routes: it describes them
+  await gateway.register(explain, { clock })
   let begun = atStart
   let complete = false
   await gateway.register(discovery, {
@@ -139,7 +144,6 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     changesOf: (before, after) => settingChanges(FleetOptions, (before.config as Loaded).config, (after.config as Loaded).config, ['agents']).map(({ text }) => text),
     ...(file !== undefined && { file })
   })
-  const tlsOf = createTlsOf(gateway.registry, gateway.log, tlsFiles)
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
   await gateway.register(metrics, { ...input.metrics, clock })

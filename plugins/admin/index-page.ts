@@ -5,6 +5,16 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 
 interface IndexEntry { path: string, methods: string, about: string }
 
+/** Of plugins that can be switched off. */
+const optionalEntries: readonly IndexEntry[] = [
+  { path: '/explain', methods: 'GET', about: 'what would become of a request' },
+  { path: '/metrics', methods: 'GET', about: 'figures for Prometheus' },
+  { path: '/audit', methods: 'GET', about: 'the last requests' },
+  { path: '/openapi.json', methods: 'GET', about: 'this API as an OpenAPI document' },
+  { path: '/docs', methods: 'GET', about: 'the same as a page' },
+  { path: '/console/', methods: 'GET', about: 'the fleet as a page' }
+]
+
 const entries: readonly IndexEntry[] = [
   { path: '/api/{agent}/{path}', methods: 'any', about: 'the agent\'s own answer' },
   { path: '/health', methods: 'GET', about: 'state of the fleet' },
@@ -24,7 +34,8 @@ const entries: readonly IndexEntry[] = [
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
 export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
   void reply.header('vary', 'accept')
-  const routes = entries.map(entry => ({ ...entry, path: prefix + entry.path }))
+  const isThere = ({ path }: IndexEntry) => request.server.hasRoute({ method: 'GET', url: prefix + path })
+  const routes = [...entries, ...optionalEntries.filter(isThere)].map(entry => ({ ...entry, path: prefix + entry.path }))
   if (!(request.headers.accept ?? '').includes('text/html')) return reply.send({ name: 'Fleet Gateway', routes })
   const rows = routes.map(({ path, methods, about }) => `<tr><td><code>${escapeHtml(path)}</code></td><td>${methods}</td><td>${about}</td></tr>`).join('\n')
   return reply

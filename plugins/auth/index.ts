@@ -10,10 +10,10 @@ import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
 import { createAddressKeys } from '../../src/address-key.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { AuthUnavailableError, ForbiddenError } from '../../src/errors.ts'
+import { AuthUnavailableError, ForbiddenError, type FleetError } from '../../src/errors.ts'
 import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
-import { anyone, hasScope, mayTouch, type Principal } from '../../src/principal.ts'
+import { anyone, hasScope, mayTouch, type Principal, type Scope } from '../../src/principal.ts'
 import { createBrowserGuard, type BrowserGuard, type BrowserGuardOptions } from './browser-guard.ts'
 import { agentForbidden, scopeMissing, tokenInvalid, tokenMissing, tokenUnjudged, tooManyGuesses } from './challenge.ts'
 import { bearerTokensOf, credentialsOf } from './credentials.ts'
@@ -50,6 +50,14 @@ export interface Auth {
   isOthers (agentName: string, principal: Principal): boolean
   /** Who the request's token belongs to by now, null for nobody: what is answered for longer than a moment asks again. At once for keys. */
   principalOf (request: FastifyRequest): Principal | null | Promise<Principal | null>
+  /** The key with this id; undefined when there is none, and where auth is off. */
+  keyOf (id: string): Principal | undefined
+  /**
+   * Why the principal may not have a route, or undefined when it may.
+   * @param scope of the route
+   * @param asked the name or alias of the agent that the request is about, where it is about one
+   */
+  refusalFor (principal: Principal, scope: Scope, asked: string | undefined): FleetError | undefined
 }
 
 declare module 'fastify' {
@@ -226,7 +234,9 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
       const token = credentials.kind === 'token' ? credentials.token : bearerTokensOf(raw)[0]!
       const known = keyring.find(token)
       return known !== null || jwt === null || !isJwt(token) ? known : ownerOf(token, jwt)
-    }
+    },
+    keyOf: id => state.keyring?.keyed(id),
+    refusalFor: (principal, scope, asked) => permissionProblem(fastify, principal, scope, asked)
   })
   /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
   function isRecognised (request: FastifyRequest, keyring: Keyring): boolean {
@@ -245,7 +255,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (request.facts) request.facts.keyId = principal?.id ?? null
     if (route.optionalAuth === true) return undefined
     if (request.facts) request.facts.unauthenticated = failure !== undefined && !(failure instanceof AuthUnavailableError)
-    return failure ?? permissionProblem(fastify, request, principal!, route)
+    return failure ?? permissionProblem(fastify, principal!, route.scope, request)
   }
 
   fastify.addHook('onRequest', function authorize (request, reply, done) {
@@ -274,11 +284,11 @@ function isShut ({ keyring, jwt }: State): boolean {
   return keyring?.isEmpty === true && jwt === null
 }
 
-/** Why the principal may not have this route, or undefined when it may. */
-function permissionProblem (fastify: FastifyInstance, request: FastifyRequest, principal: Principal, { scope = 'admin' }: FleetRouteConfig): Error | undefined {
+/** Why the principal may not have this route, or undefined when it may. @param about the request, or the agent's name in it */
+function permissionProblem (fastify: FastifyInstance, principal: Principal, scope: Scope = 'admin', about: FastifyRequest | string | undefined): FleetError | undefined {
   if (!hasScope(principal, scope)) return scopeMissing(scope)
   if (principal.agents === '*') return undefined
-  const asked = askedAgent(request, scope)
+  const asked = typeof about === 'object' ? askedAgent(about, scope) : about
   if (asked === undefined) return undefined
   const agent = fastify.hasDecorator('registry') ? fastify.registry.find(asked) : undefined
   return mayTouch(principal, agent?.name ?? asked) ? undefined : agentForbidden()

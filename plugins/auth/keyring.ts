@@ -73,6 +73,11 @@ export class Keyring {
     return this.#entries.some(({ principal }) => principal.agents !== '*' && principal.agents.includes(name))
   }
 
+  /** The key with this id; the latest when it has several tokens. */
+  keyed (id: string): Principal | undefined {
+    return this.#entries.findLast(({ principal }) => principal.id === id)?.principal
+  }
+
   /** Who the token belongs to, or null. Takes the same time whichever it is. */
   find (token: string): Principal | null {
     const digest = digestOf(token)

@@ -17,7 +17,20 @@ export interface GuardPluginOptions {
 /** The connection can't be trusted to agree with us about where the next request begins. */
 const closing = { headers: { connection: 'close' } }
 
+export interface Guard {
+  /** Why a request with this target would be refused, whatever else it has; undefined when it would not. */
+  targetProblem (target: string): string | undefined
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** What is refused before anything else looks at a request. */
+    guard: Guard
+  }
+}
+
 const guardPlugin: FastifyPluginAsync<GuardPluginOptions> = async (fastify, { viaPseudonym }) => {
+  fastify.decorate('guard', { targetProblem })
   fastify.addHook('onRequest', function guardRequest (request, _reply, done) {
     done(requestProblem(request.raw, request.originalUrl, viaPseudonym))
   })

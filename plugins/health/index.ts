@@ -28,6 +28,8 @@ export interface Health {
   firstRound (): Promise<void>
   /** One HTTP request to the instance now, of 5 s at most, whatever its probes do; changes nothing of what is known of it. */
   check (instance: Instance): Promise<HealthCheck>
+  /** How the instance is probed: its agent's settings over the defaults. */
+  settingsOf (instance: Instance): HealthOptions
 }
 
 /** What a single request to an instance met. */
@@ -123,6 +125,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   fastify.decorate('health', {
     reconfigure: options => prober.reconfigure(parseOptions(HealthOptions, options, 'health')),
     firstRound: () => prober.firstRound(),
+    settingsOf: instance => prober.settingsOf(instance),
     check (instance) {
       const { runtime } = instance
       const checking = checks.get(runtime) ?? check(instance).finally(() => checks.delete(runtime))

@@ -5,8 +5,10 @@
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
+import type { FleetRouteConfig } from '../auth/route-config.ts'
 import { MethodNotAllowedError, NotFoundError, type FleetError } from '../../src/errors.ts'
 import { renderProblem, toFleetError } from '../../src/problem.ts'
+import { RouteTable } from '../../src/route-table.ts'
 
 export interface ProblemPluginOptions {
   /**
@@ -16,21 +18,18 @@ export interface ProblemPluginOptions {
   notFound?: boolean
 }
 
-interface KnownRoute { pattern: RegExp, methods: Set<string> }
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** Which routes there are, for who has to know without a request. */
+    problem: { readonly routes: RouteTable<FleetRouteConfig> }
+  }
+}
 
 const problemPlugin: FastifyPluginAsync<ProblemPluginOptions> = async (fastify, { notFound = true }) => {
-  const routes = new Map<string, KnownRoute>()
-  const prefix = fastify.prefix.replace(/\/$/, '')
+  const routes = new RouteTable<FleetRouteConfig>(fastify.prefix.replace(/\/$/, ''))
 
-  fastify.addHook('onRoute', ({ url, method }) => {
-    if (url.endsWith('*') && method === 'OPTIONS') return // the route that @fastify/cors adds for preflights
-    // Fastify routes the prefix itself with and without a slash at its end, and tells of it here for HEAD only.
-    const isRoot = prefix !== '' && (url === prefix || url === `${prefix}/`)
-    const key = isRoot ? prefix : url
-    const route = routes.get(key) ?? { pattern: toPattern(key, isRoot), methods: new Set() }
-    for (const name of Array.isArray(method) ? method : [method]) route.methods.add(name)
-    routes.set(key, route)
-  })
+  fastify.addHook('onRoute', ({ url, method, config }) => routes.add(url, method, config?.fleet))
+  fastify.decorate('problem', { routes })
 
   fastify.setErrorHandler(async (thrown, request, reply) => {
     if (request.facts === null) throw thrown // Fastify hands it on to the handler around this one
@@ -42,8 +41,7 @@ const problemPlugin: FastifyPluginAsync<ProblemPluginOptions> = async (fastify, 
   if (!notFound) return
   fastify.setNotFoundHandler(async (request, reply) => {
     const path = pathOf(request.originalUrl)
-    const methods = new Set<string>()
-    for (const route of routes.values()) if (route.pattern.test(path)) for (const method of route.methods) methods.add(method)
+    const methods = routes.methodsAt(path)
     if (methods.size === 0 || methods.has(request.method)) return answer(new NotFoundError(`There is no route for ${request.method} ${path.slice(0, 256)}`), request, reply)
     const allow = [...methods].sort().join(', ')
     return answer(new MethodNotAllowedError(`${request.method} is not allowed here; allowed: ${allow}`, { headers: { allow } }), request, reply)
@@ -64,16 +62,6 @@ function requestIdOf (request: FastifyRequest): string {
 function pathOf (url: string): string {
   const query = url.indexOf('?')
   return query === -1 ? url : url.slice(0, query)
-}
-
-/** `/registry/:name` matches one segment, `/api/*` whatever follows. */
-function toPattern (url: string, mayEndInSlash: boolean): RegExp {
-  const source = url.split('/').map(part => {
-    if (part === '*') return '.*'
-    if (part.startsWith(':')) return '[^/]+'
-    return part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-  }).join('/')
-  return new RegExp(`^${source}${mayEndInSlash ? '/?' : ''}$`)
 }
 
 export default fp(problemPlugin, { name: 'fleet-problem', fastify: '5.x' })

@@ -26,7 +26,7 @@ import { interimFields, isBodiless, trailerFields, type ResponseHead } from './r
 import { RetryRules } from './retry-rules.ts'
 
 /** RFC 9110 §9.2.2, and PROPFIND and the like by their own RFCs (4918, 3253, 5323, 9110 QUERY). */
-const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE', 'PROPFIND', 'PROPPATCH', 'COPY', 'MOVE', 'MKCOL', 'UNLOCK', 'REPORT', 'SEARCH', 'QUERY', 'ACL', 'BIND', 'UNBIND', 'REBIND', 'LINK', 'UNLINK', 'MKCALENDAR', 'MKACTIVITY', 'MERGE', 'CHECKOUT'])
+export const idempotentMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE', 'PROPFIND', 'PROPPATCH', 'COPY', 'MOVE', 'MKCOL', 'UNLOCK', 'REPORT', 'SEARCH', 'QUERY', 'ACL', 'BIND', 'UNBIND', 'REBIND', 'LINK', 'UNLINK', 'MKCALENDAR', 'MKACTIVITY', 'MERGE', 'CHECKOUT'])
 
 export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
   readonly #context: ForwardContext

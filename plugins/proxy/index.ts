@@ -19,16 +19,16 @@ import { RetryBudget } from '../../src/fleet/retry-budget.ts'
 import { mountPath } from '../../src/mount-path.ts'
 import { OptionsError, Type, parseOptions, type Static } from '../../src/options.ts'
 import { createTlsOf, type TlsOf } from '../../src/tls-agents.ts'
-import { agentPath } from './agent-path.ts'
+import { agentPath, type AgentPath } from './agent-path.ts'
 import { Connections, upstreamClients, type UpstreamClient } from './connections.ts'
-import { Exchange } from './exchange.ts'
+import { Exchange, idempotentMethods } from './exchange.ts'
 import { createReporter } from './failure-log.ts'
 import type { ForwardContext, ForwardTarget } from './forward-context.ts'
 import { FieldNames } from './field-names.ts'
 import { acceptAllMethods, forwardedMethods } from './methods.ts'
 import { OpenStreams } from './open-streams.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from './options.ts'
-import { createPolicyTable } from './policy.ts'
+import { createPolicyTable, type ForwardPolicy } from './policy.ts'
 import { TraceStarter } from './trace-context.ts'
 import { Tunnel } from './tunnel.ts'
 import { acceptUpgrades, upgradeOffer } from './upgrade.ts'
@@ -71,6 +71,12 @@ export interface Proxy {
   /** Requests from now on are sent over connections with TLS that are made from now on; for when what `tlsOf` says is different. */
   renewTls (): void
   readonly openStreams: number
+  /** Whom a request target under the proxy's path names, and what of it the agent gets; undefined when it names nobody. */
+  read (target: string): AgentPath | undefined
+  /** What holds for requests to this path of the agent. */
+  policyAt (agent: Agent, path: string): ForwardPolicy & { readonly prefix: string | undefined, readonly ownHeaders: readonly string[] }
+  /** Whether requests with this method may be sent again without an `Idempotency-Key`. */
+  isIdempotent (method: string): boolean
 }
 
 declare module 'fastify' {
@@ -158,7 +164,13 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     },
     endStreams: () => streams.endAll(),
     renewTls: () => connections.leaveTls(),
-    get openStreams () { return streams.size }
+    get openStreams () { return streams.size },
+    read: target => agentPath(target, prefix, isCaseSensitive),
+    policyAt (agent, path) {
+      const policy = policies.of(agent, path)
+      return { ...policy, prefix: policies.prefixAt(agent, path), ownHeaders: policy.own?.fields.filter((_, index) => index % 2 === 0) ?? [] }
+    },
+    isIdempotent: method => idempotentMethods.has(method)
   })
 
   await fastify.register(async scope => {

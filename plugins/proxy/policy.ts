@@ -26,6 +26,8 @@ export interface ForwardPolicy {
 export interface PolicyTable {
   /** @param path path and query for the agent */
   of (agent: Agent, path: string): ForwardPolicy
+  /** The prefix of `paths` that counts there; undefined when none does. */
+  prefixAt (agent: Agent, path: string): string | undefined
 }
 
 /** What agents can override. */
@@ -47,12 +49,19 @@ interface AgentPolicies {
 /** Agents are immutable values, so each is looked at once. */
 export function createPolicyTable (defaults: ForwardDefaults): PolicyTable {
   const known = new WeakMap<Agent, AgentPolicies>()
+
+  function policiesFor (agent: Agent): AgentPolicies {
+    let policies = known.get(agent)
+    if (policies === undefined) known.set(agent, policies = policiesOf(agent, defaults))
+    return policies
+  }
+
   return {
     of (agent, path) {
-      let policies = known.get(agent)
-      if (policies === undefined) known.set(agent, policies = policiesOf(agent, defaults))
+      const policies = policiesFor(agent)
       return policies.paths.find(({ prefix }) => isBelow(path, prefix))?.policy ?? policies.base
-    }
+    },
+    prefixAt: (agent, path) => policiesFor(agent).paths.find(({ prefix }) => isBelow(path, prefix))?.prefix
   }
 }
 

@@ -14,6 +14,7 @@ import { RateLimitedError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
 import { parseOptions } from '../../src/options.ts'
+import type { Principal } from '../../src/principal.ts'
 import { RateLimitOptions } from './options.ts'
 import { Quotas, type Quota } from './quota.ts'
 import { tokenBucketStore } from './store.ts'
@@ -21,6 +22,8 @@ import { tokenBucketStore } from './store.ts'
 export interface RateLimiter {
   /** Takes new limits at once; buckets stay as full as they are, in proportion. @throws OptionsError */
   reconfigure (options: Partial<RateLimitOptions>): void
+  /** The limits of a key, or of whoever has none, for an agent or for the gateway's own routes. */
+  limitsOf (principal: Pick<Principal, 'rateLimit'> | null, agent: Pick<Agent, 'policy'> | undefined): RateLimitOptions
 }
 
 declare module 'fastify' {
@@ -94,7 +97,11 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
 
   fastify.decorateRequest(ticketOf, null)
   fastify.decorate('rateLimiter', {
-    reconfigure (options) { quotas = new Quotas(parseOptions(RateLimitOptions, options, 'rateLimit')) }
+    reconfigure (options) { quotas = new Quotas(parseOptions(RateLimitOptions, options, 'rateLimit')) },
+    limitsOf (principal, agent) {
+      const { enabled, perMinute, burst } = quotas.of(principal?.rateLimit, agent?.policy.rateLimit)
+      return { enabled, perMinute, burst }
+    }
   })
   fastify.addHook('onRequest', async function limitRate (request, reply) {
     const ticket = ticketFor(request)

@@ -6,6 +6,7 @@ import type { Agent } from '../../src/fleet/agent.ts'
 import { isAmong, type Asker, type Balancer } from '../../src/fleet/balancer.ts'
 import { createBalancer } from '../../src/fleet/balancers.ts'
 import { hasPlace, isAvailable, type Instance } from '../../src/fleet/instance.ts'
+import { forecast, type Forecast } from './forecast.ts'
 import type { BalancerOptions, ConcurrencyOptions } from './options.ts'
 
 /** What agents can override, one by one. */
@@ -17,6 +18,8 @@ export interface ChooserDefaults {
 /** What holds for one agent. */
 interface AgentSettings {
   readonly balancer: Balancer
+  /** What made the balancer, unless the application brought one. */
+  readonly policy: BalancerOptions
   readonly concurrency: ConcurrencyOptions
   /** `concurrency.max`, as a number in any case. */
   readonly capacity: number
@@ -27,6 +30,8 @@ export interface Chooser {
   settingsOf (agent: Agent): AgentSettings
   /** The instance for an attempt, in panic mode if it must be; undefined when there is none that could take it now. */
   pick (agent: Agent, tried: readonly Instance[], asker: Asker | null, now: number): Instance | undefined
+  /** What pick() would choose for a request that has tried nobody, as far as that is known. Moves nothing. */
+  forecast (agent: Agent, asker: Asker | null, now: number): Forecast
   /** Whether an available instance that was not tried could take an attempt now. */
   hasRoom (agent: Agent, tried: readonly Instance[], now: number): boolean
   /** Whether it is only for being full that instances can't take an attempt: to wait is worth it. */
@@ -50,8 +55,9 @@ export function createChooser (defaults: ChooserDefaults, random: () => number, 
 
   function resolve ({ policy: own }: Agent): AgentSettings {
     const concurrency = { ...defaults.concurrency, ...own.concurrency }
-    const balancer = own.balancer === undefined || ownBalancer !== undefined ? standardBalancer : createBalancer({ ...defaults.balancer, ...own.balancer }, random)
-    return { balancer, concurrency, capacity: concurrency.max ?? Infinity }
+    const policy = { ...defaults.balancer, ...own.balancer }
+    const balancer = own.balancer === undefined || ownBalancer !== undefined ? standardBalancer : createBalancer(policy, random)
+    return { balancer, policy, concurrency, capacity: concurrency.max ?? Infinity }
   }
 
   function isBusy (agent: Agent, tried: readonly Instance[], now: number): boolean {
@@ -66,6 +72,11 @@ export function createChooser (defaults: ChooserDefaults, random: () => number, 
   return {
     settingsOf,
     isBusy,
+    forecast (agent, asker, now) {
+      const { policy, capacity } = settingsOf(agent)
+      const balancerWith = ownBalancer === undefined ? (lot: () => number) => createBalancer(policy, lot) : null
+      return forecast(agent, { balancerWith, capacity, isBusy: isBusy(agent, [], now) }, asker, now)
+    },
     hasRoom (agent, tried, now) {
       const { capacity } = settingsOf(agent)
       return agent.instances.some(instance => isAvailable(instance, now, capacity) && !isAmong(tried, instance))

@@ -13,6 +13,7 @@ import type { Instance } from '../../src/fleet/instance.ts'
 import { recordLatency } from '../../src/fleet/latency.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
 import { createChooser, type Chooser } from './chooser.ts'
+import type { Forecast } from './forecast.ts'
 import { BalancerOptions, ConcurrencyOptions } from './options.ts'
 import { Places, busy, noInstance, type Waiter } from './places.ts'
 
@@ -31,6 +32,10 @@ export interface Upstream {
    * it leaves before.
    */
   place (agent: Agent, waiter: Waiter): void
+  /** The instance that the next request would get, as far as that is known. Moves nothing, unlike resolve(). */
+  forecast (agent: Agent, asker: Asker | null): Forecast
+  /** What holds for the agent: durations in milliseconds. */
+  settingsOf (agent: Agent): { balancer: BalancerOptions, concurrency: ConcurrencyOptions, ownBalancer: boolean }
   /** Whether an available instance that was not tried could take an attempt at once. */
   hasRoom (agent: Agent, tried: readonly Instance[]): boolean
   /** Keeps a place at the instance as an attempt would. @returns gives it back, once */
@@ -112,6 +117,11 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
       if (instance === undefined) throw chooser.isBusy(agent, tried, now) ? busy(agent) : noInstance(agent)
       return instance
     },
+    forecast: (agent, asker) => chooser.forecast(present(agent), asker, clock.now()),
+    settingsOf (agent) {
+      const { policy, concurrency } = chooser.settingsOf(agent)
+      return { balancer: policy, concurrency, ownBalancer: ownBalancer !== undefined }
+    },
     place: (agent, waiter) => places.place(present(agent), waiter),
     leave: (agent, waiter) => places.leave(agent, waiter),
     hasRoom: (agent, tried) => chooser.hasRoom(present(agent), tried, clock.now()),
@@ -169,5 +179,5 @@ const upstreamPlugin: FastifyPluginAsync<UpstreamPluginOptions> = async (fastify
 }
 
 export { BalancerOptions, ConcurrencyOptions }
-export type { Waiter }
+export type { Forecast, Waiter }
 export default fp(upstreamPlugin, { name: 'fleet-upstream', fastify: '5.x', decorators: { fastify: ['registry'] } })

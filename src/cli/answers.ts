@@ -94,6 +94,41 @@ export const AuditEntryShape = Type.Object({
 /** `GET /audit` */
 export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
 
+const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
+
+/** `GET /explain` */
+export const ExplanationShape = Type.Object({
+  method: Type.String(),
+  target: Type.String(),
+  outcome: Type.String(),
+  refusal: orNull(Type.Object({ status: Type.Integer(), code: Type.String(), detail: Type.String() })),
+  route: orNull(Type.Object({ path: Type.String(), needs: orNull(Type.String()) })),
+  key: Type.Object({ id: orNull(Type.String()), scopes: Type.Array(Type.String()), agents: Type.Union([Type.Array(Type.String()), Type.Literal('*')]) }),
+  rate_limit: orNull(Type.Object({ enabled: Type.Boolean(), per_minute: Type.Optional(Type.Integer()), burst: Type.Optional(Type.Integer()), bucket: Type.Optional(Type.String()) })),
+  agent: orNull(Type.Object({ name: Name, asked_as: Type.String(), status: Type.String(), path: Type.Optional(Type.String()) })),
+  policy: orNull(Type.Object({
+    timeouts: Type.Object({ connect: Type.String(), response: Type.String(), idle: Type.String(), total: orNull(Type.String()) }),
+    path_prefix: orNull(Type.String()),
+    retry: Type.Object({ statuses: Type.Array(Type.Integer()), max_body_bytes: Type.Integer(), repeatable: Type.Boolean(), why: Type.String() }),
+    balancer: Type.Object({ policy: Type.String(), hash_on: Type.Optional(Type.String()), slow_start: Type.Optional(Type.String()) }),
+    concurrency: Type.Object({ max: orNull(Type.Integer()), queue: Type.Integer(), queue_timeout: Type.String(), waiting: Type.Integer() }),
+    headers: Type.Array(Type.String()),
+    forward_authorization: Type.Boolean()
+  })),
+  instances: Type.Array(Type.Object({
+    id: Type.String(),
+    protocol: Type.String(),
+    host: Type.String(),
+    port: Type.Integer(),
+    state: Type.String(),
+    available: Type.Boolean(),
+    why: Type.String(),
+    in_flight: Type.Integer(),
+    lease: orNull(Type.Object({ expires_at: Type.String() }))
+  })),
+  next: orNull(Type.Object({ instance: orNull(Type.String()), candidates: Type.Array(Type.String()), why: Type.String() }))
+})
+
 /** `POST /registry/register` */
 export const RegisteredShape = Type.Object({
   message: Type.String(),

@@ -40,6 +40,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import('./test.ts')).testCommand
   },
   {
+    name: 'explain',
+    about: 'say what the gateway would do with a request, without making it: route, rights, policies, instance and why',
+    load: async () => (await import('./explain.ts')).explainCommand
+  },
+  {
     name: 'agents',
     about: 'list the agents, or one with its instances',
     load: async () => (await import('./agents.ts')).agentsCommand
