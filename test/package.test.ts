@@ -36,7 +36,7 @@ function filesBelow (folder: string): string[] {
   }
 }
 
-const sources = ['src', 'plugins'].flatMap(filesBelow)
+const sources = ['src', 'plugins'].flatMap(filesBelow).filter(path => !path.endsWith('.d.ts'))
 
 async function packedFiles (): Promise<PackedFile[]> {
   const { stdout } = await run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, maxBuffer: 16 * 1024 * 1024 })

@@ -114,6 +114,7 @@ const exampleInstance = { id: '86a5ee343cf7', host: 'localhost', port: 9000, pro
 const exampleAgent = { status: 'healthy', instances: [{ ...exampleInstance, in_flight: 0 }], friendly_names: ['mine'], metadata: {}, in_flight: 0 }
 const exampleRegistered = { message: 'registered my-agent', name: 'my-agent', instance: exampleInstance, lease: exampleLease }
 const exampleEntry = {
+  id: '5f0c1d2e3a4b-7',
   time: '2026-03-01T12:00:00.000Z',
   request_id: '9a1b6a2e-35a1-4f0c-9c40-0d6f9c3b2c11',
   client: '127.0.0.1',
@@ -262,9 +263,8 @@ export const operations: Readonly<Record<string, Operation>> = {
     tag: 'figures',
     summary: 'The last 1,000 exchanges, or those that finish from now on',
     needs: 'read',
-    parameters: [inQuery('agent', 'Only those of this agent.'), inQuery('status', 'Only those with this status, or a class such as `5xx`.'), inQuery('since', 'Only those after this time.'), inQuery('limit', 'At most so many, the newest.')],
-    answers: { 200: { description: 'The newest last; as an event stream for who accepts that.', content: { 'application/json': { schema: {}, example: [exampleEntry] }, 'text/event-stream': { schema: { type: 'string' } } } } },
-    problems: ['FLEET_AGENT_NOT_FOUND']
+    parameters: [inQuery('agent', 'Only those of this agent.'), inQuery('status', 'Only those with these statuses or classes: `404`, `5xx`, `429,5xx`.'), inQuery('since', 'Only those that were over since then: a time, a duration back from now such as `5m`, or the `id` of an entry.'), inQuery('limit', 'At most so many, the newest; after an `id`, the next.', { type: 'integer', minimum: 1, maximum: 1_000, default: 100 })],
+    answers: { 200: { description: 'The newest last; as an event stream for who accepts that.', content: { 'application/json': { schema: ref('Audit'), example: { entries: [exampleEntry], next: '5f0c1d2e3a4b-7', missed: 0 } }, 'text/event-stream': { schema: { type: 'string' } } } } }
   }),
   'GET /openapi.json': operation({
     tag: 'pages',

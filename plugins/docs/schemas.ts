@@ -175,6 +175,7 @@ export const schemas = {
   Index: object({ name: { const: 'Fleet Gateway' }, routes: list(object({ path: text, methods: text, about: text })) }),
 
   AuditEntry: object({
+    id: text,
     time,
     request_id: text,
     client: text,
@@ -187,10 +188,16 @@ export const schemas = {
     status: { type: 'integer' },
     latency_ms: amount,
     bytes_in: count,
-    bytes_out: count
+    bytes_out: count,
+    tries: list(object({ instance: text, outcome: text, duration_ms: amount }, { status: { type: 'integer' } }), 'Each attempt.')
   }, {
     ending: text,
-    code: text,
-    tries: list(object({ instance: text, outcome: text, duration_ms: amount }, { status: { type: 'integer' } }), 'Each attempt.')
-  }, 'One finished exchange. Never a secret or a body.')
+    code: text
+  }, 'One finished exchange. Never a secret or a body.'),
+
+  Audit: object({
+    entries: list({ $ref: '#/components/schemas/AuditEntry' }),
+    next: { type: 'string', description: 'To be given as `since`: what is over after these.' },
+    missed: { ...count, description: 'How many exchanges after the id in `since` are not kept any more.' }
+  })
 } as const satisfies Record<string, JsonSchema>
