@@ -10,8 +10,14 @@ import type { Clock } from '../../src/clock.ts'
 import { loopbackHost } from '../../src/loopback.ts'
 import { readBounded, shownPath } from '../../src/token-file.ts'
 
-/** Finds the key that a token's head names. @throws jose's errors, and KeysUnavailable */
+/** Finds the key that a token's head names. @throws jose's errors */
 type FindKey = (header: JWTHeaderParameters) => Promise<CryptoKey>
+
+/** A key, and which keys it is one of: there may be others before it has verified anything. */
+interface Found {
+  readonly key: CryptoKey
+  readonly generation: number
+}
 
 /** Where keys come from. */
 export interface KeySource {
@@ -19,7 +25,8 @@ export interface KeySource {
   readonly generation: number
   /** Whether what is known counts now, so that what was verified with it does as well. Has keys that grow old fetched, without waiting. */
   isFresh (): boolean
-  readonly find: FindKey
+  /** Finds the key that a token's head names. @throws jose's errors, and KeysUnavailable */
+  find (header: JWTHeaderParameters): Promise<Found>
   /** Fetches in advance, so that the first request needs not wait and a mistake shows in the log. */
   warm (): void
   close (): void
@@ -66,7 +73,7 @@ export function keysOfFile (path: string, read: (path: string, mostBytes: number
   return {
     generation: 0,
     isFresh: () => true,
-    find: async header => await (await (resolver ??= josesLocal().then(create => create(set))))(header),
+    find: async header => ({ key: await (await (resolver ??= josesLocal().then(create => create(set))))(header), generation: 0 }),
     warm () {},
     close () {}
   }
@@ -139,16 +146,21 @@ export class RemoteKeys implements KeySource {
     return true
   }
 
-  readonly find: FindKey = async header => {
+  async find (header: JWTHeaderParameters): Promise<Found> {
     if (!this.isFresh()) await this.#fetchAgain()
     try {
-      return await this.#find!(header)
+      return await this.#findNow(header)
     } catch (error) {
       const isUnknown = (error as { code?: unknown }).code === 'ERR_JWKS_NO_MATCHING_KEY'
       if (!isUnknown || this.#clock.now() - this.#fetchedAt < this.#options.cooldownMs) throw error
       await this.#fetchAgain()
-      return await this.#find!(header)
+      return await this.#findNow(header)
     }
+  }
+
+  async #findNow (header: JWTHeaderParameters): Promise<Found> {
+    const { generation } = this
+    return { key: await this.#find!(header), generation }
   }
 
   warm (): void {
