@@ -54,6 +54,10 @@ const mostBytes = 256 * 1024
 const mostFetchMs = 5_000
 /** After a fetch that failed the next one waits so long, or as long as the cooldown when that is shorter. */
 const mostPauseMs = 5_000
+/** So many tokens wait for keys; with more nobody waits, so that who sends them to a server that hangs can't fill the memory. */
+const mostWaiting = 1_000
+/** When to come again who can't wait. */
+const fullPauseMs = 1_000
 
 const josesLocal = async () => (await import('jose/jwks/local')).createLocalJWKSet
 
@@ -131,6 +135,7 @@ export class RemoteKeys implements KeySource {
   #failedAt = -Infinity
   #isFailing = false
   #pending: Promise<void> | null = null
+  #waiting = 0
   generation = 0
 
   constructor (options: RemoteKeysOptions, clock: Clock, log: KeyLog) {
@@ -180,8 +185,14 @@ export class RemoteKeys implements KeySource {
   async #fetchAgain (): Promise<void> {
     const pauseMs = this.#pauseMs()
     if (this.#pending === null && pauseMs > 0) throw new KeysUnavailable(pauseMs)
+    if (this.#waiting >= mostWaiting) throw new KeysUnavailable(fullPauseMs)
     this.#pending ??= this.#fetch().finally(() => { this.#pending = null })
-    await this.#pending
+    this.#waiting++
+    try {
+      await this.#pending
+    } finally {
+      this.#waiting--
+    }
   }
 
   async #fetch (): Promise<void> {

@@ -12,7 +12,7 @@ import t, { type Test } from 'tap'
 import auth, { AuthOptions, type AuthPluginOptions, type AuthSettings } from '../../plugins/auth/index.ts'
 import facts from '../../plugins/facts/index.ts'
 import registryPlugin from '../../plugins/registry/index.ts'
-import type { KeySource } from '../../plugins/auth/jwks.ts'
+import { RemoteKeys, type KeySource } from '../../plugins/auth/jwks.ts'
 import { JwtVerifier } from '../../plugins/auth/jwt.ts'
 import { VerifiedTokens } from '../../plugins/auth/verified-tokens.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
@@ -361,6 +361,27 @@ t.test('a server that does not answer holds up nobody but who waits for it, and 
   await app.close()
 
   t.equal((await waiting).statusCode, 503)
+})
+
+t.test('so many tokens wait for a server that does not answer, and no more', async t => {
+  const issuer = await jwtIssuer(t)
+  let answer = () => {}
+  const asked = new Promise<void>(resolve => issuer.misbehave((_request, response) => {
+    answer = () => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))
+    resolve()
+  }))
+  const keys = new RemoteKeys({ url: issuer.url, maxAgeMs: 600_000, cooldownMs: 30_000 }, fakeClock(), { info () {}, warn () {} })
+  t.teardown(() => keys.close())
+  const find = async () => await keys.find({ alg: 'ES256', kid: 'first' })
+
+  const waiting = Array.from({ length: 1_000 }, find)
+  await asked
+  t.match(await find().catch((error: unknown) => error), { retryAfterMs: 1_000 })
+  answer()
+
+  t.equal((await Promise.all(waiting)).length, 1_000)
+  t.equal((await find()).generation, 1)
+  t.equal(issuer.asked(), 1)
 })
 
 t.test('a server with a certificate that nobody vouches for is not believed, whatever the environment says', async t => {
