@@ -220,15 +220,22 @@ export class RemoteKeys implements KeySource {
 /** A connection of its own each time: it is rare, and nothing stays open. Redirects are not followed, and certificates are verified whatever the environment says. */
 async function fetchSet (url: string, closing: AbortSignal): Promise<JSONWebKeySet> {
   const agent = new Agent({ maxResponseSize: mostBytes, connect: { rejectUnauthorized: true } })
+  // By a timer of our own: of AbortSignal.any() with AbortSignal.timeout() Node 20 may collect the latter before it has come.
+  const ending = new AbortController()
+  const end = () => ending.abort(closing.reason)
+  closing.addEventListener('abort', end, { once: true })
+  const timer = setTimeout(() => ending.abort(new DOMException('', 'TimeoutError')), mostFetchMs)
   try {
-    const signal = AbortSignal.any([closing, AbortSignal.timeout(mostFetchMs)])
-    const { statusCode, body } = await request(url, { dispatcher: agent, signal, headers: { accept: 'application/jwk-set+json, application/json' } })
+    closing.throwIfAborted()
+    const { statusCode, body } = await request(url, { dispatcher: agent, signal: ending.signal, headers: { accept: 'application/jwk-set+json, application/json' } })
     const text = await body.text()
     if (statusCode !== 200) throw new Error(`it answers ${statusCode}`)
     const keys = keysIn(text)
     if (keys === undefined) throw new Error('it answers no JWK Set')
     return { keys } as JSONWebKeySet
   } finally {
+    clearTimeout(timer)
+    closing.removeEventListener('abort', end)
     await agent.destroy()
   }
 }

@@ -6,6 +6,8 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
 import { setImmediate } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import Fastify from 'fastify'
 import { exportSPKI, SignJWT } from 'jose'
 import t, { type Test } from 'tap'
@@ -359,6 +361,23 @@ t.test('a server that does not answer holds up nobody but who waits for it, and 
   await asked
   t.equal((await bearer('/read', secret)).statusCode, 200)
   await app.close()
+
+  t.equal((await waiting).statusCode, 503)
+})
+
+t.test('a server that does not answer is given up after a while, whatever was collected meanwhile', async t => {
+  const issuer = await jwtIssuer(t)
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const asked = new Promise<void>(resolve => issuer.misbehave(() => resolve()))
+  const { bearer } = await build(t, { jwt: issuer.jwt })
+
+  const waiting = bearer('/read', await issuer.token())
+  await asked
+  for (let count = 0; count < 3; count++) {
+    await setImmediate()
+    collect()
+  }
 
   t.equal((await waiting).statusCode, 503)
 })
