@@ -4,7 +4,7 @@
  */
 import type { Socket } from 'node:net'
 import fastifyBearerAuth from '@fastify/bearer-auth'
-import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
@@ -258,8 +258,8 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     return failure ?? permissionProblem(fastify, principal!, route.scope, request)
   }
 
-  fastify.addHook('onRequest', function authorize (request, reply, done) {
-    if (request.is404) return done()
+  /** Lets the request go on, or not. */
+  function authorize (request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
     const { keyring, browserGuard } = state
     const route: FleetRouteConfig = request.routeOptions.config.fleet ?? {}
     if (keyring === null) {
@@ -269,7 +269,20 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     }
     if (route.public === true) return done()
     if (isRecognised(request, keyring)) return done(refusalOf(request, route, undefined))
-    authenticate(request, reply, keyring).then(failure => done(refusalOf(request, route, failure)), done)
+    const judgedBy = state
+    authenticate(request, reply, keyring).then(failure => {
+      if (state === judgedBy) return done(refusalOf(request, route, failure))
+      // Keys were waited for, and a reload came first: what opened the gateway before it need not do so now.
+      request.principal = null
+      request.authorizationIsGateways = false
+      refused.delete(request)
+      authorize(request, reply, done)
+    }, done)
+  }
+
+  fastify.addHook('onRequest', function askForToken (request, reply, done) {
+    if (request.is404) return done()
+    authorize(request, reply, done)
   })
 }
 

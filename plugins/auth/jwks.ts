@@ -10,8 +10,14 @@ import type { Clock } from '../../src/clock.ts'
 import { loopbackHost } from '../../src/loopback.ts'
 import { readBounded, shownPath } from '../../src/token-file.ts'
 
-/** Finds the key that a token's head names. @throws jose's errors, and KeysUnavailable */
+/** Finds the key that a token's head names. @throws jose's errors */
 type FindKey = (header: JWTHeaderParameters) => Promise<CryptoKey>
+
+/** A key, and which keys it is one of: there may be others before it has verified anything. */
+interface Found {
+  readonly key: CryptoKey
+  readonly generation: number
+}
 
 /** Where keys come from. */
 export interface KeySource {
@@ -19,7 +25,8 @@ export interface KeySource {
   readonly generation: number
   /** Whether what is known counts now, so that what was verified with it does as well. Has keys that grow old fetched, without waiting. */
   isFresh (): boolean
-  readonly find: FindKey
+  /** Finds the key that a token's head names. @throws jose's errors, and KeysUnavailable */
+  find (header: JWTHeaderParameters): Promise<Found>
   /** Fetches in advance, so that the first request needs not wait and a mistake shows in the log. */
   warm (): void
   close (): void
@@ -47,6 +54,10 @@ const mostBytes = 256 * 1024
 const mostFetchMs = 5_000
 /** After a fetch that failed the next one waits so long, or as long as the cooldown when that is shorter. */
 const mostPauseMs = 5_000
+/** So many tokens wait for keys; with more nobody waits, so that who sends them to a server that hangs can't fill the memory. */
+const mostWaiting = 1_000
+/** When to come again who can't wait. */
+const fullPauseMs = 1_000
 
 const josesLocal = async () => (await import('jose/jwks/local')).createLocalJWKSet
 
@@ -66,7 +77,7 @@ export function keysOfFile (path: string, read: (path: string, mostBytes: number
   return {
     generation: 0,
     isFresh: () => true,
-    find: async header => await (await (resolver ??= josesLocal().then(create => create(set))))(header),
+    find: async header => ({ key: await (await (resolver ??= josesLocal().then(create => create(set))))(header), generation: 0 }),
     warm () {},
     close () {}
   }
@@ -124,6 +135,7 @@ export class RemoteKeys implements KeySource {
   #failedAt = -Infinity
   #isFailing = false
   #pending: Promise<void> | null = null
+  #waiting = 0
   generation = 0
 
   constructor (options: RemoteKeysOptions, clock: Clock, log: KeyLog) {
@@ -139,16 +151,21 @@ export class RemoteKeys implements KeySource {
     return true
   }
 
-  readonly find: FindKey = async header => {
+  async find (header: JWTHeaderParameters): Promise<Found> {
     if (!this.isFresh()) await this.#fetchAgain()
     try {
-      return await this.#find!(header)
+      return await this.#findNow(header)
     } catch (error) {
       const isUnknown = (error as { code?: unknown }).code === 'ERR_JWKS_NO_MATCHING_KEY'
       if (!isUnknown || this.#clock.now() - this.#fetchedAt < this.#options.cooldownMs) throw error
       await this.#fetchAgain()
-      return await this.#find!(header)
+      return await this.#findNow(header)
     }
+  }
+
+  async #findNow (header: JWTHeaderParameters): Promise<Found> {
+    const { generation } = this
+    return { key: await this.#find!(header), generation }
   }
 
   warm (): void {
@@ -168,8 +185,14 @@ export class RemoteKeys implements KeySource {
   async #fetchAgain (): Promise<void> {
     const pauseMs = this.#pauseMs()
     if (this.#pending === null && pauseMs > 0) throw new KeysUnavailable(pauseMs)
+    if (this.#waiting >= mostWaiting) throw new KeysUnavailable(fullPauseMs)
     this.#pending ??= this.#fetch().finally(() => { this.#pending = null })
-    await this.#pending
+    this.#waiting++
+    try {
+      await this.#pending
+    } finally {
+      this.#waiting--
+    }
   }
 
   async #fetch (): Promise<void> {
@@ -197,15 +220,22 @@ export class RemoteKeys implements KeySource {
 /** A connection of its own each time: it is rare, and nothing stays open. Redirects are not followed, and certificates are verified whatever the environment says. */
 async function fetchSet (url: string, closing: AbortSignal): Promise<JSONWebKeySet> {
   const agent = new Agent({ maxResponseSize: mostBytes, connect: { rejectUnauthorized: true } })
+  // By a timer of our own: of AbortSignal.any() with AbortSignal.timeout() Node 20 may collect the latter before it has come.
+  const ending = new AbortController()
+  const end = () => ending.abort(closing.reason)
+  closing.addEventListener('abort', end, { once: true })
+  const timer = setTimeout(() => ending.abort(new DOMException('', 'TimeoutError')), mostFetchMs)
   try {
-    const signal = AbortSignal.any([closing, AbortSignal.timeout(mostFetchMs)])
-    const { statusCode, body } = await request(url, { dispatcher: agent, signal, headers: { accept: 'application/jwk-set+json, application/json' } })
+    closing.throwIfAborted()
+    const { statusCode, body } = await request(url, { dispatcher: agent, signal: ending.signal, headers: { accept: 'application/jwk-set+json, application/json' } })
     const text = await body.text()
     if (statusCode !== 200) throw new Error(`it answers ${statusCode}`)
     const keys = keysIn(text)
     if (keys === undefined) throw new Error('it answers no JWK Set')
     return { keys } as JSONWebKeySet
   } finally {
+    clearTimeout(timer)
+    closing.removeEventListener('abort', end)
     await agent.destroy()
   }
 }

@@ -87,12 +87,16 @@ export class JwtVerifier {
     if (why !== undefined) return invalid(why)
     const { jwtVerify } = await import('jose/jwt/verify')
     let claims: JWTPayload
-    let generation: number
+    let generation = 0
     try {
       const currentDate = new Date(this.#clock.now())
-      const verified = await jwtVerify(token, async header => await this.keys.find(header as JWTHeaderParameters), { issuer, audience, algorithms: [...algorithms], clockTolerance: skew, requiredClaims: ['exp'], currentDate })
+      const find = async (header: object) => {
+        const found = await this.keys.find(header as JWTHeaderParameters)
+        generation = found.generation
+        return found.key
+      }
+      const verified = await jwtVerify(token, find, { issuer, audience, algorithms: [...algorithms], clockTolerance: skew, requiredClaims: ['exp'], currentDate })
       claims = verified.payload
-      generation = this.keys.generation
     } catch (error) {
       if (error instanceof KeysUnavailable) return { kind: 'unknown', retryAfterMs: error.retryAfterMs }
       const { code, message } = error as Error & { code?: string }
@@ -123,7 +127,7 @@ export class JwtVerifier {
 
   #scopesOf (claims: JWTPayload): readonly Scope[] {
     const { scopeClaim, defaultScopes } = this.options
-    const claim = claims[scopeClaim] ?? (scopeClaim === 'scope' ? claims['scp'] : undefined)
+    const claim = claims[scopeClaim] === undefined && scopeClaim === 'scope' ? claims['scp'] : claims[scopeClaim]
     if (claim === undefined) return defaultScopes
     const named = textsOf(claim)
     return scopes.filter(scope => named.includes(scope))

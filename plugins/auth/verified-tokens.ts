@@ -33,7 +33,9 @@ export class VerifiedTokens {
     return entry.principal
   }
 
+  /** @param generation of the keys that verified it, which may have gone meanwhile: then nothing is kept */
   add (token: string, generation: number, principal: Principal, until: number): void {
+    if (generation < this.#generation) return
     this.#keepUp(generation)
     this.#entries.set(nameOf(token), { principal, until })
     if (this.#entries.size > this.#most) this.#entries.delete(this.#entries.keys().next().value!)

@@ -5,14 +5,19 @@ import { createServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
+import { setImmediate } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import Fastify from 'fastify'
 import { exportSPKI, SignJWT } from 'jose'
 import t, { type Test } from 'tap'
-import auth, { type AuthPluginOptions } from '../../plugins/auth/index.ts'
+import auth, { AuthOptions, type AuthPluginOptions, type AuthSettings } from '../../plugins/auth/index.ts'
 import facts from '../../plugins/facts/index.ts'
 import registryPlugin from '../../plugins/registry/index.ts'
+import { RemoteKeys, type KeySource } from '../../plugins/auth/jwks.ts'
+import { JwtVerifier } from '../../plugins/auth/jwt.ts'
 import { VerifiedTokens } from '../../plugins/auth/verified-tokens.ts'
-import { OptionsError } from '../../src/options.ts'
+import { OptionsError, parseOptions } from '../../src/options.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { handmade, jwtIssuer, startOfTime, type JwtIssuer } from '../helpers/jwt-issuer.ts'
@@ -41,6 +46,12 @@ async function build (t: Test, options: AuthPluginOptions = { secret }) {
   const ask = (url: string, headers: Record<string, string>, remoteAddress = '192.0.2.1') => app.inject({ url, headers, remoteAddress })
   const bearer = (url: string, token: string, remoteAddress?: string) => ask(url, { authorization: `Bearer ${token}` }, remoteAddress)
   return { app, clock, ask, bearer, said: () => said }
+}
+
+/** What the route that was asked saw. */
+function rightsIn (reply: { json (): { scopes: unknown, agents: unknown } }) {
+  const { scopes, agents } = reply.json()
+  return { scopes, agents }
 }
 
 /** An issuer and a gateway that believes it, whose keys are there already. */
@@ -168,16 +179,16 @@ t.test('every type of an access token is taken, and every algorithm that is pinn
 
 t.test('rights: claims in both forms, what is not there is not allowed, and defaults are for what is missing alone', async t => {
   const { issuer, bearer } = await pair(t)
-  const who = async (claims: object) => (await bearer('/optional', await issuer.token({ scope: undefined, agents: undefined, ...claims }))).json()
+  const who = async (claims: object) => rightsIn(await bearer('/optional', await issuer.token({ scope: undefined, agents: undefined, ...claims })))
 
-  t.match(await who({}), { scopes: [], agents: [] })
-  t.match(await who({ scope: 'admin', agents: 'planner writer' }), { scopes: ['admin'], agents: ['planner', 'writer'] })
-  t.match(await who({ scope: ['proxy', 'read'], agents: ['planner', '*'] }), { scopes: ['read', 'proxy'], agents: '*' })
-  t.match(await who({ scp: ['proxy'], agents: '*' }), { scopes: ['proxy'], agents: '*' })
-  t.match(await who({ scope: '', scp: 'admin' }), { scopes: [] })
-  t.match(await who({ scope: 'Admin admin,read' }), { scopes: [] }, 'to the letter')
-  t.match(await who({ scope: { admin: true }, agents: ['*', 1] }), { scopes: [], agents: [] })
-  t.match(await who({ scope: null, agents: null }), { scopes: [], agents: [] })
+  t.same(await who({}), { scopes: [], agents: [] })
+  t.same(await who({ scope: 'admin', agents: 'planner writer' }), { scopes: ['admin'], agents: ['planner', 'writer'] })
+  t.same(await who({ scope: ['proxy', 'read'], agents: ['planner', '*'] }), { scopes: ['read', 'proxy'], agents: '*' })
+  t.same(await who({ scp: ['proxy'], agents: '*' }), { scopes: ['proxy'], agents: '*' })
+  t.same(await who({ scope: '', scp: 'admin' }), { scopes: [], agents: [] })
+  t.same(await who({ scope: 'Admin admin,read' }), { scopes: [], agents: [] }, 'to the letter')
+  t.same(await who({ scope: { admin: true }, agents: ['*', 1] }), { scopes: [], agents: [] })
+  t.same(await who({ scope: null, scp: 'admin', agents: null }), { scopes: [], agents: [] })
 
   const token = async (claims: object) => await issuer.token({ sub: 'a', scope: undefined, agents: undefined, ...claims })
   t.equal((await bearer('/read', await token({}))).statusCode, 403)
@@ -188,12 +199,14 @@ t.test('rights: claims in both forms, what is not there is not allowed, and defa
 
 t.test('rights by other claims, and by default', async t => {
   const { issuer, bearer } = await pair(t, { scopeClaim: 'permissions', agentsClaim: 'https://fleet/agents', idClaim: 'email', defaultScopes: ['read'], defaultAgents: ['*'] })
-  const who = async (claims: object) => (await bearer('/optional', await issuer.token({ email: 'a@b', agents: 'writer', ...claims }))).json()
+  const who = async (claims: object) => rightsIn(await bearer('/optional', await issuer.token({ email: 'a@b', agents: 'writer', ...claims })))
 
-  t.match(await who({}), { id: 'jwt:a@b', scopes: ['read'], agents: '*' })
-  t.match(await who({ permissions: ['proxy'], 'https://fleet/agents': ['planner'] }), { scopes: ['proxy'], agents: ['planner'] })
-  t.match(await who({ permissions: [], 'https://fleet/agents': [] }), { scopes: [], agents: [] })
-  t.match(await who({ permissions: 7, 'https://fleet/agents': false }), { scopes: [], agents: [] })
+  t.same(await who({}), { scopes: ['read'], agents: '*' })
+  t.match((await bearer('/optional', await issuer.token({ email: 'a@b' }))).json(), { id: 'jwt:a@b' })
+  t.same(await who({ permissions: ['proxy'], 'https://fleet/agents': ['planner'] }), { scopes: ['proxy'], agents: ['planner'] })
+  t.same(await who({ permissions: [], 'https://fleet/agents': [] }), { scopes: [], agents: [] })
+  t.same(await who({ permissions: 7, 'https://fleet/agents': false }), { scopes: [], agents: [] })
+  t.same(await who({ permissions: null, 'https://fleet/agents': null }), { scopes: [], agents: [] }, 'null is there')
 })
 
 t.test('a name is one word for logs and buckets, and no other\'s', async t => {
@@ -352,6 +365,44 @@ t.test('a server that does not answer holds up nobody but who waits for it, and 
   t.equal((await waiting).statusCode, 503)
 })
 
+t.test('a server that does not answer is given up after a while, whatever was collected meanwhile', async t => {
+  const issuer = await jwtIssuer(t)
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const asked = new Promise<void>(resolve => issuer.misbehave(() => resolve()))
+  const { bearer } = await build(t, { jwt: issuer.jwt })
+
+  const waiting = bearer('/read', await issuer.token())
+  await asked
+  for (let count = 0; count < 3; count++) {
+    await setImmediate()
+    collect()
+  }
+
+  t.equal((await waiting).statusCode, 503)
+})
+
+t.test('so many tokens wait for a server that does not answer, and no more', async t => {
+  const issuer = await jwtIssuer(t)
+  let answer = () => {}
+  const asked = new Promise<void>(resolve => issuer.misbehave((_request, response) => {
+    answer = () => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))
+    resolve()
+  }))
+  const keys = new RemoteKeys({ url: issuer.url, maxAgeMs: 600_000, cooldownMs: 30_000 }, fakeClock(), { info () {}, warn () {} })
+  t.teardown(() => keys.close())
+  const find = async () => await keys.find({ alg: 'ES256', kid: 'first' })
+
+  const waiting = Array.from({ length: 1_000 }, find)
+  await asked
+  t.match(await find().catch((error: unknown) => error), { retryAfterMs: 1_000 })
+  answer()
+
+  t.equal((await Promise.all(waiting)).length, 1_000)
+  t.equal((await find()).generation, 1)
+  t.equal(issuer.asked(), 1)
+})
+
 t.test('a server with a certificate that nobody vouches for is not believed, whatever the environment says', async t => {
   const issuer = await jwtIssuer(t)
   const server = createServer(selfSigned(), (_request, response) => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) })))
@@ -444,6 +495,59 @@ t.test('a reload takes everything but the keys anew, and only other sources are 
   t.equal((await bearer('/api/planner', token)).json().message, 'The token is not valid')
 })
 
+t.test('who waits for keys is judged by what counts when they are there', async t => {
+  const issuer = await jwtIssuer(t)
+  const answers: (() => void)[] = []
+  issuer.misbehave((_request, response) => answers.push(() => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))))
+  const key = { id: 'one', token: 'a-key-of-one', scopes: ['read' as const] }
+  const token = await issuer.token()
+
+  /** What becomes of a request that waits for keys while auth becomes another. */
+  async function replyAcross (headers: Record<string, string>, next: AuthSettings) {
+    const { app, ask } = await build(t, { keys: [key], jwt: issuer.jwt })
+    const waiting = ask('/read', headers)
+    await app.ready()
+    while (answers.length === 0) await setImmediate()
+    app.auth.reconfigure(next)
+    for (const answer of answers.splice(0)) answer()
+    return await waiting
+  }
+
+  t.equal((await replyAcross({ authorization: `Bearer ${token}` }, { keys: [key], jwt: { ...issuer.jwt, issuer: 'https://other.example' } })).statusCode, 401)
+  t.equal((await replyAcross({ authorization: `Bearer ${token}` }, { keys: [key] })).statusCode, 401)
+  t.equal((await replyAcross({ 'x-fleet-token': token }, { keys: [key] })).statusCode, 401)
+  t.equal((await replyAcross({ 'x-fleet-token': key.token, authorization: `Bearer ${token}` }, { secret, jwt: issuer.jwt })).statusCode, 401, 'a key that was revoked')
+  t.match((await replyAcross({ authorization: `Bearer ${token}` }, { keys: [key], jwt: { ...issuer.jwt, idClaim: 'iss' } })).json(), { id: 'jwt:https://issuer.example', strip: true })
+  t.match((await replyAcross({ authorization: `Bearer ${token}` }, { enabled: false })).json(), { id: null, strip: false })
+})
+
+t.test('a token whose key went while it was verified is verified anew the next time', async t => {
+  const issuer = await jwtIssuer(t)
+  const clock = fakeClock()
+  let asked = 0
+  const keys: KeySource = {
+    generation: 1,
+    isFresh: () => true,
+    async find () {
+      asked++
+      const found = { key: issuer.keys[0]!.publicKey, generation: keys.generation }
+      if (asked === 1) Object.assign(keys, { generation: 2 }) // others came
+      return found
+    },
+    warm () {},
+    close () {}
+  }
+  const { jwt } = parseOptions(AuthOptions, { jwt: issuer.jwt }, 'auth')
+  const verifier = new JwtVerifier(jwt!, keys, clock)
+  const token = await issuer.token()
+
+  const kinds = []
+  for (let count = 0; count < 3; count++) kinds.push((await verifier.verify(token)).kind)
+
+  t.same(kinds, ['valid', 'valid', 'valid'])
+  t.equal(asked, 2)
+})
+
 t.test('a gateway with auth off leaves agents\' tokens alone', async t => {
   const issuer = await jwtIssuer(t)
   const { app } = await build(t, { enabled: false, jwt: issuer.jwt })
@@ -467,5 +571,7 @@ t.test('of verified tokens the least recently used goes first, and none counts b
   t.equal(tokens.size, 1)
   t.equal(tokens.find('c', 1, 1), null)
   t.equal(tokens.size, 0)
+  tokens.add('d', 0, anyone, 20)
+  t.equal(tokens.size, 0, 'by keys that have gone')
   t.end()
 })
