@@ -3,7 +3,7 @@ import { Duration, Type, type Static, type StaticDecode } from '../../src/option
 import { scopes, type Scope } from '../../src/principal.ts'
 
 /** What tokens may be signed with: a public key verifies, so that whoever can read it can't sign. Those with a shared secret, and `none`, are not among them. */
-export const algorithms = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'] as const
+const algorithms = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'] as const
 
 type Algorithm = typeof algorithms[number]
 
