@@ -10,6 +10,7 @@ import { HealthOptions } from '../plugins/health/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
+import { TracingOptions } from '../plugins/tracing/options.ts'
 import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
@@ -35,7 +36,8 @@ export const FleetOptions = Options({
   balancer: BalancerOptions,
   concurrency: ConcurrencyOptions,
   registry: RegistryOptions,
-  auditLog: AuditLogOptions
+  auditLog: AuditLogOptions,
+  tracing: TracingOptions
 }, 'fleet.yaml')
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
@@ -59,6 +61,7 @@ export interface FleetConfigInput {
   concurrency?: Partial<Static<typeof ConcurrencyOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
+  tracing?: Partial<Static<typeof TracingOptions>>
 }
 
 /**
