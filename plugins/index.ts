@@ -5,6 +5,8 @@
  */
 /** What happened to each request: `request.facts`, `request.attempts`, `fastify.facts`. */
 export { default as facts } from './facts/index.ts'
+/** Spans of requests and attempts by OpenTelemetry. Needs `facts`. */
+export { default as tracing } from './tracing/index.ts'
 /** Errors, 404 and 405 as problem details (RFC 9457). */
 export { default as problem } from './problem/index.ts'
 /** Refuses ambiguous framing and targets, and loops. */

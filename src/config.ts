@@ -12,6 +12,7 @@ import { MetricsOptions } from '../plugins/metrics/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
+import { TracingOptions } from '../plugins/tracing/options.ts'
 import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
 import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
@@ -39,7 +40,8 @@ export const FleetOptions = Options({
   registry: RegistryOptions,
   auditLog: AuditLogOptions,
   metrics: MetricsOptions,
-  docs: DocsOptions
+  docs: DocsOptions,
+  tracing: TracingOptions
 }, 'fleet.yaml')
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
@@ -65,6 +67,7 @@ export interface FleetConfigInput {
   auditLog?: Partial<Static<typeof AuditLogOptions>>
   metrics?: Partial<Static<typeof MetricsOptions>>
   docs?: Partial<Static<typeof DocsOptions>>
+  tracing?: Partial<Static<typeof TracingOptions>>
 }
 
 /**

@@ -27,6 +27,7 @@ import proxy, { type ProxyPluginOptions } from '../plugins/proxy/index.ts'
 import rateLimit from '../plugins/rate-limit/index.ts'
 import registry from '../plugins/registry/index.ts'
 import stats from '../plugins/stats/index.ts'
+import tracing from '../plugins/tracing/index.ts'
 import upstream from '../plugins/upstream/index.ts'
 import { systemClock, type Clock } from './clock.ts'
 import { toAgentDefinitions } from './agent-options.ts'
@@ -123,6 +124,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   const authOf = ({ input, config: { auth } }: Loaded) => ({ ...input.auth, ...browserTrust(input, { auth, server: config.server }) })
 
   await gateway.register(facts, { trustedProxies: config.server.trustedProxies }) // first: every request has an account, refused ones too
+  await gateway.register(tracing, { ...input.tracing, env, clock })               // before what may refuse: refusals are in a trace as well
   await gateway.register(problem, { notFound })                                   // any later failure is answered as a problem
   await gateway.register(guard, { viaPseudonym })                                 // nothing ambiguous goes further
   await gateway.register(drain, { clock })                                        // answers during a drain end their connections

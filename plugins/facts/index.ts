@@ -19,6 +19,12 @@ export type Ending =
   /** The answer was cut off, because the agent died in the middle of it or a timeout ran out. */
   | 'upstream-aborted'
 
+/** What proxy needs of who traces. */
+export interface RequestTrace {
+  /** The attempt begins. @returns `traceparent` for the agent */
+  begin (attempt: Attempt): string
+}
+
 export class RequestFacts {
   /** The client's `X-Request-Id` when it is sane, else a UUID. */
   readonly id: string
@@ -41,6 +47,8 @@ export class RequestFacts {
   route: string | null = null
   /** It was refused because it had no valid token. Written by auth. */
   unauthenticated = false
+  /** The request's spans; null when nobody records it. Written by tracing. */
+  trace: RequestTrace | null = null
   /** Each try at an instance, in order. Written by upstream. */
   attempts: Attempt[] = []
   /** Body bytes from the client that were forwarded. Written by proxy. */

@@ -222,7 +222,9 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       this.#facts.attempts.push(attempt)
       const handler = new AttemptHandler(this, upstream, attempt, connection, policy.responseTimeoutMs)
       this.#current = handler
-      handler.start({ method: this.#facts.method, path, fields, body: this.#body, connectTimeoutMs: policy.connectTimeoutMs })
+      const { trace } = this.#facts
+      const traced = trace === null ? fields : [...fields, 'traceparent', trace.begin(attempt)]
+      handler.start({ method: this.#facts.method, path, fields: traced, body: this.#body, connectTimeoutMs: policy.connectTimeoutMs })
     } catch (error) { // called from timers and body listeners, where nobody would catch it
       this.#fail(toFleetError(error))
     }

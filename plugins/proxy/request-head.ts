@@ -6,10 +6,11 @@ import { BadRequestError } from '../../src/errors.ts'
 import type { RequestFacts } from '../facts/index.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 import { requestAuthority } from '../../src/request-target.ts'
+import { isTraceparent } from '../../src/traceparent.ts'
 import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
 import { withOwn, type OwnFields } from './own-fields.ts'
 import { withoutTokenProtocol } from './token-protocol.ts'
-import { isTraceparent, type TraceStarter } from './trace-context.ts'
+import type { TraceStarter } from './trace-context.ts'
 
 export interface RequestHeadContext {
   readonly names: FieldNames
@@ -30,12 +31,13 @@ export interface RequestHeadSettings {
   readonly prefix: string
 }
 
-/** A flat list of names and values. `Content-Length` stays, `Transfer-Encoding` is the connection's business. */
+/** A flat list of names and values, without `traceparent` where the request is traced. `Content-Length` stays, `Transfer-Encoding` is the connection's business. */
 export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings: RequestHeadSettings, context: RequestHeadContext): string[] {
   const { rawHeaders, headers } = raw
   const { names, traces, viaPseudonym } = context
   const nominated = nominatedFields(headers.connection)
-  const continued = isTraceparent(headers.traceparent as string | undefined)
+  const continued = isTraceparent(headers.traceparent)
+  const isTraced = facts.trace !== null // then each attempt has its own `traceparent`
   const fields: string[] = []
   for (let index = 0; index < rawHeaders.length; index += 2) {
     const name = rawHeaders[index]!
@@ -61,7 +63,7 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
         if (settings.dropAuthorization) continue
         break
       case FieldRole.trace:
-        if (!continued) continue
+        if (!continued || (isTraced && lowerName === 'traceparent')) continue
         break
       case FieldRole.subprotocol: {
         const protocols = withoutTokenProtocol(rawHeaders[index + 1]!)
@@ -73,7 +75,7 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
   }
   addForwarding(fields, raw, facts, settings.prefix)
   fields.push('Via', `${raw.httpVersion} ${viaPseudonym}`, 'X-Request-Id', facts.id)
-  if (!continued) fields.push('traceparent', traces.start())
+  if (!continued && !isTraced) fields.push('traceparent', traces.start())
   return settings.own === null ? fields : withOwn(fields, settings.own)
 }
 

@@ -153,6 +153,7 @@ export class Tunnel implements HandshakeOwner, EndableStream, PlacingOwner {
       const attempt = upstream.begin(instance)
       this.#attempt = attempt
       this.#facts.attempts.push(attempt)
+      if (this.#facts.trace !== null) fields.push('traceparent', this.#facts.trace.begin(attempt))
       this.#giveUp = shakeHands(instance, { path, fields, connectTimeoutMs: policy.connectTimeoutMs, responseTimeoutMs: policy.responseTimeoutMs, lookup: lookupOf(instance), tlsOf }, this)
     } catch (error) { // a timer's callback has nobody to catch it
       this.#fail(toFleetError(error))

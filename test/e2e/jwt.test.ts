@@ -7,10 +7,12 @@ import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
 import authPlugin from '../../plugins/auth/index.ts'
+import { findSecret } from '../../src/cli/secret.ts'
 import { fleetGateway, startErrors, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { parseConfig } from '../../src/config.ts'
 import { startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { fakeClock } from '../helpers/fake-clock.ts'
 import { jwtIssuer } from '../helpers/jwt-issuer.ts'
 
 const secret = 'the-shared-secret'
@@ -128,7 +130,8 @@ t.test('auth.jwt comes, changes and goes with a reload; a bad one is refused wit
 })
 
 t.test('on a connection that is kept alive a token is judged for each request', async t => {
-  const { issuer, gateway } = await fleet(t)
+  const clock = fakeClock(Date.now())
+  const { issuer, gateway } = await fleet(t, { clock })
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   t.teardown(() => agent.destroy())
   const ask = (token: string) => new Promise<{ status: number, localPort: number }>((resolve, reject) => {
@@ -141,9 +144,12 @@ t.test('on a connection that is kept alive a token is judged for each request', 
   const first = await ask(token)
   t.equal(first.status, 200)
 
+  clock.advance(400_000)
+  t.same(await ask(token), { ...first, status: 401 }, 'it has run out')
+  const next = await issuer.token({ exp: Math.floor(clock.now() / 1_000) + 300 })
+  t.same(await ask(next), first)
   gateway.auth.reconfigure({ jwt: { ...issuer.jwt, audience: 'other' } })
-
-  t.same(await ask(token), { ...first, status: 401 })
+  t.same(await ask(next), { ...first, status: 401 })
 })
 
 t.test('with JWTs and nothing else no secret is needed, and none is made', async t => {
@@ -152,6 +158,7 @@ t.test('with JWTs and nothing else no secret is needed, and none is made', async
   t.equal((await bearer('/agents', secret)).status, 401)
   t.equal((await bearer('/agents', await issuer.token())).status, 200)
   t.same(startErrors(parseConfig({ auth: { jwt: issuer.jwt } })), [])
+  t.match(await findSecret(undefined, {}, { jwt: issuer.jwt }, t.testdirName), { secret: undefined, isNew: false, isOwn: false }, 'by serve neither')
   t.match(startErrors(parseConfig({ auth: { jwt: { issuer: 'i', audience: 'a' } } })), [{ path: 'auth.jwt', message: 'must have one of jwksUrl and jwksFile' }])
 })
 

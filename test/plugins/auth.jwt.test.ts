@@ -264,6 +264,8 @@ t.test('a new key is fetched when a token names it, and unknown ones fetch nothi
   for (let count = 0; count < 10; count++) await bearer('/read', await issuer.token({}, { kid: `random-${count}` }))
   t.equal(issuer.asked(), 1)
   clock.advance(30_000)
+  for (const claims of [{ iss: 'https://other.example' }, { aud: 'other' }]) await bearer('/read', await issuer.token(claims, { kid: 'unknown' }))
+  t.equal(issuer.asked(), 1, 'for tokens of others nothing is fetched')
   const replies = await Promise.all([rotated, rotated, old, await issuer.token({}, { kid: 'unknown' })].map(token => bearer('/read', token)))
 
   t.same(replies.map(({ statusCode }) => statusCode), [200, 200, 200, 401])
