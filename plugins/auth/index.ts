@@ -45,6 +45,8 @@ export interface Auth {
   prepare (settings: AuthSettings): () => void
   /** Whether the agent is given by name to other keys and not to this principal, who so must not take the name, not even as an alias. */
   isOthers (agentName: string, principal: Principal): boolean
+  /** Who the request's token belongs to by now, null for nobody: what is answered for longer than a moment asks again. */
+  principalOf (request: FastifyRequest): Principal | null
 }
 
 declare module 'fastify' {
@@ -148,7 +150,14 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     get enabled () { return state.keyring !== null },
     prepare,
     reconfigure: next => prepare(next)(),
-    isOthers: (agentName, principal) => state.keyring?.isOthers(agentName, principal) === true
+    isOthers: (agentName, principal) => state.keyring?.isOthers(agentName, principal) === true,
+    principalOf ({ raw }) {
+      const { keyring } = state
+      if (keyring === null) return anyone
+      const credentials = credentialsOf(raw)
+      if (credentials.kind === 'token') return keyring.find(credentials.token)
+      return credentials.kind === 'authorization' ? keyring.find(bearerTokensOf(raw)[0]!) : null
+    }
   })
   /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
   function isRecognised (request: FastifyRequest, keyring: Keyring): boolean {

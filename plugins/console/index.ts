@@ -1,0 +1,220 @@
+/**
+ * The console: a page to watch and change the fleet in a browser, and the one event stream it lives on. What it changes it changes through
+ * the routes that everybody has; what it shows is read from the registry, stats, health and the audit log, which know nothing of it.
+ */
+import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../audit-log/index.ts'
+import type {} from '../auth/index.ts'
+import type {} from '../auth/route-config.ts'
+import type {} from '../discovery/index.ts'
+import type {} from '../drain/index.ts'
+import type {} from '../facts/index.ts'
+import type {} from '../health/index.ts'
+import type {} from '../registry/index.ts'
+import type {} from '../stats/index.ts'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import { RateLimitedError } from '../../src/errors.ts'
+import { parseOptions } from '../../src/options.ts'
+import { anyone, hasScope, mayTouch, type Principal } from '../../src/principal.ts'
+import { readAssets, type Asset } from './assets.ts'
+import { History, sampleSeconds } from './history.ts'
+import { ConsoleOptions } from './options.ts'
+import { Picture } from './picture.ts'
+import { Recent } from './recent.ts'
+import { Viewer } from './viewer.ts'
+import type { AuditEntry, ConfigStatus, Snapshot, Tick, Totals, You } from './wire.ts'
+
+/** Data of `console` in fleet.yaml, and seams. */
+export interface ConsolePluginOptions extends Partial<ConsoleOptions> {
+  clock?: Clock
+}
+
+/** How often those who watch are told. */
+const tickMs = 1_000
+/** The most streams that are open at once. */
+const mostViewers = 100
+/** Finished requests that a new viewer is told of. */
+const mostRequestsAtOnce = 200
+
+/** Nothing but what comes from here; no frame may show it, and no text can become markup. */
+const contentSecurityPolicy = [
+  "default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'", "img-src 'self' data:", "base-uri 'none'", "form-action 'none'",
+  "frame-ancestors 'none'", "require-trusted-types-for 'script'"
+].join('; ')
+
+const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, opts) => {
+  const { clock = systemClock, ...data } = opts
+  const { enabled } = parseOptions(ConsoleOptions, data, 'console', ['clock'])
+  if (!enabled) return
+  const { registry, stats, facts } = fastify
+  const startMark = performance.now()
+  const history = new History(stats)
+  const picture = new Picture({ registry, stats, history, health: fastify.hasDecorator('health') ? fastify.health : undefined })
+  const viewers = new Set<Viewer>()
+  const recent = new Recent()
+  let stopEntries = () => {}
+  let lastConfig = ''
+  let ticks = 0
+
+  for (const asset of readAssets()) {
+    fastify.get(asset.name === 'index.html' ? '/console/' : `/console/${asset.name}`, { config: { fleet: { public: true } } }, (request, reply) => sendAsset(asset, request, reply))
+  }
+  // Relative, so that it holds under whatever prefix the client sees.
+  fastify.get('/console', { config: { fleet: { public: true } } }, async (_request, reply) => reply.redirect('console/', 302))
+
+  fastify.get('/console/events', { exposeHeadRoute: false, config: { fleet: { scope: 'read' } } }, async (request, reply) => {
+    if (viewers.size >= mostViewers) throw new RateLimitedError(`${mostViewers} consoles are open already`, { headers: { 'retry-after': '10' } })
+    const viewer = new Viewer(request, request.principal)
+    if (viewers.size === 0) begin()
+    viewers.add(viewer)
+    viewer.once('close', () => {
+      viewers.delete(viewer)
+      if (viewers.size === 0) end()
+    })
+    tellAll(viewer)
+    return await reply.type('text/event-stream; charset=utf-8').headers({ 'cache-control': 'no-store', 'x-accel-buffering': 'no' }).send(viewer)
+  })
+
+  fastify.get<{ Params: { name: string } }>('/console/agents/:name/history', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
+    void reply.header('cache-control', 'no-store')
+    return history.of(registry.get(request.params.name))
+  })
+
+  function begin (): void {
+    picture.update()
+    recent.take()
+    if (fastify.hasDecorator('auditLog')) stopEntries = fastify.auditLog.onEntry(entry => recent.add(entry))
+  }
+
+  function end (): void {
+    stopEntries()
+    picture.forget()
+  }
+
+  /** Everything, as of the last tick: the ticks after it go on from there. */
+  function tellAll (viewer: Viewer): void {
+    const { principal } = viewer
+    const sees = (name: string) => mayTouch(principal, name)
+    const head: Omit<Snapshot, 'agents'> = {
+      now: clock.now(),
+      sample_seconds: sampleSeconds,
+      you: youOf(fastify, principal),
+      totals: totals(),
+      config: configStatus(fastify),
+      requests: recentRequests(fastify, principal)
+    }
+    viewer.isBehind = false
+    viewer.tell('snapshot', `${JSON.stringify(head).slice(0, -1)},"agents":${objectOf(picture.pictures(sees))}}`)
+  }
+
+  function totals (): Totals {
+    const { requests, errors, proxied } = stats.totals
+    return { uptime_seconds: Math.round((performance.now() - startMark) / 1_000), requests, errors, proxied, in_flight: facts.inFlight, watching: viewers.size }
+  }
+
+  function tick (): void {
+    const isSample = ticks++ % sampleSeconds === 0
+    if (isSample) history.sample(registry.agents(), clock.now())
+    if (viewers.size === 0) return
+    if (fastify.hasDecorator('drain') && fastify.drain.draining) return dismissAll()
+    const { updates, gone } = picture.update()
+    const config = configStatus(fastify)
+    const isNewConfig = JSON.stringify(config) !== lastConfig
+    lastConfig = JSON.stringify(config)
+    const head: Tick = { now: clock.now(), totals: totals(), ...(isSample && { sample: true }), ...(isNewConfig && { config }) }
+    const { entries, skipped } = recent.take()
+
+    /** What a viewer is told, who sees some agents. */
+    function tickFor (sees: (name: string) => boolean, seesOthers: boolean): string {
+      const seenUpdates = [...updates].filter(([name]) => sees(name))
+      const seenGone = gone.filter(sees)
+      const seenEntries = entries.filter(({ agent }) => agent === null ? seesOthers : sees(agent))
+      const more: Tick = {
+        ...head,
+        ...(seenGone.length > 0 && { gone: seenGone }),
+        ...(seenEntries.length > 0 && { requests: seenEntries }),
+        ...(skipped > 0 && seesOthers && { skipped })
+      }
+      const json = JSON.stringify(more)
+      return seenUpdates.length === 0 ? json : `${json.slice(0, -1)},"agents":${objectOf(seenUpdates)}}`
+    }
+
+    let forAll: string | undefined
+    for (const viewer of viewers) {
+      if (!isStillWelcome(viewer)) viewer.dismiss('unauthorized')
+      else if (!viewer.isReady()) continue
+      else if (viewer.isBehind) tellAll(viewer)
+      else if (seesAll(viewer.principal)) viewer.tell('tick', forAll ??= tickFor(() => true, true))
+      else viewer.tell('tick', tickFor(name => mayTouch(viewer.principal, name), false))
+    }
+  }
+
+  /** A key that was revoked, or that may no longer read, watches no longer; one that is for other agents now is told all anew. */
+  function isStillWelcome (viewer: Viewer): boolean {
+    if (viewer.principal === undefined) return true
+    const principal = fastify.auth.principalOf(viewer.request)
+    if (principal === null || !hasScope(principal, 'read')) return false
+    if (JSON.stringify(principal) !== JSON.stringify(viewer.principal)) viewer.isBehind = true
+    viewer.principal = principal
+    return true
+  }
+
+  function dismissAll (): void {
+    for (const viewer of viewers) viewer.dismiss('closing')
+  }
+
+  const stopTicking = clock.every(tickMs, tick)
+  // The listener closes only when nobody is connected any more.
+  fastify.addHook('preClose', async () => dismissAll())
+  fastify.addHook('onClose', async () => {
+    stopTicking()
+    end()
+  })
+}
+
+function sendAsset ({ type, body, gzipped, etag, isHashed }: Asset, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const takesGzip = /\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))/.test(request.headers['accept-encoding'] ?? '')
+  void reply.headers({
+    etag,
+    vary: 'accept-encoding',
+    'cache-control': isHashed ? 'public, max-age=31536000, immutable' : 'no-cache',
+    'content-security-policy': contentSecurityPolicy,
+    'referrer-policy': 'no-referrer',
+    'x-content-type-options': 'nosniff',
+    'x-frame-options': 'DENY',
+    'cross-origin-opener-policy': 'same-origin',
+    'cross-origin-resource-policy': 'same-origin'
+  })
+  if (request.headers['if-none-match']?.split(',').some(tag => tag.trim().replace(/^W\//, '') === etag) === true) return reply.code(304).send()
+  void reply.type(type)
+  return takesGzip ? reply.header('content-encoding', 'gzip').send(gzipped) : reply.send(body)
+}
+
+/** `{"name":json,…}` */
+function objectOf (entries: Iterable<readonly [name: string, json: string]>): string {
+  return `{${Array.from(entries, ([name, json]) => `${JSON.stringify(name)}:${json}`).join(',')}}`
+}
+
+function seesAll (principal: Principal | null | undefined): boolean {
+  return principal === undefined || principal?.agents === '*'
+}
+
+function youOf (fastify: FastifyInstance, principal: Principal | null | undefined): You {
+  const { id, scopes, agents } = principal ?? anyone
+  return { id, scopes, agents, authenticated: fastify.hasDecorator('auth') && fastify.auth.enabled }
+}
+
+function configStatus (fastify: FastifyInstance): ConfigStatus {
+  if (!fastify.hasDecorator('discovery')) return { loaded_at: null, ok: true }
+  const { loadedAt, ok, error } = fastify.discovery.status
+  return { loaded_at: loadedAt, ok, ...(error !== undefined && { error }) }
+}
+
+function recentRequests (fastify: FastifyInstance, principal: Principal | null | undefined): AuditEntry[] | null {
+  if (!fastify.hasDecorator('auditLog')) return null
+  return fastify.auditLog.recent({ limit: mostRequestsAtOnce, sees: name => mayTouch(principal, name) })
+}
+
+export { ConsoleOptions }
+export default fp(consolePlugin, { name: 'fleet-console', fastify: '5.x', encapsulate: true, decorators: { fastify: ['facts', 'registry', 'stats'] } })
