@@ -35,7 +35,7 @@ export type { Principal, Scope } from './principal.ts'
 
 // The plugins' options and decorators. Naming a plugin's module here is also what types its decorators.
 export type { AdminPluginOptions } from '../plugins/admin/index.ts'
-export type { AuditDestination, AuditLog, AuditLogPluginOptions } from '../plugins/audit-log/index.ts'
+export type { AuditDestination, AuditEntry, AuditFilter, AuditLog, AuditLogPluginOptions, AuditTry } from '../plugins/audit-log/index.ts'
 export type { Auth, AuthPluginOptions, FleetRouteConfig } from '../plugins/auth/index.ts'
 export type { Cors, CorsPluginOptions } from '../plugins/cors/index.ts'
 export type { Discovery, DiscoveryPluginOptions } from '../plugins/discovery/index.ts'

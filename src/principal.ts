@@ -37,3 +37,14 @@ export function mayTouch (principal: Principal | null | undefined, agentName: st
   if (principal === undefined) return true
   return principal !== null && (principal.agents === '*' || principal.agents.includes(agentName))
 }
+
+/**
+ * Whether the principal may see an exchange with the agent. One without an agent (the gateway's own routes, names that nobody has) is only for
+ * who may touch every agent.
+ * @param principal undefined where no auth plugin runs
+ * @param agentName null for none
+ */
+export function maySeeExchange (principal: Principal | null | undefined, agentName: string | null): boolean {
+  if (agentName !== null) return mayTouch(principal, agentName)
+  return principal === undefined || principal?.agents === '*'
+}

@@ -1,15 +1,20 @@
 /**
- * The audit log: one line per finished exchange, aborted ones included, written in batches. What a line says is in line.ts.
+ * The audit log: one line per finished exchange, aborted ones included, written in batches. What a line says is in line.ts. The last
+ * exchanges are kept as well, lines or not.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type { RequestFacts } from '../facts/index.ts'
+import type {} from '../registry/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
 import { openDestination, type AuditDestination, type OpenDestination } from './destination.ts'
+import type { AuditEntry } from './entry.ts'
+import { select, type AuditFilter } from './filter.ts'
 import { createLineWriter } from './line.ts'
 import { AuditLogOptions } from './options.ts'
+import { RecentExchanges } from './recent.ts'
 
 export interface AuditLog {
   /** Writes the lines that wait for their batch, before it returns. For who ends the process without close(). */
@@ -21,6 +26,13 @@ export interface AuditLog {
   reconfigure (options: Partial<AuditLogOptions>): void
   /** As reconfigure(), in two steps: the file is opened here, and what is returned applies it. What is not applied is closed by the next call. */
   prepare (options: Partial<AuditLogOptions>): () => void
+  /**
+   * Of the last 1,000 exchanges that finished, those that the filter lets through; the newest last.
+   * @throws BadRequestError naming what is wrong with the filter
+   */
+  recent (filter?: AuditFilter): AuditEntry[]
+  /** Calls `listener` for each exchange that finishes, at once; it must not throw. The returned function ends that. */
+  onEntry (listener: (entry: AuditEntry) => void): () => void
 }
 
 declare module 'fastify' {
@@ -54,6 +66,8 @@ interface Output {
 const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, destination: given, ...data } = opts
   const lineOf = createLineWriter()
+  const ring = new RecentExchanges()
+  const entryListeners = new Set<(entry: AuditEntry) => void>()
   const ends = new Set<Promise<void>>()
   let output: Output | null = null
   /** Opened, and not in use yet. */
@@ -135,11 +149,31 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
     if (next !== null) stopListening = fastify.facts.onFinished(record)
   }
 
+  function keep (facts: RequestFacts): void {
+    ring.add(facts)
+    if (entryListeners.size === 0) return
+    const entry = ring.entryAt(ring.end - 1)
+    for (const listener of entryListeners) listener(entry)
+  }
+
+  const nameOf = (nameOrAlias: string) => (fastify.hasDecorator('registry') ? fastify.registry.find(nameOrAlias)?.name : undefined) ?? nameOrAlias
+
   prepare(data)()
-  fastify.decorate('auditLog', { flush, prepare, reconfigure: options => prepare(options)() })
+  const stopKeeping = fastify.facts.onFinished(keep)
+  fastify.decorate('auditLog', {
+    flush,
+    prepare,
+    reconfigure: options => prepare(options)(),
+    recent: (filter = {}) => select(filter, ring, clock.now(), nameOf).numbers.map(number => ring.entryAt(number)),
+    onEntry (listener) {
+      entryListeners.add(listener)
+      return () => entryListeners.delete(listener)
+    }
+  })
   fastify.addHook('onClose', async () => {
     if (output !== null) for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
     stopListening()
+    stopKeeping()
     flush()
     if (prepared !== null) end(prepared)
     await (givenWasUsed ? given : output?.destination)?.end?.()
@@ -168,5 +202,6 @@ function createErrorReport (log: { error (error: Error, message: string): void }
 }
 
 export { AuditLogOptions }
-export type { AuditDestination }
+export type { AuditDestination, AuditEntry, AuditFilter }
+export type { AuditTry } from './entry.ts'
 export default fp(auditLogPlugin, { name: 'fleet-audit-log', fastify: '5.x', decorators: { fastify: ['facts'] } })

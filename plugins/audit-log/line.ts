@@ -3,6 +3,7 @@
  * and only what came from outside can need escaping.
  */
 import type { RequestFacts } from '../facts/index.ts'
+import { pathOf } from './path.ts'
 
 /** Makes the line of a finished exchange, with its line feed. Keeps what lines of the same second have in common. */
 export type LineWriter = (facts: RequestFacts) => string
@@ -30,13 +31,6 @@ export function createLineWriter (): LineWriter {
       (facts.code === null ? '' : ',"code":' + quote(facts.code)) +
       '}\n'
   }
-}
-
-/** Without the query, which may hold secrets, and without scheme, user and host when the target has them (RFC 9112 §3.2.2). */
-function pathOf (url: string): string {
-  const query = url.indexOf('?')
-  const path = query === -1 ? url : url.slice(0, query)
-  return path.startsWith('/') ? path : path.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '')
 }
 
 function quoteOrNull (text: string | null): string {
