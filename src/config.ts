@@ -5,6 +5,7 @@
 import { dirname, join } from 'node:path'
 import { AuditLogOptions } from '../plugins/audit-log/options.ts'
 import { AuthOptions } from '../plugins/auth/options.ts'
+import { ConsoleOptions } from '../plugins/console/options.ts'
 import { CorsOptions } from '../plugins/cors/options.ts'
 import { HealthOptions } from '../plugins/health/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
@@ -35,7 +36,8 @@ export const FleetOptions = Options({
   balancer: BalancerOptions,
   concurrency: ConcurrencyOptions,
   registry: RegistryOptions,
-  auditLog: AuditLogOptions
+  auditLog: AuditLogOptions,
+  console: ConsoleOptions
 }, 'fleet.yaml')
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
@@ -59,6 +61,7 @@ export interface FleetConfigInput {
   concurrency?: Partial<Static<typeof ConcurrencyOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
+  console?: Partial<Static<typeof ConsoleOptions>>
 }
 
 /**

@@ -18,11 +18,14 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
   { path: '/stats', methods: 'GET', about: 'counters and latencies' }
 ]
+const consoleEntry: IndexEntry = { path: '/console/', methods: 'GET', about: 'the fleet in a browser' }
 
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
 export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
   void reply.header('vary', 'accept')
-  const routes = entries.map(entry => ({ ...entry, path: prefix + entry.path }))
+  const hasConsole = request.server.hasRoute({ method: 'GET', url: `${prefix}/console/` })
+  const known = hasConsole ? [...entries, consoleEntry] : entries
+  const routes = known.map(entry => ({ ...entry, path: prefix + entry.path }))
   if (!(request.headers.accept ?? '').includes('text/html')) return reply.send({ name: 'Fleet Gateway', routes })
   const rows = routes.map(({ path, methods, about }) => `<tr><td><code>${escapeHtml(path)}</code></td><td>${methods}</td><td>${about}</td></tr>`).join('\n')
   return reply
@@ -32,7 +35,7 @@ export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefi
 <html lang="en"><meta charset="utf-8"><title>Fleet Gateway</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}td{padding:.2rem 1rem .2rem 0;vertical-align:top}</style>
 <h1>Fleet Gateway</h1>
-<p>One HTTP front door to a fleet of agents.</p>
+<p>One HTTP front door to a fleet of agents.${hasConsole ? ` <a href="${escapeHtml(prefix)}/console/">Open the console</a>` : ''}</p>
 <table>
 ${rows}
 </table>

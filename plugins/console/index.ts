@@ -16,7 +16,7 @@ import type {} from '../stats/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { RateLimitedError } from '../../src/errors.ts'
 import { parseOptions } from '../../src/options.ts'
-import { anyone, hasScope, mayTouch, type Principal } from '../../src/principal.ts'
+import { anyone, hasScope, maySeeExchange, mayTouch, type Principal } from '../../src/principal.ts'
 import { readAssets, type Asset } from './assets.ts'
 import { History, sampleSeconds } from './history.ts'
 import { ConsoleOptions } from './options.ts'
@@ -125,16 +125,17 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
     const head: Tick = { now: clock.now(), totals: totals(), ...(isSample && { sample: true }), ...(isNewConfig && { config }) }
     const { entries, skipped } = recent.take()
 
-    /** What a viewer is told, who sees some agents. */
-    function tickFor (sees: (name: string) => boolean, seesOthers: boolean): string {
+    /** What a viewer is told. */
+    function tickFor (principal: Principal | null | undefined): string {
+      const sees = (name: string) => mayTouch(principal, name)
       const seenUpdates = [...updates].filter(([name]) => sees(name))
       const seenGone = gone.filter(sees)
-      const seenEntries = entries.filter(({ agent }) => agent === null ? seesOthers : sees(agent))
+      const seenEntries = entries.filter(({ agent }) => maySeeExchange(principal, agent))
       const more: Tick = {
         ...head,
         ...(seenGone.length > 0 && { gone: seenGone }),
         ...(seenEntries.length > 0 && { requests: seenEntries }),
-        ...(skipped > 0 && seesOthers && { skipped })
+        ...(skipped > 0 && seesAll(principal) && { skipped })
       }
       const json = JSON.stringify(more)
       return seenUpdates.length === 0 ? json : `${json.slice(0, -1)},"agents":${objectOf(seenUpdates)}}`
@@ -145,8 +146,8 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
       if (!isStillWelcome(viewer)) viewer.dismiss('unauthorized')
       else if (!viewer.isReady()) continue
       else if (viewer.isBehind) tellAll(viewer)
-      else if (seesAll(viewer.principal)) viewer.tell('tick', forAll ??= tickFor(() => true, true))
-      else viewer.tell('tick', tickFor(name => mayTouch(viewer.principal, name), false))
+      else if (seesAll(viewer.principal)) viewer.tell('tick', forAll ??= tickFor(viewer.principal))
+      else viewer.tell('tick', tickFor(viewer.principal))
     }
   }
 
@@ -213,7 +214,7 @@ function configStatus (fastify: FastifyInstance): ConfigStatus {
 
 function recentRequests (fastify: FastifyInstance, principal: Principal | null | undefined): AuditEntry[] | null {
   if (!fastify.hasDecorator('auditLog')) return null
-  return fastify.auditLog.recent({ limit: mostRequestsAtOnce, sees: name => mayTouch(principal, name) })
+  return fastify.auditLog.recent({ limit: mostRequestsAtOnce, sees: name => maySeeExchange(principal, name) })
 }
 
 export { ConsoleOptions }

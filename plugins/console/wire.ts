@@ -1,30 +1,12 @@
 /**
  * What the console's page and its gateway say to each other. Types only: the page is built for browsers, and shares nothing else.
  */
+import type { AuditEntry } from '../audit-log/entry.ts'
 import type { AgentStatus } from '../../src/fleet/agent.ts'
 import type { InstanceState, Protocol, Source } from '../../src/fleet/instance.ts'
 import type { Scope } from '../../src/principal.ts'
 
-export type { AgentStatus, InstanceState, Scope }
-
-export interface AuditEntry {
-  time: string
-  request_id: string
-  client: string
-  key: string | null
-  method: string
-  path: string
-  agent: string | null
-  instance: string | null
-  attempts: number
-  status: number
-  latency_ms: number
-  bytes_in: number
-  bytes_out: number
-  ending?: string
-  code?: string
-  tries: { instance: string, outcome: string, duration_ms: number, status?: number }[]
-}
+export type { AgentStatus, AuditEntry, InstanceState, Scope }
 
 /** What of an instance changes seldom. Times are milliseconds since the epoch. */
 export interface InstanceFacts {

@@ -29,7 +29,7 @@ export function Dialog ({ title, kind = 'box', children }: { title: string, kind
     return () => { if (before instanceof HTMLElement && before.isConnected) before.focus() }
   }, [])
   return (
-    <dialog ref={element} class={`dialog dialog-${kind}`} aria-labelledby="dialog-title" onClose={closeDialog} onClick={event => { if (event.target === element.current) element.current.close() }}>
+    <dialog ref={element} class={`dialog dialog-${kind}`} aria-labelledby="dialog-title" onClose={closeDialog} onClick={event => { if (event.target === element.current) element.current?.close() }}>
       <div class="dialog-inside">
         <header class="dialog-head">
           <h2 id="dialog-title">{title}</h2>
