@@ -23,21 +23,21 @@ const mostRequests = 12
 export function AgentView ({ name }: { name: string }) {
   void beat.value
   const agent = agents.get(name)
-  if (agent === undefined) return <div class="empty"><p>There is no agent of this name, or the key is not for it. <a href="#/">All agents</a></p></div>
+  if (agent === undefined) return <div class='empty'><p>There is no agent of this name, or the key is not for it. <a href='#/'>All agents</a></p></div>
   const { status, aliases, row, rate, errorRatio, instances } = agent
   const own = (requests ?? []).filter(entry => entry.agent === name).slice(0, mostRequests)
   return (
     <>
-      <div class="agent-head">
+      <div class='agent-head'>
         <State of={status} />
-        {aliases.length > 0 && <span class="aside">also {aliases.join(', ')}</span>}
-        <span class="push actions">
-          {may('proxy') && <a class="button" href={`#/try?agent=${encodeURIComponent(name)}`}>Try a request</a>}
-          {may('register') && <button type="button" class="button" onClick={() => openRegistration(name)}>Add an instance…</button>}
-          {may('register') && <button type="button" class="button is-dangerous" onClick={() => askToRemoveAgent(name)}>Remove agent…</button>}
+        {aliases.length > 0 && <span class='aside'>also {aliases.join(', ')}</span>}
+        <span class='push actions'>
+          {may('proxy') && <a class='button' href={`#/try?agent=${encodeURIComponent(name)}`}>Try a request</a>}
+          {may('register') && <button type='button' class='button' onClick={() => openRegistration(name)}>Add an instance…</button>}
+          {may('register') && <button type='button' class='button is-dangerous' onClick={() => askToRemoveAgent(name)}>Remove agent…</button>}
         </span>
       </div>
-      <dl class="overview">
+      <dl class='overview'>
         <div><dt>Requests/s</dt><dd>{formatRate(rate)}</dd></div>
         <div><dt>Errors</dt><dd class={errorRatio ? 'is-bad' : ''}>{formatRatio(errorRatio)}</dd></div>
         <div><dt>p50</dt><dd>{formatMs(row[4])}</dd></div>
@@ -46,15 +46,15 @@ export function AgentView ({ name }: { name: string }) {
         <div><dt>Retries so far</dt><dd>{formatCount(row[3])}</dd></div>
       </dl>
       <Charts agent={name} />
-      <section aria-labelledby="instances-title">
-        <h2 id="instances-title">Instances <span class="filter-count">{formatCount(instances.size)}</span></h2>
+      <section aria-labelledby='instances-title'>
+        <h2 id='instances-title'>Instances <span class='filter-count'>{formatCount(instances.size)}</span></h2>
         <LongTable
-          label={`Instances of ${name}`} kind="own" heights={[52, 132]} columns={columns} items={ordered([...instances.values()], columns, order.value)} keyOf={({ id }) => id}
+          label={`Instances of ${name}`} kind='own' heights={[52, 132]} columns={columns} items={ordered([...instances.values()], columns, order.value)} keyOf={({ id }) => id}
           order={order.value} onOrder={next => { order.value = next }} empty={<p>It has no instance at the moment.</p>}
         />
       </section>
-      <section aria-labelledby="last-title">
-        <h2 id="last-title">Last requests <a class="more" href={`#/requests?agent=${encodeURIComponent(name)}`}>all of them</a></h2>
+      <section aria-labelledby='last-title'>
+        <h2 id='last-title'>Last requests <a class='more' href={`#/requests?agent=${encodeURIComponent(name)}`}>all of them</a></h2>
         <RequestList label={`Last requests to ${name}`} entries={own} empty={requests === null ? 'The gateway keeps no audit log.' : 'None yet.'} />
       </section>
       <Settings name={name} />
@@ -73,14 +73,14 @@ function Settings ({ name }: { name: string }) {
   }, [name])
   if (entry === null) return null
   return (
-    <section class="settings">
+    <section class='settings'>
       <div>
         <h2>Policy</h2>
         <Values of={entry.policy} empty="As the gateway's defaults are." />
       </div>
       <div>
         <h2>Metadata</h2>
-        <Values of={entry.metadata} empty="None." />
+        <Values of={entry.metadata} empty='None.' />
       </div>
     </section>
   )
@@ -88,8 +88,8 @@ function Settings ({ name }: { name: string }) {
 
 function Values ({ of: values, empty }: { of: Record<string, unknown>, empty: string }) {
   const rows = Object.entries(values).flatMap(([key, value]) => flat(key, value))
-  if (rows.length === 0) return <p class="aside">{empty}</p>
-  return <dl class="values">{rows.map(([key, text]) => <div key={key}><dt>{key}</dt><dd>{text}</dd></div>)}</dl>
+  if (rows.length === 0) return <p class='aside'>{empty}</p>
+  return <dl class='values'>{rows.map(([key, text]) => <div key={key}><dt>{key}</dt><dd>{text}</dd></div>)}</dl>
 }
 
 /** `timeouts.connect` and its value, whatever is inside what. */

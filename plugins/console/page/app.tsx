@@ -40,7 +40,7 @@ export function App () {
       <Main />
       <Notice />
       <DialogHost />
-      <div class="unseen" role="log" aria-live="polite" aria-label="Changes of state">{news.value}</div>
+      <div class='unseen' role='log' aria-live='polite' aria-label='Changes of state'>{news.value}</div>
     </>
   )
 }
@@ -48,21 +48,21 @@ export function App () {
 function Header () {
   const { view } = route.value
   return (
-    <header class="top">
-      <a class="skip" href="#main" onClick={event => { event.preventDefault(); document.querySelector<HTMLElement>('h1')?.focus() }}>To the content</a>
-      <a class="brand" href="#/"><Logo /><span>Fleet Gateway</span></a>
-      <nav aria-label="Views" class="places">
-        {places.map(place => <a key={place.view} href={place.href} aria-current={view === place.view ? 'page' : place.also.includes(view) ? 'true' : undefined}>{place.title}{place.view === 'gateway' && config.value?.ok === false && <span class="flag" title="The configuration file is wrong">!<span class="unseen"> the configuration file is wrong</span></span>}</a>)}
+    <header class='top'>
+      <a class='skip' href='#main' onClick={event => { event.preventDefault(); document.querySelector<HTMLElement>('h1')?.focus() }}>To the content</a>
+      <a class='brand' href='#/'><Logo /><span>Fleet Gateway</span></a>
+      <nav aria-label='Views' class='places'>
+        {places.map(place => <a key={place.view} href={place.href} aria-current={view === place.view ? 'page' : place.also.includes(view) ? 'true' : undefined}>{place.title}{place.view === 'gateway' && config.value?.ok === false && <span class='flag' title='The configuration file is wrong'>!<span class='unseen'> the configuration file is wrong</span></span>}</a>)}
       </nav>
-      <div class="top-end">
+      <div class='top-end'>
         <ConnectionState />
-        <label class="unseen" for="theme">Colours</label>
-        <select id="theme" class="theme" value={theme.value} onChange={event => chooseTheme(event.currentTarget.value as 'system')}>
-          <option value="system">System</option>
-          <option value="light">Light</option>
-          <option value="dark">Dark</option>
+        <label class='unseen' for='theme'>Colours</label>
+        <select id='theme' class='theme' value={theme.value} onChange={event => chooseTheme(event.currentTarget.value as 'system')}>
+          <option value='system'>System</option>
+          <option value='light'>Light</option>
+          <option value='dark'>Dark</option>
         </select>
-        {token.value !== null && <button type="button" class="small-button" onClick={() => signOut()}>Sign out</button>}
+        {token.value !== null && <button type='button' class='small-button' onClick={() => signOut()}>Sign out</button>}
       </div>
     </header>
   )
@@ -74,13 +74,13 @@ function ConnectionState () {
   const heard = heardAt.value
   const isSilent = current.state === 'connected' && heard !== null && now - heard > staleMs
   const staleSince = heard !== null && (current.state !== 'connected' || isSilent) ? ` Data of ${formatTime(heard)}.` : ''
-  if (current.state === 'connected') return <p class={`link ${isSilent ? 'is-degraded' : 'is-up'}`}><span class="link-dot" aria-hidden="true" /><span role="status">{isSilent ? 'Silent.' : 'Live'}</span>{staleSince}</p>
-  if (current.state !== 'waiting') return <p class="link is-degraded"><span class="link-dot is-hollow" aria-hidden="true" /><span role="status">Connecting…</span>{staleSince}</p>
+  if (current.state === 'connected') return <p class={`link ${isSilent ? 'is-degraded' : 'is-up'}`}><span class='link-dot' aria-hidden='true' /><span role='status'>{isSilent ? 'Silent.' : 'Live'}</span>{staleSince}</p>
+  if (current.state !== 'waiting') return <p class='link is-degraded'><span class='link-dot is-hollow' aria-hidden='true' /><span role='status'>Connecting…</span>{staleSince}</p>
   return (
-    <p class="link is-down">
-      <span class="link-dot is-hollow" aria-hidden="true" /><span role="status">{current.reason}.</span>
+    <p class='link is-down'>
+      <span class='link-dot is-hollow' aria-hidden='true' /><span role='status'>{current.reason}.</span>
       <span> Again in {Math.max(Math.ceil((current.retryAt - now) / 1_000), 0)} s.{staleSince}</span>
-      <button type="button" class="small-button" onClick={connectNow}>Now</button>
+      <button type='button' class='small-button' onClick={connectNow}>Now</button>
     </p>
   )
 }
@@ -99,10 +99,10 @@ function Main () {
     isFirst.current = false
   }, [title])
   return (
-    <main id="main" class={`main main-${current.view}`}>
-      {current.view === 'agent' && <p class="crumbs"><a href="#/">Fleet</a></p>}
+    <main id='main' class={`main main-${current.view}`}>
+      {current.view === 'agent' && <p class='crumbs'><a href='#/'>Fleet</a></p>}
       <h1 ref={heading} tabIndex={-1}>{title}</h1>
-      {heardAt.value === null ? <p class="aside">Waiting for the gateway…</p> : <View route={current} />}
+      {heardAt.value === null ? <p class='aside'>Waiting for the gateway…</p> : <View route={current} />}
     </main>
   )
 }
@@ -126,8 +126,8 @@ function Notice () {
     return () => clearTimeout(timer)
   }, [current])
   return (
-    <div class="notice-place" role="status">
-      {current !== null && <p class={`notice ${current.isBad ? 'is-bad' : ''}`}><span>{current.text}</span><button type="button" class="small-button" onClick={() => { notice.value = null }}>Close</button></p>}
+    <div class='notice-place' role='status'>
+      {current !== null && <p class={`notice ${current.isBad ? 'is-bad' : ''}`}><span>{current.text}</span><button type='button' class='small-button' onClick={() => { notice.value = null }}>Close</button></p>}
     </div>
   )
 }

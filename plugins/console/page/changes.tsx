@@ -80,9 +80,9 @@ const fields: readonly Field[] = [
   { name: 'host', title: 'Host', initial: 'localhost' },
   { name: 'port', title: 'Port', type: 'number', read: asNumber },
   { name: 'protocol', title: 'Protocol', options: ['http', 'https'], initial: 'http' },
-  { name: 'aliases', title: 'Other names', hint: 'separated by commas', read: asList },
   { name: 'weight', title: 'Weight', type: 'number', read: asNumber },
-  { name: 'ttl', title: 'Lease', hint: 'such as 30s; without one it stays until it is removed' },
+  { name: 'aliases', title: 'Other names', hint: 'separated by commas', read: asList },
+  { name: 'ttl', title: 'Lease', hint: 'such as 30s; none: until removed' },
   { name: 'metadata', title: 'Metadata', hint: 'a JSON object', isLong: true, read: asJson }
 ]
 
@@ -133,13 +133,13 @@ function Registration ({ name }: { name: string }) {
   return (
     <Dialog title={name === '' ? 'Register an instance' : `Another instance of ${name}`}>
       <form noValidate onSubmit={event => { event.preventDefault(); void send(event.currentTarget) }}>
-        <div class="dialog-body fields">
+        <div class='dialog-body fields'>
           {fields.map(field => <RegistrationField key={field.name} field={field} initial={field.name === 'name' ? name : field.initial ?? ''} error={errors[field.name]} />)}
         </div>
-        {failure !== '' && <p class="problem" role="alert">{failure}</p>}
-        <footer class="dialog-foot">
-          <button type="button" class="button" onClick={closeDialog}>Cancel</button>
-          <button type="submit" class="button is-main" disabled={isBusy}>{isBusy ? 'Working…' : 'Register'}</button>
+        {failure !== '' && <p class='problem' role='alert'>{failure}</p>}
+        <footer class='dialog-foot'>
+          <button type='button' class='button' onClick={closeDialog}>Cancel</button>
+          <button type='submit' class='button is-main' disabled={isBusy}>{isBusy ? 'Working…' : 'Register'}</button>
         </footer>
       </form>
     </Dialog>
@@ -158,9 +158,9 @@ function RegistrationField ({ field, initial, error }: { field: Field, initial: 
         ? <select {...common}>{options.map(option => <option key={option} value={option} selected={option === initial}>{option}</option>)}</select>
         : isLong
           ? <textarea {...common} rows={2} spellcheck={false} defaultValue={initial} />
-          : <input {...common} type="text" inputMode={type === 'number' ? 'numeric' : 'text'} spellcheck={false} defaultValue={initial} />}
-      {hint && <p class="hint" id={`${id}-hint`}>{hint}</p>}
-      {error && <p class="field-error" id={`${id}-error`}>{error}</p>}
+          : <input {...common} type='text' inputMode={type === 'number' ? 'numeric' : 'text'} spellcheck={false} defaultValue={initial} />}
+      {hint && <p class='hint' id={`${id}-hint`}>{hint}</p>}
+      {error && <p class='field-error' id={`${id}-error`}>{error}</p>}
     </div>
   )
 }

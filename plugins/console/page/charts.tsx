@@ -66,8 +66,8 @@ export function Charts ({ agent }: { agent: string }) {
     )
     return () => { isOver = true }
   }, [agent, taken])
-  if (history === null) return <p class="aside charts-wait">{failure.value === '' ? 'Reading the history…' : failure.value}</p>
-  return <div class="charts">{figures.map(figure => <Chart key={figure.title} figure={figure} history={history} />)}</div>
+  if (history === null) return <p class='aside charts-wait'>{failure.value === '' ? 'Reading the history…' : failure.value}</p>
+  return <div class='charts'>{figures.map(figure => <Chart key={figure.title} figure={figure} history={history} />)}</div>
 }
 
 const chartHeight = 150
@@ -93,12 +93,12 @@ function Chart ({ figure, history }: { figure: Figure, history: AgentHistory }) 
   useLayoutEffect(() => plot.current?.setData(data as UPlot.AlignedData), [history])
 
   return (
-    <figure class="chart">
+    <figure class='chart'>
       <figcaption>
         <h3>{title}</h3>
-        <span class="chart-now">{lines.map((line, index) => <span key={line.title} class="legend"><i style={{ background: `var(${line.colour})` }} />{lines.length > 1 && line.title} <b>{shown(format, data[index + 1]!.at(-1))}</b></span>)}</span>
+        <span class='chart-now'>{lines.map((line, index) => <span key={line.title} class='legend'><i style={{ background: `var(${line.colour})` }} />{lines.length > 1 && line.title} <b>{shown(format, data[index + 1]!.at(-1))}</b></span>)}</span>
       </figcaption>
-      <div ref={place} role="img" aria-label={`${title} over the last fifteen minutes: now ${latest}, at most ${format(peak)}`} />
+      <div ref={place} role='img' aria-label={`${title} over the last fifteen minutes: now ${latest}, at most ${format(peak)}`} />
     </figure>
   )
 }
@@ -117,8 +117,12 @@ function dataOf ({ lines }: Figure, history: AgentHistory): (number | null)[][] 
 }
 
 function optionsOf ({ lines, format, least }: Figure, element: HTMLElement): UPlot.Options {
-  const styles = getComputedStyle(element)
-  const colour = (name: string) => styles.getPropertyValue(name).trim()
+  const colour = (name: string) => { // a canvas knows neither variables nor light-dark()
+    element.style.color = `var(${name})`
+    const resolved = getComputedStyle(element).color
+    element.style.color = ''
+    return resolved
+  }
   const axis: UPlot.Axis = { stroke: colour('--muted'), font: '11px system-ui', grid: { stroke: colour('--line-soft'), width: 1 }, ticks: { show: false } }
   return {
     width: element.clientWidth,

@@ -25,15 +25,19 @@ export function Dialog ({ title, kind = 'box', children }: { title: string, kind
   const element = useRef<HTMLDialogElement>(null)
   useLayoutEffect(() => {
     const before = document.activeElement
-    element.current!.showModal()
-    return () => { if (before instanceof HTMLElement && before.isConnected) before.focus() }
+    const opened = element.current!
+    opened.showModal()
+    return () => {
+      opened.close() // while it is open, nothing outside can have the focus
+      if (before instanceof HTMLElement && before.isConnected) before.focus()
+    }
   }, [])
   return (
-    <dialog ref={element} class={`dialog dialog-${kind}`} aria-labelledby="dialog-title" onClose={closeDialog} onClick={event => { if (event.target === element.current) element.current?.close() }}>
-      <div class="dialog-inside">
-        <header class="dialog-head">
-          <h2 id="dialog-title">{title}</h2>
-          <button type="button" class="icon-button" aria-label="Close" onClick={() => element.current!.close()}><svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d="M3 3l10 10M13 3L3 13" /></svg></button>
+    <dialog ref={element} class={`dialog dialog-${kind}`} aria-labelledby='dialog-title' onClose={event => { if (event.currentTarget.isConnected) closeDialog() }} onClick={event => { if (event.target === element.current) element.current?.close() }}>
+      <div class='dialog-inside'>
+        <header class='dialog-head'>
+          <h2 id='dialog-title'>{title}</h2>
+          <button type='button' class='icon-button' aria-label='Close' onClick={() => element.current!.close()}><svg viewBox='0 0 16 16' width='16' height='16' aria-hidden='true'><path d='M3 3l10 10M13 3L3 13' /></svg></button>
         </header>
         {children}
       </div>
@@ -73,11 +77,11 @@ function Confirmation ({ title, text, action, isDangerous = false, act }: Questi
   }
   return (
     <Dialog title={title}>
-      <div class="dialog-body">{text}</div>
-      {failure !== '' && <p class="problem" role="alert">{failure}</p>}
-      <footer class="dialog-foot">
-        <button type="button" class="button" onClick={closeDialog}>Cancel</button>
-        <button type="button" class={`button ${isDangerous ? 'is-dangerous' : 'is-main'}`} disabled={isBusy} onClick={() => { void run() }}>{isBusy ? 'Working…' : action}</button>
+      <div class='dialog-body'>{text}</div>
+      {failure !== '' && <p class='problem' role='alert'>{failure}</p>}
+      <footer class='dialog-foot'>
+        <button type='button' class='button' onClick={closeDialog}>Cancel</button>
+        <button type='button' class={`button ${isDangerous ? 'is-dangerous' : 'is-main'}`} disabled={isBusy} onClick={() => { void run() }}>{isBusy ? 'Working…' : action}</button>
       </footer>
     </Dialog>
   )

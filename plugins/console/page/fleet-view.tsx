@@ -41,8 +41,8 @@ const agentColumns: readonly Column<FleetAgent>[] = [
 function AgentName ({ agent: { name, aliases } }: { agent: FleetAgent }) {
   return (
     <>
-      <a class="row-link" href={linkToAgent(name)}>{name}</a>
-      {aliases.length > 0 && <span class="aside">{aliases.join(', ')}</span>}
+      <a class='row-link' href={linkToAgent(name)}>{name}</a>
+      {aliases.length > 0 && <span class='aside'>{aliases.join(', ')}</span>}
     </>
   )
 }
@@ -60,12 +60,12 @@ function InstancesAtAGlance ({ agent }: { agent: FleetAgent }) {
   const shown = instances.length > mostDots ? instances.slice(0, mostDots) : instances
   return (
     <>
-      <span class="dots">
+      <span class='dots'>
         {shown.map(({ id, facts }) => <Shape key={id} of={facts.state} />)}
-        {shown.length < instances.length && <span class="aside" aria-hidden="true">+{instances.length - shown.length}</span>}
-        <span class="count">{up} of {instances.length} up</span>
+        {shown.length < instances.length && <span class='aside' aria-hidden='true'>+{instances.length - shown.length}</span>}
+        <span class='count'>{up} of {instances.length} up</span>
       </span>
-      {reason !== '' && <span class="aside why" title={reason}>{worst === undefined ? reason : `${addressOfInstance(worst.facts)} ${worst.facts.state === 'up' ? '' : `${worst.facts.state}: `}${reason}`}</span>}
+      {reason !== '' && <span class='aside why' title={reason}>{worst === undefined ? reason : `${addressOfInstance(worst.facts)} ${worst.facts.state === 'up' ? '' : `${worst.facts.state}: `}${reason}`}</span>}
     </>
   )
 }
@@ -80,9 +80,9 @@ export function FleetView () {
   return (
     <>
       <Overview />
-      <Tools kind="agents" filter={agentFilter} counts={counts} />
+      <Tools kind='agents' filter={agentFilter} counts={counts} />
       <LongTable
-        label="Agents" kind="agents" heights={[52, 132]} columns={agentColumns} items={ordered(shown, agentColumns, agentOrder.value)} keyOf={({ name }) => name}
+        label='Agents' kind='agents' heights={[52, 118]} columns={agentColumns} items={ordered(shown, agentColumns, agentOrder.value)} keyOf={({ name }) => name}
         order={agentOrder.value} onOrder={order => { agentOrder.value = order }} empty={<Nobody isFleetEmpty={agents.size === 0} />}
       />
     </>
@@ -90,7 +90,7 @@ export function FleetView () {
 }
 
 const listColumns: readonly Column<FleetInstance>[] = [
-  { key: 'agent', title: 'Agent', compare: (a, b) => a.agent < b.agent ? -1 : a.agent > b.agent ? 1 : 0, cell: ({ agent }) => <a class="row-link" href={linkToAgent(agent)}>{agent}</a> },
+  { key: 'agent', title: 'Agent', compare: (a, b) => a.agent < b.agent ? -1 : a.agent > b.agent ? 1 : 0, cell: ({ agent }) => <a class='row-link' href={linkToAgent(agent)}>{agent}</a> },
   ...instanceColumns,
   { key: 'actions', title: 'Actions', isTitleHidden: true, cell: instance => <InstanceActions instance={instance} /> }
 ]
@@ -112,9 +112,9 @@ export function InstancesView () {
   return (
     <>
       <Overview />
-      <Tools kind="instances" filter={instanceFilter} counts={counts} />
+      <Tools kind='instances' filter={instanceFilter} counts={counts} />
       <LongTable
-        label="Instances" kind="instances" heights={[52, 132]} columns={listColumns} items={ordered(shown, listColumns, instanceOrder.value)} keyOf={({ agent, id }) => `${agent}/${id}`}
+        label='Instances' kind='instances' heights={[52, 118]} columns={listColumns} items={ordered(shown, listColumns, instanceOrder.value)} keyOf={({ agent, id }) => `${agent}/${id}`}
         order={instanceOrder.value} onOrder={order => { instanceOrder.value = order }} empty={<Nobody isFleetEmpty={agents.size === 0} />}
       />
     </>
@@ -122,12 +122,12 @@ export function InstancesView () {
 }
 
 function Overview () {
-  const { in_flight: inFlight = 0, requests = 0 } = totals.value ?? {}
+  const { in_flight: inFlight = 0, watching = 0, requests = 0 } = totals.value ?? {}
   return (
-    <dl class="overview">
+    <dl class='overview'>
       <div><dt>Requests/s</dt><dd>{formatRate(overall.rate)}</dd></div>
       <div><dt>Errors</dt><dd class={overall.errorRatio ? 'is-bad' : ''}>{formatRatio(overall.errorRatio)}</dd></div>
-      <div><dt>In flight</dt><dd>{formatCount(inFlight)}</dd></div>
+      <div><dt>In flight</dt><dd>{formatCount(Math.max(inFlight - watching, 0))}</dd></div>
       <div><dt>Agents</dt><dd>{formatCount(agents.size)}</dd></div>
       <div><dt>Instances</dt><dd>{formatCount(sumOf(agents.values(), ({ instances }) => instances.size))}</dd></div>
       <div><dt>Requests so far</dt><dd>{requests === 0 ? nothing : formatCount(requests)}</dd></div>
@@ -143,20 +143,20 @@ function sumOf<Item> (items: Iterable<Item>, value: (item: Item) => number): num
 
 function Tools ({ kind, filter, counts }: { kind: 'agents' | 'instances', filter: typeof agentFilter, counts: readonly (readonly [Mark, number])[] }) {
   return (
-    <div class="tools">
-      <nav class="segments" aria-label="What to list">
-        <a href="#/" aria-current={kind === 'agents' ? 'page' : undefined}>Agents</a>
-        <a href="#/instances" aria-current={kind === 'instances' ? 'page' : undefined}>Instances</a>
+    <div class='tools'>
+      <nav class='segments' aria-label='What to list'>
+        <a href='#/' aria-current={kind === 'agents' ? 'page' : undefined}>Agents</a>
+        <a href='#/instances' aria-current={kind === 'instances' ? 'page' : undefined}>Instances</a>
       </nav>
-      <input type="search" class="search" placeholder={kind === 'agents' ? 'Name' : 'Name or address'} aria-label={`Search ${kind}`} value={search.value} onInput={event => { search.value = event.currentTarget.value }} />
-      <div class="filters" role="group" aria-label="Show only">
+      <input type='search' class='search' placeholder={kind === 'agents' ? 'Name' : 'Name or address'} aria-label={`Search ${kind}`} value={search.value} onInput={event => { search.value = event.currentTarget.value }} />
+      <div class='filters' role='group' aria-label='Show only'>
         {counts.map(([mark, count]) => (
-          <button key={mark} type="button" class="filter" aria-pressed={filter.value === mark} onClick={() => { filter.value = filter.value === mark ? null : mark }}>
-            <Shape of={mark} />{mark} <span class="filter-count">{formatCount(count)}</span>
+          <button key={mark} type='button' class='filter' aria-pressed={filter.value === mark} onClick={() => { filter.value = filter.value === mark ? null : mark }}>
+            <Shape of={mark} />{mark} <span class='filter-count'>{formatCount(count)}</span>
           </button>
         ))}
       </div>
-      {may('register') && <button type="button" class="button is-main push" onClick={() => openRegistration()}>Register…</button>}
+      {may('register') && <button type='button' class='button is-main push' onClick={() => openRegistration()}>Register…</button>}
     </div>
   )
 }

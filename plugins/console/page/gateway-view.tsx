@@ -17,27 +17,26 @@ export function GatewayView () {
   const leases = all.flatMap(({ instances }) => [...instances.values()].flatMap(({ facts }) => facts.lease ?? []))
   const lapsed = leases.filter(lease => lease.lapsed).length
   return (
-    <div class="settings">
-      <section aria-labelledby="config-title">
-        <h2 id="config-title">Configuration</h2>
-        <p class="config-state">{ok ? <><State of="up" /> The file that is on disk is what runs.</> : <><State of="down" /> The file on disk is wrong; the one before it runs.</>}</p>
-        {error !== undefined && <pre class="problem" tabIndex={0} aria-label="What is wrong with the file">{error}</pre>}
+    <div class='settings'>
+      <section aria-labelledby='config-title'>
+        <h2 id='config-title'>Configuration</h2>
+        <p class='config-state'>{ok ? <><State of='up' /> The file that is on disk is what runs.</> : <><State of='down' /> The file on disk is wrong; the one before it runs.</>}</p>
+        {error !== undefined && <pre class='problem' tabIndex={0} aria-label='What is wrong with the file'>{error}</pre>}
         <Values rows={[['Loaded', loadedAt === null ? 'from code' : formatMoment(loadedAt)], ['Agents', formatCount(all.length)], ['Routes under /api', formatCount(all.reduce((sum, { aliases }) => sum + 1 + aliases.length, 0))], ['Leases', leases.length === 0 ? 'none' : `${formatCount(leases.length)}, ${lapsed} of them lapsed`]]} />
       </section>
-      <section aria-labelledby="gateway-title">
-        <h2 id="gateway-title">Gateway</h2>
-        <Values rows={[['Version', __VERSION__], ['Up for', formatDuration(uptime * 1_000)], ['Requests', formatCount(requests)], ['Passed on to agents', formatCount(proxied)], ['Errors', formatCount(errors)], ['In flight', formatCount(inFlight)], ['Consoles open', formatCount(watching)]]} />
-        <p class="aside">In flight counts each open console as one.</p>
+      <section aria-labelledby='gateway-title'>
+        <h2 id='gateway-title'>Gateway</h2>
+        <Values rows={[['Version', __VERSION__], ['Up for', formatDuration(uptime * 1_000)], ['Requests', formatCount(requests)], ['Passed on to agents', formatCount(proxied)], ['Errors', formatCount(errors)], ['In flight', formatCount(Math.max(inFlight - watching, 0))], ['Consoles open', formatCount(watching)]]} />
       </section>
-      <section aria-labelledby="you-title">
-        <h2 id="you-title">You</h2>
+      <section aria-labelledby='you-title'>
+        <h2 id='you-title'>You</h2>
         <Values rows={[['Signed in', authenticated ? id === null ? 'with the fleet secret' : `as ${id}` : 'no: auth is off'], ['May', scopes.length === 0 ? nothing : scopes.join(', ')], ['Agents', allowed === '*' ? 'all' : allowed?.join(', ') ?? nothing]]} />
       </section>
-      <section aria-labelledby="more-title">
-        <h2 id="more-title">More</h2>
-        <ul class="links">
-          <li><a href="../health">/health</a> how the fleet is, for monitors</li>
-          <li><a href="licences.txt">Licences</a> of what this page is built with</li>
+      <section aria-labelledby='more-title'>
+        <h2 id='more-title'>More</h2>
+        <ul class='links'>
+          <li><a href='../health'>/health</a> how the fleet is, for monitors</li>
+          <li><a href='licences.txt'>Licences</a> of what this page is built with</li>
         </ul>
       </section>
     </div>
@@ -45,5 +44,5 @@ export function GatewayView () {
 }
 
 function Values ({ rows }: { rows: readonly (readonly [title: string, text: string])[] }) {
-  return <dl class="values">{rows.map(([title, text]) => <div key={title}><dt>{title}</dt><dd>{text}</dd></div>)}</dl>
+  return <dl class='values'>{rows.map(([title, text]) => <div key={title}><dt>{title}</dt><dd>{text}</dd></div>)}</dl>
 }

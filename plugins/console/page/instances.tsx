@@ -19,9 +19,9 @@ const byAddress = (a: FleetInstance, b: FleetInstance) => {
 /** What is told of an instance wherever it is listed. */
 export const instanceColumns: readonly Column<FleetInstance>[] = [
   { key: 'state', title: 'State', compare: (a, b) => stateRank[a.facts.state] - stateRank[b.facts.state] || byAddress(a, b), cell: ({ facts }) => <State of={facts.state} /> },
-  { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class="address">{addressOfInstance(facts)}</span><span class="aside">{facts.protocol} · weight {facts.weight} · from {facts.source === 'file' ? 'fleet.yaml' : 'the API'}</span></> },
+  { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class='address'>{addressOfInstance(facts)}</span><span class='aside'>{facts.protocol}{facts.weight !== 1 && ` · weight ${facts.weight}`} · {facts.source === 'file' ? 'fleet.yaml' : 'registered'}</span></> },
   { key: 'why', title: 'Why', cell: instance => <Why instance={instance} /> },
-  { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class="aside">{nothing}</span> : lease.lapsed ? <State of="lapsed" /> : `${formatDuration(lease.expires_at - gatewayNow())} left` },
+  { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : `${formatDuration(lease.expires_at - gatewayNow())} left` },
   { key: 'attempts', title: 'Attempts', isFigure: true, compare: (a, b) => a.row[1] - b.row[1], cell: ({ row }) => formatCount(row[1]) },
   { key: 'failed', title: 'Failed', isFigure: true, compare: (a, b) => a.row[2] - b.row[2], cell: ({ row }) => <span class={row[2] > 0 ? 'is-bad' : ''}>{formatCount(row[2])}</span> },
   { key: 'latency', title: 'Latency', isFigure: true, compare: (a, b) => a.row[3] - b.row[3], cell: ({ row }) => formatMs(row[3]) },
@@ -30,18 +30,18 @@ export const instanceColumns: readonly Column<FleetInstance>[] = [
 
 function Why ({ instance: { facts, row } }: { instance: FleetInstance }) {
   const reason = reasonOf(facts, row, gatewayNow())
-  if (reason !== '') return <span class="why" title={reason}>{reason}</span>
-  return <span class="why aside">{facts.since === null ? 'nothing has failed' : `${facts.why}, since ${formatTime(facts.since)}`}</span>
+  if (reason !== '') return <span class='why' title={reason}>{reason}</span>
+  return <span class='why aside'>{facts.since === null ? 'nothing has failed' : `${facts.why}, since ${formatTime(facts.since)}`}</span>
 }
 
 /** Probe, drain, remove: as far as the key may. */
 export function InstanceActions ({ instance }: { instance: FleetInstance }) {
   const address = addressOfInstance(instance.facts)
   return (
-    <span class="actions">
-      <button type="button" class="small-button" onClick={() => { void probe(instance) }} aria-label={`Probe ${address} now`}>Probe</button>
-      {may('register') && instance.facts.state !== 'draining' && <button type="button" class="small-button" onClick={() => askToDrain(instance)} aria-label={`Drain ${address}…`}>Drain</button>}
-      {may('register') && <button type="button" class="small-button" onClick={() => askToRemove(instance)} aria-label={`Remove ${address}…`}>Remove</button>}
+    <span class='actions'>
+      <button type='button' class='small-button' onClick={() => { void probe(instance) }} aria-label={`Probe ${address} now`}>Probe</button>
+      {may('register') && instance.facts.state !== 'draining' && <button type='button' class='small-button' onClick={() => askToDrain(instance)} aria-label={`Drain ${address}…`}>Drain</button>}
+      {may('register') && <button type='button' class='small-button' onClick={() => askToRemove(instance)} aria-label={`Remove ${address}…`}>Remove</button>}
     </span>
   )
 }

@@ -70,20 +70,20 @@ export function LongTable<Item> ({ label, kind, columns, items, keyOf, order, on
   const shown = items.slice(first, first + sight.count)
 
   return (
-    <div role="table" aria-label={label} aria-rowcount={items.length + 1} class={`table table-${kind}`}>
-      <div role="rowgroup" class="table-head">
-        <div role="row" aria-rowindex={1} class="row">
+    <div role='table' aria-label={label} aria-rowcount={items.length + 1} class={`table table-${kind}`}>
+      <div role='rowgroup' class='table-head'>
+        <div role='row' aria-rowindex={1} class='row'>
           {columns.map(column => <Header key={column.key} column={column} order={order} onOrder={onOrder} />)}
         </div>
       </div>
-      <div role="rowgroup" class="table-body" ref={body} style={{ height: `${items.length * rowHeight}px` }}>
+      <div role='rowgroup' class='table-body' ref={body} style={{ height: `${items.length * rowHeight}px` }}>
         {shown.map((item, index) => (
-          <div role="row" aria-rowindex={first + index + 2} class="row" key={keyOf(item)} style={{ transform: `translateY(${(first + index) * rowHeight}px)`, height: `${rowHeight}px` }}>
-            {columns.map(({ key, title, cell, isFigure }) => <div role="cell" key={key} class={`cell cell-${key}${isFigure ? ' figure' : ''}`} data-title={title}>{cell(item)}</div>)}
+          <div role='row' aria-rowindex={first + index + 2} class='row' key={keyOf(item)} style={{ transform: `translateY(${(first + index) * rowHeight}px)`, height: `${rowHeight}px` }}>
+            {columns.map(({ key, title, cell, isFigure }) => <div role='cell' key={key} class={`cell cell-${key}${isFigure ? ' figure' : ''}`} data-title={title}>{cell(item)}</div>)}
           </div>
         ))}
       </div>
-      {items.length === 0 && <div class="empty">{empty}</div>}
+      {items.length === 0 && <div class='empty'>{empty}</div>}
     </div>
   )
 }
@@ -92,11 +92,11 @@ function Header<Item> ({ column, order, onOrder }: { column: Column<Item>, order
   const { key, title, compare, isFigure, isTitleHidden } = column
   const isOrdered = order?.key === key
   const sort = !isOrdered ? 'none' : order.isDescending ? 'descending' : 'ascending'
-  if (compare === undefined || onOrder === undefined) return <div role="columnheader" class={`cell cell-${key}${isFigure ? ' figure' : ''}`}>{isTitleHidden ? <span class="unseen">{title}</span> : title}</div>
+  if (compare === undefined || onOrder === undefined) return <div role='columnheader' class={`cell cell-${key}${isFigure ? ' figure' : ''}`}>{isTitleHidden ? <span class='unseen'>{title}</span> : title}</div>
   return (
-    <div role="columnheader" aria-sort={sort} class={`cell cell-${key}${isFigure ? ' figure' : ''}`}>
-      <button type="button" class="sort" onClick={() => onOrder({ key, isDescending: isOrdered ? !order.isDescending : isFigure === true })}>
-        {title}<span class="sort-arrow" aria-hidden="true">{isOrdered ? order.isDescending ? '↓' : '↑' : ''}</span>
+    <div role='columnheader' aria-sort={sort} class={`cell cell-${key}${isFigure ? ' figure' : ''}`}>
+      <button type='button' class='sort' onClick={() => onOrder({ key, isDescending: isOrdered ? !order.isDescending : isFigure === true })}>
+        {title}<span class='sort-arrow' aria-hidden='true'>{isOrdered ? order.isDescending ? '↓' : '↑' : ''}</span>
       </button>
     </div>
   )

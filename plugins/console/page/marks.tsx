@@ -18,7 +18,7 @@ const shapes: Readonly<Record<Mark, string>> = {
 
 /** The shape alone: for where the word is beside it. */
 export function Shape ({ of }: { of: Mark }) {
-  return <svg class={`shape is-${of}`} viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><path d={shapes[of]} fill-rule="evenodd" /></svg>
+  return <svg class={`shape is-${of}`} viewBox='0 0 12 12' width='12' height='12' aria-hidden='true'><path d={shapes[of]} fill-rule='evenodd' /></svg>
 }
 
 /** Shape and word. */

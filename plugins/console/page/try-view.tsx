@@ -90,35 +90,35 @@ export function TryView () {
   const isRunning = outcome.value?.state === 'waiting' || outcome.value?.state === 'receiving'
   const hasBody = method !== 'GET' && method !== 'HEAD'
   return (
-    <div class="try">
-      <form class="try-form" onSubmit={event => { event.preventDefault(); change({ agent: chosen }); void send() }}>
-        <div class="try-line">
-          <div class="field"><label for="try-method">Method</label>
-            <select id="try-method" value={method} onChange={event => change({ method: event.currentTarget.value })}>{methods.map(name => <option key={name}>{name}</option>)}</select>
+    <div class='try'>
+      <form class='try-form' onSubmit={event => { event.preventDefault(); change({ agent: chosen }); void send() }}>
+        <div class='try-line'>
+          <div class='field'><label for='try-method'>Method</label>
+            <select id='try-method' value={method} onChange={event => change({ method: event.currentTarget.value })}>{methods.map(name => <option key={name}>{name}</option>)}</select>
           </div>
-          <div class="field"><label for="try-agent">Agent</label>
-            <select id="try-agent" value={chosen} onChange={event => change({ agent: event.currentTarget.value })}>{names.map(name => <option key={name} value={name}>{name}</option>)}</select>
+          <div class='field'><label for='try-agent'>Agent</label>
+            <select id='try-agent' value={chosen} onChange={event => change({ agent: event.currentTarget.value })}>{names.map(name => <option key={name} value={name}>{name}</option>)}</select>
           </div>
-          <div class="field grows"><label for="try-path">Path and query</label>
-            <input id="try-path" type="text" spellcheck={false} autoComplete="off" value={path} onInput={event => change({ path: event.currentTarget.value })} />
+          <div class='field grows'><label for='try-path'>Path and query</label>
+            <input id='try-path' type='text' spellcheck={false} autoComplete='off' value={path} onInput={event => change({ path: event.currentTarget.value })} />
           </div>
         </div>
-        <div class="field"><label for="try-headers">Headers</label>
-          <textarea id="try-headers" rows={3} spellcheck={false} placeholder="Accept: text/event-stream" value={headers} onInput={event => change({ headers: event.currentTarget.value })} aria-describedby="try-headers-hint" />
-          <p class="hint" id="try-headers-hint">One to a line. Your token goes along in a header of its own, so <code>Authorization</code> is the agent's.</p>
+        <div class='field'><label for='try-headers'>Headers</label>
+          <textarea id='try-headers' rows={3} spellcheck={false} placeholder='Accept: text/event-stream' value={headers} onInput={event => change({ headers: event.currentTarget.value })} aria-describedby='try-headers-hint' />
+          <p class='hint' id='try-headers-hint'>One to a line. Your token goes along in a header of its own, so <code>Authorization</code> is the agent's.</p>
         </div>
-        <div class="field"><label for="try-body">Body</label>
-          <textarea id="try-body" rows={6} spellcheck={false} disabled={!hasBody} placeholder={hasBody ? '' : `${method} has no body`} value={body} onInput={event => change({ body: event.currentTarget.value })} />
+        <div class='field'><label for='try-body'>Body</label>
+          <textarea id='try-body' rows={6} spellcheck={false} disabled={!hasBody} placeholder={hasBody ? '' : `${method} has no body`} value={body} onInput={event => change({ body: event.currentTarget.value })} />
         </div>
-        <div class="actions">
-          <button type="submit" class="button is-main" disabled={chosen === '' || isRunning || !may('proxy')}>Send</button>
-          <button type="button" class="button" disabled={!isRunning} onClick={() => running?.abort()}>Abort</button>
-          {!may('proxy') && <span class="aside">This key may not use the agents.</span>}
+        <div class='actions'>
+          <button type='submit' class='button is-main' disabled={chosen === '' || isRunning || !may('proxy')}>Send</button>
+          <button type='button' class='button' disabled={!isRunning} onClick={() => running?.abort()}>Abort</button>
+          {!may('proxy') && <span class='aside'>This key may not use the agents.</span>}
         </div>
       </form>
-      <section class="answer" aria-labelledby="answer-title">
-        <h2 id="answer-title">Answer</h2>
-        {outcome.value === null ? <p class="aside">Nothing was sent yet.</p> : <Answer of={outcome.value} />}
+      <section class='answer' aria-labelledby='answer-title'>
+        <h2 id='answer-title'>Answer</h2>
+        {outcome.value === null ? <p class='aside'>Nothing was sent yet.</p> : <Answer of={outcome.value} />}
       </section>
     </div>
   )
@@ -130,20 +130,20 @@ function Answer ({ of: { state, status, statusText, headers, headMs, totalMs, by
   const kind = status === undefined ? '' : status >= 500 ? 'is-down' : status >= 400 ? 'is-degraded' : 'is-up'
   return (
     <>
-      <p class="answer-line">
+      <p class='answer-line'>
         {status !== undefined && <b class={`status ${kind}`}>{status} {statusText}</b>}
-        <span role="status">{stateWords[state]}</span>
+        <span role='status'>{stateWords[state]}</span>
         {headMs !== undefined && <span>head after {formatMs(headMs)}</span>}
         {totalMs !== undefined && <span>{formatMs(totalMs)} in all</span>}
         <span>{formatBytes(bytes)}</span>
       </p>
-      {failure !== undefined && <p class="problem" role="alert">{failure}</p>}
+      {failure !== undefined && <p class='problem' role='alert'>{failure}</p>}
       {headers !== undefined && (
         <details><summary>{headers.length} headers</summary>
-          <dl class="values">{headers.map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>
+          <dl class='values'>{headers.map(([name, value]) => <div key={name}><dt>{name}</dt><dd>{value}</dd></div>)}</dl>
         </details>
       )}
-      <pre class="answer-body" tabIndex={0} aria-label="Body of the answer">{text}</pre>
+      <pre class='answer-body' tabIndex={0} aria-label='Body of the answer'>{text}</pre>
     </>
   )
 }
