@@ -249,7 +249,7 @@ t.test('a configuration file that went wrong is shown, with what is wrong', opti
   const gateway = await startGateway(t, { file, ...withAuth })
   const page = await open(t, `${gateway.origin}/console/#/gateway`)
   await signIn(page, secret)
-  await page.getByText('The file that is on disk is what runs.').waitFor()
+  await page.getByText('What was read last is what runs.').waitFor()
 
   await writeFile(file, `${yaml}rateLimit: {burst: -1}\n`)
   await gateway.discovery.reload().catch(() => {})

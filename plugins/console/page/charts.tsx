@@ -95,7 +95,7 @@ function Chart ({ figure, history }: { figure: Figure, history: AgentHistory }) 
   return (
     <figure class='chart'>
       <figcaption>
-        <h3>{title}</h3>
+        <h2>{title}</h2>
         <span class='chart-now'>{lines.map((line, index) => <span key={line.title} class='legend'><i style={{ background: `var(${line.colour})` }} />{lines.length > 1 && line.title} <b>{shown(format, data[index + 1]!.at(-1))}</b></span>)}</span>
       </figcaption>
       <div ref={place} role='img' aria-label={`${title} over the last fifteen minutes: now ${latest}, at most ${format(peak)}`} />

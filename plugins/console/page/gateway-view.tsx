@@ -4,7 +4,7 @@
 import { agents, beat, config, totals } from './fleet.ts'
 import { formatCount, formatDuration, formatMoment, nothing } from './format.ts'
 import { you } from './gateway.ts'
-import { State } from './marks.tsx'
+import { Shape } from './marks.tsx'
 
 declare const __VERSION__: string
 
@@ -20,9 +20,9 @@ export function GatewayView () {
     <div class='settings'>
       <section aria-labelledby='config-title'>
         <h2 id='config-title'>Configuration</h2>
-        <p class='config-state'>{ok ? <><State of='up' /> The file that is on disk is what runs.</> : <><State of='down' /> The file on disk is wrong; the one before it runs.</>}</p>
+        <p class='config-state'><Shape of={ok ? 'up' : 'down'} />{loadedAt === null ? 'Given in code.' : ok ? 'What was read last is what runs.' : 'The file on disk is wrong; the one before it runs.'}</p>
         {error !== undefined && <pre class='problem' tabIndex={0} aria-label='What is wrong with the file'>{error}</pre>}
-        <Values rows={[['Loaded', loadedAt === null ? 'from code' : formatMoment(loadedAt)], ['Agents', formatCount(all.length)], ['Routes under /api', formatCount(all.reduce((sum, { aliases }) => sum + 1 + aliases.length, 0))], ['Leases', leases.length === 0 ? 'none' : `${formatCount(leases.length)}, ${lapsed} of them lapsed`]]} />
+        <Values rows={[['Loaded', loadedAt === null ? nothing : formatMoment(loadedAt)], ['Agents', formatCount(all.length)], ['Routes under /api', formatCount(all.reduce((sum, { aliases }) => sum + 1 + aliases.length, 0))], ['Leases', leases.length === 0 ? 'none' : `${formatCount(leases.length)}, ${lapsed} of them lapsed`]]} />
       </section>
       <section aria-labelledby='gateway-title'>
         <h2 id='gateway-title'>Gateway</h2>

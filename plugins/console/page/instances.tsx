@@ -21,7 +21,7 @@ export const instanceColumns: readonly Column<FleetInstance>[] = [
   { key: 'state', title: 'State', compare: (a, b) => stateRank[a.facts.state] - stateRank[b.facts.state] || byAddress(a, b), cell: ({ facts }) => <State of={facts.state} /> },
   { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class='address'>{addressOfInstance(facts)}</span><span class='aside'>{facts.protocol}{facts.weight !== 1 && ` · weight ${facts.weight}`} · {facts.source === 'file' ? 'fleet.yaml' : 'registered'}</span></> },
   { key: 'why', title: 'Why', cell: instance => <Why instance={instance} /> },
-  { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : `${formatDuration(lease.expires_at - gatewayNow())} left` },
+  { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : formatDuration(lease.expires_at - gatewayNow()) },
   { key: 'attempts', title: 'Attempts', isFigure: true, compare: (a, b) => a.row[1] - b.row[1], cell: ({ row }) => formatCount(row[1]) },
   { key: 'failed', title: 'Failed', isFigure: true, compare: (a, b) => a.row[2] - b.row[2], cell: ({ row }) => <span class={row[2] > 0 ? 'is-bad' : ''}>{formatCount(row[2])}</span> },
   { key: 'latency', title: 'Latency', isFigure: true, compare: (a, b) => a.row[3] - b.row[3], cell: ({ row }) => formatMs(row[3]) },
