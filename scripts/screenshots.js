@@ -1,6 +1,6 @@
 /**
- * `npm run screenshots`: docs/images/console-*.png, taken of a gateway in front of a small fleet with traffic. Its clock runs ahead for
- * the first minute, so that fifteen minutes of history are there; the fleet's troubles are made here, each for one view.
+ * `npm run screenshots`: docs/images/console-*.png, taken of a gateway in front of a small fleet with traffic. Its clock runs ten times
+ * as fast for a minute and a half, so that fifteen minutes of history are there; the fleet's troubles are made here, each for one view.
  * `-- --all FOLDER` takes every view in both themes and on a phone, to be looked at.
  */
 import { once } from 'node:events'
@@ -18,7 +18,7 @@ const isAll = flag === '--all'
 const target = isAll ? folder : join(root, 'docs/images')
 const secret = 'a-secret-for-screenshots'
 const historyMs = 15 * 60_000
-const warmUpMs = 40_000
+const warmUpMs = 90_000
 /** No image of the documents may be larger. */
 const mostBytes = 150 * 1024
 
@@ -87,11 +87,11 @@ async function agent (name, count, slowness, load, { aliases = [], trouble, ...m
 }
 
 const agents = [
-  await agent('planner', 3, 24, () => wave(400_000, 6, 22), { aliases: ['plan', 'steps'], timeout: '20s', retry: { attempts: 1 }, balancer: { policy: 'least-requests' }, metadata: { team: 'core', region: 'eu-west' } }),
-  await agent('encoder', 4, 9, () => wave(170_000, 3, 14), { aliases: ['trail'] }),
-  await agent('git-reader', 1, 40, () => wave(90_000, 1, 5), { aliases: ['git', 'repo'] }),
-  await agent('summariser', 2, 110, () => wave(250_000, 1, 7), { trouble: () => Math.max(wave(300_000, -0.3, 0.16), 0) }),
-  await agent('translator', 2, 30, () => wave(130_000, 0, 6)),
+  await agent('planner', 3, 24, () => wave(400_000, 4, 13), { aliases: ['plan', 'steps'], timeout: '20s', retry: { attempts: 1 }, balancer: { policy: 'least-requests' }, metadata: { team: 'core', region: 'eu-west' } }),
+  await agent('encoder', 4, 9, () => wave(170_000, 2, 8), { aliases: ['trail'] }),
+  await agent('git-reader', 1, 40, () => wave(190_000, 0.6, 2), { aliases: ['git', 'repo'] }),
+  await agent('summariser', 2, 110, () => wave(250_000, 1, 4), { trouble: () => Math.max(wave(300_000, -0.3, 0.16), 0) }),
+  await agent('translator', 2, 30, () => wave(230_000, 0, 3)),
   await agent('mailer', 1, 12, () => 0.6),
   await agent('speech', 2, 60, () => 0, { aliases: ['voice'] }),
   await agent('clock', 1, 2, () => 1)

@@ -43,7 +43,7 @@ export function AgentView ({ name }: { name: string }) {
         <div><dt>p50</dt><dd>{formatMs(row[4])}</dd></div>
         <div><dt>p99</dt><dd>{formatMs(row[5])}</dd></div>
         <div><dt>In flight</dt><dd>{formatCount(row[0])}</dd></div>
-        <div><dt>Retries so far</dt><dd>{formatCount(row[3])}</dd></div>
+        <div><dt>Retries in all</dt><dd>{formatCount(row[3])}</dd></div>
       </dl>
       <Charts agent={name} />
       <section aria-labelledby='instances-title'>

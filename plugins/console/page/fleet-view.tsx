@@ -130,7 +130,7 @@ function Overview () {
       <div><dt>In flight</dt><dd>{formatCount(Math.max(inFlight - watching, 0))}</dd></div>
       <div><dt>Agents</dt><dd>{formatCount(agents.size)}</dd></div>
       <div><dt>Instances</dt><dd>{formatCount(sumOf(agents.values(), ({ instances }) => instances.size))}</dd></div>
-      <div><dt>Requests so far</dt><dd>{requests === 0 ? nothing : formatCount(requests)}</dd></div>
+      <div><dt>Requests in all</dt><dd>{requests === 0 ? nothing : formatCount(requests)}</dd></div>
     </dl>
   )
 }
