@@ -127,7 +127,7 @@ function optionsOf ({ lines, format, least }: Figure, element: HTMLElement): UPl
   return {
     width: element.clientWidth,
     height: chartHeight,
-    padding: [8, 8, 0, 0],
+    padding: [8, 18, 0, 0],
     cursor: { sync: { key: sync.key }, points: { size: 6 }, drag: { x: false, y: false } },
     legend: { show: false },
     scales: { x: { time: true }, y: { range: (_plot, _min, max) => [0, Math.max(max * 1.1, least)] } },
