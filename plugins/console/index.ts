@@ -57,11 +57,12 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
   let lastConfig = ''
   let ticks = 0
 
+  const open = { config: { fleet: { public: true } } }
   for (const asset of readAssets()) {
-    fastify.get(asset.name === 'index.html' ? '/console/' : `/console/${asset.name}`, { config: { fleet: { public: true } } }, (request, reply) => sendAsset(asset, request, reply))
+    if (asset.name !== 'index.html') fastify.get(`/console/${asset.name}`, open, (request, reply) => sendAsset(asset, request, reply))
+    else fastify.get('/console/', open, (request, reply) => isBelow(request) ? sendAsset(asset, request, reply) : toPage(reply))
   }
-  // Relative, so that it holds under whatever prefix the client sees.
-  fastify.get('/console', { config: { fleet: { public: true } } }, async (_request, reply) => reply.redirect('console/', 302))
+  if (!ignoresTrailingSlash(fastify)) fastify.get('/console', open, (_request, reply) => toPage(reply))
 
   fastify.get('/console/events', { exposeHeadRoute: false, config: { fleet: { scope: 'read' } } }, async (request, reply) => {
     if (viewers.size >= mostViewers) throw new RateLimitedError(`${mostViewers} consoles are open already`, { headers: { 'retry-after': '10' } })
@@ -172,6 +173,22 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
     stopTicking()
     end()
   })
+}
+
+/** The address ends in a slash, so that what the page names relative to it is found. */
+function isBelow ({ originalUrl }: FastifyRequest): boolean {
+  return originalUrl.split('?', 1)[0]!.endsWith('/')
+}
+
+/** Relative, so that it holds under whatever prefix the client sees. */
+function toPage (reply: FastifyReply): FastifyReply {
+  return reply.redirect('console/', 302)
+}
+
+/** The application around the gateway may have it so; then both addresses are one route. */
+function ignoresTrailingSlash ({ initialConfig }: FastifyInstance): boolean {
+  const { ignoreTrailingSlash, routerOptions } = initialConfig as { ignoreTrailingSlash?: boolean, routerOptions?: { ignoreTrailingSlash?: boolean } }
+  return routerOptions?.ignoreTrailingSlash ?? ignoreTrailingSlash ?? false
 }
 
 function sendAsset ({ type, body, gzipped, etag, isHashed }: Asset, request: FastifyRequest, reply: FastifyReply): FastifyReply {

@@ -1,12 +1,13 @@
 import { once } from 'node:events'
 import { request, type IncomingMessage } from 'node:http'
 import { gunzipSync, gzipSync } from 'node:zlib'
+import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { readAssets } from '../../plugins/console/assets.ts'
 import { History } from '../../plugins/console/history.ts'
 import { Recent } from '../../plugins/console/recent.ts'
 import type { AuditEntry, Bye, Snapshot, Tick } from '../../plugins/console/wire.ts'
-import type { FleetGatewayOptions } from '../../src/gateway.ts'
+import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { newLatencyBuckets, countLatency, percentilesSince } from '../../src/latency-buckets.ts'
 import { agentAt, buildGateway, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
@@ -114,6 +115,16 @@ t.test('/console leads to the page, and the index at / does too, unless the cons
   t.equal((await without.inject('/console/')).statusCode, 404)
   t.equal((await without.inject('/console/events')).statusCode, 404)
   t.notMatch((await without.inject(index)).body, 'console')
+})
+
+t.test('in an application to which slashes at the end mean nothing, the page is still found with one', async t => {
+  const app = Fastify({ routerOptions: { ignoreTrailingSlash: true } })
+  t.teardown(() => app.close())
+  await app.register(fleetGateway, { prefix: '/fleet', auth: { enabled: false }, auditLog: { enabled: false } })
+
+  const answer = await app.inject('/fleet/console')
+  t.same([answer.statusCode, answer.headers.location], [302, 'console/'])
+  t.equal((await app.inject('/fleet/console/?a=b')).statusCode, 200)
 })
 
 t.test('the stream begins with everything and goes on with what changed', async t => {
