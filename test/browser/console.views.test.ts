@@ -93,6 +93,7 @@ t.test('no view is wider than a phone of 360 pixels', options, async t => {
 t.test('it is worked by the keyboard: past the navigation, into a view, whose heading is told, into a dialog and out', options, async t => {
   const { origin } = await motleyFleet(t)
   const page = await open(t, `${origin}/console/`)
+  await page.getByLabel('Token').waitFor()
   await page.keyboard.type(secret) // the field has the focus
   await page.keyboard.press('Enter')
   await rowOf(page, 'planner').waitFor()

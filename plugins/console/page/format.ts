@@ -26,19 +26,19 @@ export function formatRatio (ratio: number | null): string {
 /** `0.8 ms`, `120 ms`, `2.3 s`; nothing for 0. */
 export function formatMs (ms: number): string {
   if (ms === 0) return nothing
-  if (ms < 10) return `${ms.toFixed(1)} ms`
-  if (ms < 1_000) return `${Math.round(ms)} ms`
-  return ms < 60_000 ? `${(ms / 1_000).toFixed(1)} s` : formatDuration(ms)
+  if (ms < 10) return `${ms.toFixed(1)}\u00a0ms`
+  if (ms < 1_000) return `${Math.round(ms)}\u00a0ms`
+  return ms < 60_000 ? `${(ms / 1_000).toFixed(1)}\u00a0s` : formatDuration(ms)
 }
 
 /** `12 s`, `4 min`, `3 h 20 min`, `2 d 4 h`. */
 export function formatDuration (ms: number): string {
   const seconds = Math.max(Math.round(ms / 1_000), 0)
-  if (seconds < 60) return `${seconds} s`
+  if (seconds < 60) return `${seconds}\u00a0s`
   const minutes = Math.floor(seconds / 60)
-  if (minutes < 60) return minutes < 5 ? `${minutes} min ${seconds % 60} s` : `${minutes} min`
+  if (minutes < 60) return minutes < 5 ? `${minutes}\u00a0min ${seconds % 60}\u00a0s` : `${minutes}\u00a0min`
   const hours = Math.floor(minutes / 60)
-  return hours < 24 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`
+  return hours < 24 ? `${hours}\u00a0h ${minutes % 60}\u00a0min` : `${Math.floor(hours / 24)}\u00a0d ${hours % 24}\u00a0h`
 }
 
 export function formatBytes (bytes: number): string {
