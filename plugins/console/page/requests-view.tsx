@@ -42,7 +42,7 @@ const columns: readonly Column<AuditEntry>[] = [
 ]
 
 export function RequestList ({ label, entries, empty }: { label: string, entries: readonly AuditEntry[], empty: string }) {
-  return <LongTable label={label} kind='requests' heights={[34, 64]} columns={columns} items={entries} keyOf={({ request_id: id, time }) => `${id} ${time}`} empty={<p>{empty}</p>} />
+  return <LongTable label={label} kind='requests' heights={[34, 64]} columns={columns} items={entries} keyOf={({ id }) => id} empty={<p>{empty}</p>} />
 }
 
 export function RequestsView () {
