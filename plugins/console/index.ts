@@ -152,10 +152,17 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
     }
   }
 
-  /** A key that was revoked, or that may no longer read, watches no longer; one that is for other agents now is told all anew. */
+  /** Asks again who it is. A token that has to be looked up first is judged when that is done, and until then as before. */
   function isStillWelcome (viewer: Viewer): boolean {
     if (viewer.principal === undefined) return true
-    const principal = fastify.auth.principalOf(viewer.request)
+    const found = fastify.auth.principalOf(viewer.request) as Principal | null | Promise<Principal | null>
+    if (!(found instanceof Promise)) return isWelcomeAs(viewer, found)
+    found.then(principal => { if (!isWelcomeAs(viewer, principal)) viewer.dismiss('unauthorized') }, error => fastify.log.debug(error, 'A console\'s token could not be judged'))
+    return true
+  }
+
+  /** A key that was revoked, or that may no longer read, watches no longer; one that is for other agents now is told all anew. */
+  function isWelcomeAs (viewer: Viewer, principal: Principal | null): boolean {
     if (principal === null || !hasScope(principal, 'read')) return false
     if (JSON.stringify(principal) !== JSON.stringify(viewer.principal)) viewer.isBehind = true
     viewer.principal = principal
