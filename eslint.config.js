@@ -52,7 +52,7 @@ const arrows = (files, ...patterns) => ({
 export default [
   ...neostandard({ ts: true, ignores: resolveIgnoresFromGitignore() }),
   {
-    files: ['**/*.ts'],
+    files: ['**/*.{ts,tsx}'],
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     plugins: { '@typescript-eslint': tsEslint },
     rules: {
@@ -87,7 +87,7 @@ export default [
   arrows(['src/fleet/**/*.ts'], onlyDomain),
   arrows(['plugins/index.ts'], onlyPluginFolders),
   arrows(['plugins/*/*.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noProcess),
-  arrows(['plugins/*/*/**/*.ts'], noOtherPlugin(2), noComposition('/src', ...composers), noProcess),
+  arrows(['plugins/*/*/**/*.{ts,tsx}'], noOtherPlugin(2), noComposition('/src', ...composers), noProcess),
   arrows(['plugins/*/options.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noServer, noProcess),
   {
     files: ['src/**/*.ts', 'plugins/**/*.ts'],

@@ -41,3 +41,5 @@ export { default as auditLog } from './audit-log/index.ts'
 export { default as proxy } from './proxy/index.ts'
 /** `/agents…`, `/registry…` and an index. Needs `registry`. */
 export { default as admin } from './admin/index.ts'
+/** A page to watch and change the fleet in a browser: `/console/`. Needs `facts`, `registry` and `stats`. */
+export { default as console } from './console/index.ts'

@@ -5,6 +5,7 @@
 import { dirname, join } from 'node:path'
 import { AuditLogOptions } from '../plugins/audit-log/options.ts'
 import { AuthOptions, type AuthInput } from '../plugins/auth/options.ts'
+import { ConsoleOptions } from '../plugins/console/options.ts'
 import { CorsOptions } from '../plugins/cors/options.ts'
 import { DocsOptions } from '../plugins/docs/options.ts'
 import { HealthOptions } from '../plugins/health/options.ts'
@@ -41,7 +42,8 @@ export const FleetOptions = Options({
   auditLog: AuditLogOptions,
   metrics: MetricsOptions,
   docs: DocsOptions,
-  tracing: TracingOptions
+  tracing: TracingOptions,
+  console: ConsoleOptions
 }, 'fleet.yaml')
 
 /** The configuration as it was understood: complete, durations in milliseconds, sizes in bytes, frozen. */
@@ -68,6 +70,7 @@ export interface FleetConfigInput {
   metrics?: Partial<Static<typeof MetricsOptions>>
   docs?: Partial<Static<typeof DocsOptions>>
   tracing?: Partial<Static<typeof TracingOptions>>
+  console?: Partial<Static<typeof ConsoleOptions>>
 }
 
 /**

@@ -13,6 +13,7 @@ import { destinationProblem } from '../plugins/audit-log/destination.ts'
 import auditLog, { type AuditLogPluginOptions } from '../plugins/audit-log/index.ts'
 import auth from '../plugins/auth/index.ts'
 import { Keyring } from '../plugins/auth/keyring.ts'
+import consolePage from '../plugins/console/index.ts'
 import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
 import docs from '../plugins/docs/index.ts'
@@ -162,6 +163,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })
   })
   await gateway.register(admin, { clock })
+  await gateway.register(consolePage, { ...input.console, clock }) // shows what all the others know
 
   /** Files are read and opened before anything is changed: one that is missing must leave all as it is. */
   async function prepare (): Promise<Prepared> {

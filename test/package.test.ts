@@ -36,7 +36,9 @@ function filesBelow (folder: string): string[] {
   }
 }
 
-const sources = ['src', 'plugins'].flatMap(filesBelow).filter(path => !path.endsWith('.d.ts'))
+/** The console's page is bundled for browsers (scripts/build-console.js). */
+const pageFolder = 'plugins/console/page/'
+const sources = ['src', 'plugins'].flatMap(filesBelow).filter(path => !path.startsWith(pageFolder) && !path.endsWith('.d.ts'))
 
 async function packedFiles (): Promise<PackedFile[]> {
   const { stdout } = await run('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, maxBuffer: 16 * 1024 * 1024 })
@@ -46,12 +48,13 @@ async function packedFiles (): Promise<PackedFile[]> {
 t.test('the package holds what is needed to run and to read it, and nothing else', async t => {
   const files = await packedFiles()
   const built = sources.flatMap(source => ['.js', '.d.ts', '.js.map'].map(ending => `dist/${source.replace(/\.ts$/, ending)}`))
-  const wanted = ['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'README.md', 'SECURITY.md', 'fleet.yaml', 'package.json', ...filesBelow('docs'), ...filesBelow('schema'), ...built]
+  const wanted = ['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'README.md', 'SECURITY.md', 'fleet.yaml', 'package.json', ...filesBelow('docs').filter(path => !path.startsWith('docs/images/')), ...filesBelow('schema'), ...built, ...filesBelow(`dist/${pageFolder}`)]
 
   const paths = new Set(files.map(({ path }) => path))
   t.same([...paths].filter(path => !wanted.includes(path)), [], 'nothing else (stale files in dist/ go with it)')
   t.same(wanted.filter(path => !paths.has(path)), [], 'nothing is missing')
   t.ok(files.reduce((sum, { size }) => sum + size, 0) < 4 * 1024 * 1024, 'it stays under 4 MiB')
+  t.equal(filesBelow(`dist/${pageFolder}`).length, 4, 'of the page only what was built last')
   for (const path of Object.values(manifest.bin)) t.equal((files.find(file => file.path === path)?.mode ?? 0) & 0o111, 0o111, `${path} can be executed`)
 })
 

@@ -8,11 +8,11 @@ interface IndexEntry { path: string, methods: string, about: string }
 /** Of plugins that can be switched off. */
 const optionalEntries: readonly IndexEntry[] = [
   { path: '/explain', methods: 'GET', about: 'what would become of a request' },
-  { path: '/metrics', methods: 'GET', about: 'figures for Prometheus' },
-  { path: '/audit', methods: 'GET', about: 'the last requests' },
+  { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' },
+  { path: '/audit', methods: 'GET', about: 'the last requests, or each as it finishes' },
   { path: '/openapi.json', methods: 'GET', about: 'this API as an OpenAPI document' },
   { path: '/docs', methods: 'GET', about: 'the same as a page' },
-  { path: '/console/', methods: 'GET', about: 'the fleet as a page' }
+  { path: '/console/', methods: 'GET', about: 'the fleet in a browser' }
 ]
 
 const entries: readonly IndexEntry[] = [
@@ -26,16 +26,16 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry/{name}/instances/{id}', methods: 'PUT, DELETE', about: 'heartbeat, removal' },
   { path: '/registry/{name}/instances/{id}/probe', methods: 'POST', about: 'ask that instance now' },
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
-  { path: '/stats', methods: 'GET', about: 'counters and latencies' },
-  { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' },
-  { path: '/audit', methods: 'GET', about: 'the last requests, or each as it finishes' }
+  { path: '/stats', methods: 'GET', about: 'counters and latencies' }
 ]
 
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
 export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
   void reply.header('vary', 'accept')
   const isThere = ({ path }: IndexEntry) => request.server.hasRoute({ method: 'GET', url: prefix + path })
-  const routes = [...entries, ...optionalEntries.filter(isThere)].map(entry => ({ ...entry, path: prefix + entry.path }))
+  const known = [...entries, ...optionalEntries.filter(isThere)]
+  const hasConsole = known.some(({ path }) => path === '/console/')
+  const routes = known.map(entry => ({ ...entry, path: prefix + entry.path }))
   if (!(request.headers.accept ?? '').includes('text/html')) return reply.send({ name: 'Fleet Gateway', routes })
   const rows = routes.map(({ path, methods, about }) => `<tr><td><code>${escapeHtml(path)}</code></td><td>${methods}</td><td>${about}</td></tr>`).join('\n')
   return reply
@@ -45,7 +45,7 @@ export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefi
 <html lang="en"><meta charset="utf-8"><title>Fleet Gateway</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}td{padding:.2rem 1rem .2rem 0;vertical-align:top}</style>
 <h1>Fleet Gateway</h1>
-<p>One HTTP front door to a fleet of agents.</p>
+<p>One HTTP front door to a fleet of agents.${hasConsole ? ` <a href="${escapeHtml(prefix)}/console/">Open the console</a>` : ''}</p>
 <table>
 ${rows}
 </table>

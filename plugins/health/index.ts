@@ -30,6 +30,17 @@ export interface Health {
   check (instance: Instance): Promise<HealthCheck>
   /** How the instance is probed: its agent's settings over the defaults. */
   settingsOf (instance: Instance): HealthOptions
+  /** What last decided that the instance is up, down, ejected or restored; undefined when nothing has yet. */
+  lastChange (instance: Instance): HealthNote | undefined
+}
+
+/** A change of an instance's health, and what brought it about. */
+export interface HealthNote {
+  readonly change: HealthChange
+  /** In words: `probes get no connection`. */
+  readonly reason: string
+  /** Milliseconds since the epoch. */
+  readonly at: number
 }
 
 /** What a single request to an instance met. */
@@ -82,7 +93,10 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
   const way = { lookupOf, tlsOf, headersOf }
   const { probe = createProbe(clock, way), ...data } = others
 
-  function tell ({ agent, id }: Instance, change: HealthChange, reason: string): void {
+  const notes = new WeakMap<InstanceRuntime, HealthNote>()
+
+  function tell ({ agent, id, runtime }: Instance, change: HealthChange, reason: string): void {
+    notes.set(runtime, { change, reason, at: clock.now() })
     const level = change === 'up' || change === 'restored' ? 'info' : 'warn'
     fastify.log[level]({ agent, instance: id, change, reason }, `An instance is ${change}: ${reason}`)
   }
@@ -131,7 +145,8 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
       const checking = checks.get(runtime) ?? check(instance).finally(() => checks.delete(runtime))
       checks.set(runtime, checking)
       return checking
-    }
+    },
+    lastChange: ({ runtime }) => notes.get(runtime)
   })
   fastify.addHook('onReady', async () => prober.start())
   // Not only in onClose: that is after the listener has closed, which waits for whoever waits for a check.

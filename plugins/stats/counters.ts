@@ -8,6 +8,7 @@ import type { Rotation } from '../../src/fleet/agent.ts'
 import { isFailure, type Attempt } from '../../src/fleet/attempt.ts'
 import type { InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
+import { countLatency, newLatencyBuckets, type LatencyBuckets } from '../../src/latency-buckets.ts'
 import { createLatencyHistogram, recordLatency } from './latency.ts'
 
 /** Of one agent. */
@@ -19,6 +20,8 @@ export interface AgentCounters {
   retries: number
   /** Of ordinary exchanges whose client stayed to the end; null before the first. */
   latency: RecordableHistogram | null
+  /** The same in counts that only grow, for who wants the latencies of a stretch of time; null before the first. */
+  buckets: LatencyBuckets | null
 }
 
 /** Of one instance; here an attempt is what counts as a request. */
@@ -28,7 +31,7 @@ export interface InstanceCounters {
   errors: number
 }
 
-const noRequests: Readonly<AgentCounters> = { requests: 0, errors: 0, retries: 0, latency: null }
+const noRequests: Readonly<AgentCounters> = { requests: 0, errors: 0, retries: 0, latency: null, buckets: null }
 const noAttempts: Readonly<InstanceCounters> = { requests: 0, errors: 0 }
 
 export class Counters {
@@ -60,7 +63,9 @@ export class Counters {
     counters.requests++
     if (failed) counters.errors++
     if (attempts > 1) counters.retries += attempts - 1
-    if (facts.stream === null && facts.ending !== 'client-aborted') recordLatency(counters.latency ??= createLatencyHistogram(), facts.durationMs)
+    if (facts.stream !== null || facts.ending === 'client-aborted') return
+    recordLatency(counters.latency ??= createLatencyHistogram(), facts.durationMs)
+    countLatency(counters.buckets ??= newLatencyBuckets(), facts.durationMs)
   }
 
   /** Counts an attempt whose outcome is known. One that met a closed pooled connection is not one: it is replayed. */

@@ -10,9 +10,9 @@ import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
-import { stateOf, type InstanceState } from '../../src/fleet/instance.ts'
+import { stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
 import { mayTouch } from '../../src/principal.ts'
-import { Counters } from './counters.ts'
+import { Counters, type AgentCounters, type InstanceCounters } from './counters.ts'
 import { latencyView, type LatencyView } from './latency.ts'
 
 /** One instance in `/stats`; attempts are what is counted. */
@@ -73,6 +73,20 @@ export interface StatsSnapshot {
 export interface Stats {
   /** The numbers as they are now, of the agents that `sees` lets through; the totals are the whole gateway's. */
   snapshot (sees?: (agent: Agent) => boolean): StatsSnapshot
+  /** What was counted of the whole gateway so far. */
+  readonly totals: Readonly<StatsTotals>
+  /** What was counted of an agent so far: live, to be read and not kept. For who looks at thousands of agents every second. */
+  ofAgent (agent: Agent): Readonly<AgentCounters>
+  /** The same of an instance. */
+  ofInstance (instance: Instance): Readonly<InstanceCounters>
+}
+
+/** Of the whole gateway. */
+export interface StatsTotals {
+  requests: number
+  errors: number
+  /** Requests that were forwarded: with at least one attempt. */
+  proxied: number
 }
 
 declare module 'fastify' {
@@ -102,6 +116,9 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
   }
 
   fastify.decorate('stats', {
+    totals: counters,
+    ofAgent: ({ rotation }) => counters.ofAgent(rotation),
+    ofInstance: ({ runtime }) => counters.ofInstance(runtime),
     snapshot (sees = () => true) {
       const seen = [...registry.agents()].filter(sees)
       const agents = Object.create(null) as StatsSnapshot['agents']

@@ -104,6 +104,7 @@ t.test('what the gateway answers is what the document says, field by field', asy
     ['GET /openapi.json', { url: '/openapi.json' }, 200],
     ['GET /openapi.json', { url: '/openapi.json?agent=planner' }, 404],
     ['GET /docs', { url: '/docs' }, 200],
+    ['GET /console/', { url: '/console/' }, 200],
     ['POST /registry/register', register({ name: 'other', port: 10, ttl: 60 }), 201],
     ['POST /registry/register', register({ name: 'other', port: 10 }), 200],
     ['POST /registry/register', register({ name: 'third', port: 11 }), 201],
