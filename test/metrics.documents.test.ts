@@ -9,7 +9,7 @@ import WebSocket, { WebSocketServer } from 'ws'
 import { agentAt, startGateway, unprobed } from './helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from './helpers/fake-agent.ts'
 import { Scrape } from './helpers/prometheus-text.ts'
-import { hasPromtool } from './helpers/promtool.ts'
+import { noPromtool } from './helpers/promtool.ts'
 
 const read = (name: string) => readFileSync(new URL(`../${name}`, import.meta.url), 'utf8')
 
@@ -163,7 +163,7 @@ t.test('an expression with what there is not is seen', async t => {
   t.same(strangers('sum by (agnet) (fleet_a_total{code="1"} / fleet_b)', known), ['fleet_a_total{code}', 'fleet_b', 'by (agnet)'])
 })
 
-t.test('promtool takes the rules, the scrape configuration, and every expression of the dashboard', { skip: hasPromtool() ? false : 'promtool is not installed (Debian: prometheus)' }, async t => {
+t.test('promtool takes the rules, the scrape configuration, and every expression of the dashboard', { skip: noPromtool }, async t => {
   const examples = new URL('../examples/', import.meta.url)
   for (const args of [['rules', 'alerts.yaml'], ['config', '--syntax-only', 'prometheus.yaml']]) {
     const { status, stdout, stderr } = spawnSync('promtool', ['check', ...args], { cwd: examples, encoding: 'utf8' })

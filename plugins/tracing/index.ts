@@ -1,6 +1,6 @@
 /**
  * Traces by OpenTelemetry, for who asks for them: a span per request and one per attempt below it, by OTLP. Continues the client's trace, and
- * has the attempt's span be the parent of what the agent records. Off, no code of OpenTelemetry is loaded; `proxy` then continues `traceparent`.
+ * has the attempt's span be the parent of what the agent records. Off, nothing of OpenTelemetry's SDK is loaded; `proxy` then continues `traceparent`.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type * as Api from '@opentelemetry/api'

@@ -1,19 +1,18 @@
 /** The page at /docs in a real browser: it asks for the token, shows what there is, and no agent's text is a program on it. */
 import t, { type Test } from 'tap'
-import { existsSync } from 'node:fs'
 import Fastify from 'fastify'
 import { chromium, type Page } from 'playwright-core'
 import { fleetGateway } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
+import { executablePath, noBrowser } from '../helpers/browser.ts'
 import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 
-const executablePath = '/usr/bin/chromium'
-const withBrowser = existsSync(executablePath) ? {} : { skip: 'there is no Chromium' }
+const withBrowser = { skip: noBrowser }
 const secret = 'a-long-secret-token'
 
 async function openPage (t: Test, url: string): Promise<{ page: Page, errors: string[] }> {
-  const browser = await chromium.launch({ executablePath, args: ['--no-sandbox'] })
+  const browser = await chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox'] })
   t.teardown(() => browser.close())
   const page = await browser.newPage()
   const errors: string[] = []

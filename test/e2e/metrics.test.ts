@@ -14,7 +14,7 @@ import { agentAt, buildGateway, startGateway, unprobed, type ListeningGateway } 
 import { deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { Scrape } from '../helpers/prometheus-text.ts'
-import { hasPromtool } from '../helpers/promtool.ts'
+import { noPromtool } from '../helpers/promtool.ts'
 
 const duration = 'http_server_request_duration_seconds_count'
 
@@ -273,7 +273,7 @@ t.test('`enabled` counts at the start: a reload says that it waits', async t => 
   t.equal((await restarted.inject('/metrics')).statusCode, 200)
 })
 
-t.test('promtool finds nothing to say of a scrape', { skip: hasPromtool() ? false : 'promtool is not installed (Debian: prometheus)' }, async t => {
+t.test('promtool finds nothing to say of a scrape', { skip: noPromtool }, async t => {
   const s = await used(t)
 
   const { status, stdout, stderr } = spawnSync('promtool', ['check', 'metrics'], { input: await s.text(), encoding: 'utf8' })

@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 import { chromium, type Browser, type BrowserContextOptions, type Page } from 'playwright-core'
 
 const places = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome', '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome']
-const executablePath = places.find(place => existsSync(place))
+export const executablePath = places.find(place => existsSync(place))
 
 /** Why there can be no browser here; false when there can. Where CI runs there has to be one. */
 export const noBrowser = executablePath === undefined && process.env['CI'] !== 'true' ? 'Chromium is not installed' : false

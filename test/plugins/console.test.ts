@@ -111,7 +111,7 @@ t.test('/console leads to the page, and the index at / does too, unless the cons
   const answer = await gateway.inject('/console')
   t.same([answer.statusCode, answer.headers.location], [302, 'console/'])
   t.match((await gateway.inject(index)).body, '<a href="/console/">')
-  t.match((await gateway.inject('/')).json(), { routes: [{}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, { path: '/console/' }] })
+  t.ok((await gateway.inject('/')).json<{ routes: { path: string }[] }>().routes.some(({ path }) => path === '/console/'))
   t.equal((await without.inject('/console/')).statusCode, 404)
   t.equal((await without.inject('/console/events')).statusCode, 404)
   t.notMatch((await without.inject(index)).body, 'console')
