@@ -165,9 +165,10 @@ async function build () {
   if (code !== 0) throw new DemoError('the build failed')
 }
 
-function show (commands, { url, folder, fleet }) {
+function show (commands, { url, secret, folder, fleet }) {
   const instances = fleet.reduce((sum, { ports }) => sum + ports.length, 0)
-  console.log(`\n${bold(`Fleet Gateway is at ${url}`)}, in front of ${fleet.length} agents with ${instances} instances. Try, in another terminal:`)
+  console.log(`\n${bold(`Fleet Gateway is at ${url}`)}, in front of ${fleet.length} agents with ${instances} instances.`)
+  console.log(`See it in a browser: ${url}/console/ (the token is ${secret}). Or try, in another terminal:`)
   for (const { title, command } of commands) console.log(`\n${bold(`# ${title}`)}\n${command}`)
   console.log(`\nThe audit log is ${join(folder, 'audit.log')}; the gateway's own log is beside it. Both go when the demo ends.`)
   console.log(bold('Ctrl-C ends everything.'))
@@ -223,7 +224,7 @@ async function main (folder) {
   if (!hasHistory) console.log('This folder is no git repository (or git is missing), so there is no example of git-agent.')
   const commands = demoCommands({ url, secret, hasHistory, sparePort: fleet[0].ports[1], clientFile: relative(process.cwd(), join(root, 'examples/chat-client.js')) })
   if (isCheck) return await check(commands) ? 0 : 1
-  show(commands, { url, folder, fleet })
+  show(commands, { url, secret, folder, fleet })
   await once(stop.signal, 'abort')
   throw stop.signal.reason
 }

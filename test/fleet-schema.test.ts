@@ -282,7 +282,7 @@ const programsOwn: [settings: RegExp, message: RegExp][] = [
   [/^server\.trustedProxies/, /must be an IP address or a CIDR/],
   [/^registry\.allowedHosts/, /must be (?:a host name, a suffix|a valid CIDR)/],
   [/^cors\.credentials/, /can not be true with origin/],
-  [/^server\.drain|maxAge|[tT]imeout|interval/, /must be a duration/],
+  [/^server\.drain|[mM]axAge|jwksCooldown|clockSkew|[tT]imeout|interval/, /must be a duration/],
   [/^server\.bodyLimit|maxBodyBytes/, /must be a size/],
   [/^agents\[\]\.headers$/, /headers\.\S+ must be a text/]
 ]

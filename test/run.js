@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { inspect } from 'node:util'
 import { Parser } from 'tap-parser'
+import { filesOfWholeRun } from './groups/members.js'
 
 /** What part of the lines (and statements) of src/ and plugins/ must be run by tests, in per cent. */
 const requiredCoverage = 95
@@ -147,7 +148,8 @@ async function coverageHolds () {
 
 async function runTap (counts) {
   const tap = spawn(process.execPath, [
-    join(root, 'node_modules/tap/dist/esm/run.mjs'), '--reporter=tap', '--coverage-report=text', '--coverage-report=json-summary', ...argv
+    join(root, 'node_modules/tap/dist/esm/run.mjs'), '--reporter=tap', '--coverage-report=text', '--coverage-report=json-summary',
+    ...isWholeRun ? filesOfWholeRun().map(file => `test/${file}`) : argv
   ], { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] })
   // Ctrl-C reaches tap by itself, and its word about that is waited for; a SIGTERM only reaches this process.
   process.on('SIGINT', () => {})

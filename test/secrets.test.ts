@@ -82,7 +82,7 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
   // The command line, with right and wrong tokens from everywhere.
   const url = `http://127.0.0.1:${gateway.port}`
   for (const args of [['test'], ['test', '--json'], ['stats'], ['stats', '--json'], ['logs', '--limit', '1000'], ['logs', '--limit', '1000', '--json'], ['agents', '--json'], ['routes'], ['health'], ['register', 'x', '1'], ['deregister', 'x'], ['deregister', 'nobody']]) {
-    for (const token of [kinds.wrong, jwts.good, jwts.forged]) await command(net, [...args, '--url', url, '--secret', token])
+    for (const token of args.length === 1 ? [kinds.wrong, jwts.good, jwts.forged] : [kinds.wrong]) await command(net, [...args, '--url', url, '--secret', token])
     await command(net, args, { FLEET_URL: url, FLEET_SECRET: kinds.shared })
     await command(net, [...args, '--url', url, '--fleet', join(cwd, 'fleet.yaml')])
   }

@@ -51,6 +51,7 @@ export function announce (started: Started, io: CommandIo): void {
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
+  if (config.console.enabled) line('console', `${urlOf(started)}/console/`)
   const [first, ...others] = suggestions(started, silent, io)
   line('try', first!)
   for (const text of others) line('', text)
@@ -90,11 +91,16 @@ function hasOnlyJwt ({ secret, secretFile, keys, jwt }: FleetConfig['auth']): bo
   return jwt !== undefined && secret === undefined && secretFile === undefined && keys.length === 0
 }
 
-/** What to do next, as it can be copied. */
-function suggestions ({ gateway, config, secret, wanted }: Started, silent: readonly Instance[], { self }: CommandIo): string[] {
-  const { host, port } = config.server
+/** Where it can be asked from this machine. */
+function urlOf ({ gateway, config: { server: { host, port, tls } } }: Started): string {
   // With port 0 only the listener knows which one it got; with a host that means all of them, a name is needed that answers.
-  const url = `${config.server.tls === undefined ? 'http' : 'https'}://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
+  return `${tls === undefined ? 'http' : 'https'}://${reachable(host)}:${new URL(gateway.listeningOrigin).port || port}`
+}
+
+/** What to do next, as it can be copied. */
+function suggestions (started: Started, silent: readonly Instance[], { self }: CommandIo): string[] {
+  const { gateway, config, secret, wanted } = started
+  const url = urlOf(started)
   // As a client command finds this gateway, and none that happens to be where it would look otherwise.
   const target = `${url === defaultUrl ? '' : ` --url ${url}`}${wanted === defaultFile ? '' : ` --fleet ${wanted}`}`
   const trust = config.server.tls !== undefined && isSelfSigned(config.server.tls.certFile) ? `--cacert ${config.server.tls.certFile} ` : ''

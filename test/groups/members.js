@@ -1,0 +1,38 @@
+/**
+ * Which test files share a process. A process of its own costs a file that loads the gateway some three seconds of a processor: it is compiled
+ * anew, module by module. Files that need the process for themselves (its environment, its signals, its memory) are in no group.
+ * One file alone runs as ever: `npm test -- test/fleet/lease.test.ts`.
+ */
+import { readdirSync } from 'node:fs'
+
+const testFolder = new URL('..', import.meta.url)
+
+/** By name: a folder below test/, and which of its files, by the beginnings of their names. */
+const groups = {
+  fleet: { folder: 'fleet' },
+  'plugins-a': { folder: 'plugins', beginnings: ['answer', 'audit', 'auth.t', 'balanc', 'c', 'd', 'e', 'f', 'g'] },
+  'plugins-h': { folder: 'plugins', beginnings: ['h', 'm', 'p', 'r', 's', 'u'] },
+  'e2e-wire': { folder: 'e2e', beginnings: ['wire-f', 'wire-refusals', 'wire-responses', 'wire.', 'forwarding'] },
+  'e2e-keys': { folder: 'e2e', beginnings: ['key-', 'jwt', 'browser', 'registry-api', 'rebinding', 'explain', 'embed'] },
+  'e2e-streams': { folder: 'e2e', beginnings: ['streams', 'websocket'] },
+  'e2e-failover': { folder: 'e2e', beginnings: ['failover', 'faults-client', 'balancers', 'concurrency', 'leases'] }
+}
+
+/**
+ * The files of a group, as paths from test/.
+ * @param {string} name
+ * @returns {string[]}
+ */
+export function membersOf (name) {
+  const { folder, beginnings = [''] } = groups[name]
+  return readdirSync(new URL(`${folder}/`, testFolder)).sort()
+    .filter(file => file.endsWith('.test.ts') && beginnings.some(beginning => file.startsWith(beginning)))
+    .map(file => `${folder}/${file}`)
+}
+
+/** All files of a whole run, as paths from test/: the groups, and whoever is in none. */
+export function filesOfWholeRun () {
+  const grouped = new Set(Object.keys(groups).flatMap(membersOf))
+  const all = readdirSync(testFolder, { recursive: true }).sort().filter(file => file.endsWith('.test.ts'))
+  return [...Object.keys(groups).map(name => `groups/${name}.test.ts`), ...all.filter(file => !grouped.has(file) && !file.startsWith('groups/'))]
+}
