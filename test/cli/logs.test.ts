@@ -1,18 +1,16 @@
 /** `fleet-gateway logs` against a real gateway, and the audit log's file while it is rotated: as processes where signals and pipes matter. */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { run } from '../../src/cli/program.ts'
 import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeIo } from '../helpers/fake-io.ts'
+import { launch, main } from '../helpers/serve-process.ts'
 
-/** As `npm test` has built it. */
-const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
 const secret = 'fleet-secret-token'
 
 async function fleet (t: Test, options: FleetGatewayOptions = {}) {
@@ -27,39 +25,6 @@ async function command (args: readonly string[], env: Record<string, string>, is
   const { io, stdout, stderr } = fakeIo({ isTTY, env })
   const code = await run(args, io)
   return { code, stdout: stdout(), stderr: stderr() }
-}
-
-interface Running {
-  readonly child: ChildProcess
-  readonly printed: () => string
-  readonly said: () => string
-  readonly ended: Promise<number | null>
-  /** Resolves when what was printed or said matches. */
-  until (pattern: RegExp): Promise<void>
-}
-
-/** The program as a process. */
-function launch (t: Test, args: readonly string[], env: Record<string, string>, cwd = t.testdirName): Running {
-  const child = spawn(process.execPath, [main, ...args], { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
-  t.teardown(() => { child.kill('SIGKILL') })
-  let printed = ''
-  let said = ''
-  child.stdout.on('data', (chunk: Buffer) => { printed += chunk.toString() })
-  child.stderr.on('data', (chunk: Buffer) => { said += chunk.toString() })
-  const ended = once(child, 'close').then(([code]) => code as number | null)
-  return {
-    child,
-    printed: () => printed,
-    said: () => said,
-    ended,
-    until: pattern => new Promise((resolve, reject) => {
-      const look = () => { if (pattern.test(printed + said)) resolve() }
-      child.stdout.on('data', look)
-      child.stderr.on('data', look)
-      void ended.then(code => reject(new Error(`exit ${code} before ${pattern}: ${printed}${said}`)))
-      look()
-    })
-  }
 }
 
 t.test('logs: a line for each of the last requests', async t => {
@@ -106,10 +71,10 @@ t.test('logs: what is wrong is told in a line', async t => {
 
 t.test('logs -f: the last ten, then each as it comes, until Ctrl-C, which is a good end', async t => {
   const { env, ask } = await fleet(t)
-  t.testdir()
+  const cwd = t.testdir()
   for (let count = 1; count <= 12; count++) await ask(`/api/planner/before/${count}`)
-  const text = launch(t, ['logs', '--follow', '--agent', 'planner'], env)
-  const json = launch(t, ['logs', '-f', '--json', '--status', '5xx'], env)
+  const text = launch(t, ['logs', '--follow', '--agent', 'planner'], { cwd, env })
+  const json = launch(t, ['logs', '-f', '--json', '--status', '5xx'], { cwd, env })
   await Promise.all([text.until(/before\/12 /), json.until(/^/)])
 
   await ask('/api/planner/live')
@@ -118,7 +83,7 @@ t.test('logs -f: the last ten, then each as it comes, until Ctrl-C, which is a g
   await Promise.all([text.until(/503/), json.until(/503/)])
   for (const { child } of [text, json]) child.kill('SIGINT')
 
-  t.same(await Promise.all([text.ended, json.ended]), [0, 0])
+  t.same(await Promise.all([text.exited, json.exited]), [0, 0])
   t.same([...text.printed().matchAll(/\/api\/planner\/(\S+)/g)].map(([, name]) => name), [...Array.from({ length: 10 }, (_, index) => `before/${index + 3}`), 'live', '503'])
   t.match(JSON.parse(json.printed()), { path: '/api/planner/503' })
   t.equal(text.said(), '')
@@ -128,18 +93,18 @@ t.test('logs -f: a gateway that restarts is waited for; a key that was revoked e
   const cwd = t.testdir({ 'fleet.yaml': 'auth: {keys: [{id: a, token: token-of-a, scopes: [read]}]}\n' })
   const env = { FLEET_SECRET: '' }
   const serve = async (port: number) => {
-    const running = launch(t, ['serve', '--port', String(port)], env, cwd)
+    const running = launch(t, ['serve', '--port', String(port)], { cwd, env })
     await running.until(/^Fleet Gateway on [^]*try /m)
     return { ...running, port: Number(/^Fleet Gateway on http:\/\/[^:]+:(\d+)/m.exec(running.said())![1]) }
   }
   const first = await serve(0)
   const origin = `http://127.0.0.1:${first.port}`
-  const logs = launch(t, ['logs', '-f'], { FLEET_URL: origin, FLEET_SECRET: 'token-of-a' })
+  const logs = launch(t, ['logs', '-f'], { cwd, env: { FLEET_URL: origin, FLEET_SECRET: 'token-of-a' } })
   await fetch(`${origin}/before`)
   await logs.until(/\/before/)
 
   first.child.kill('SIGTERM')
-  t.equal(await first.ended, 0, 'a stream does not hold it up')
+  t.equal(await first.exited, 0, 'a stream does not hold it up')
   await logs.until(/has ended the stream; waiting for it/)
   const second = await serve(first.port)
   await fetch(`${origin}/after`)
@@ -150,7 +115,7 @@ t.test('logs -f: a gateway that restarts is waited for; a key that was revoked e
 
   writeFileSync(join(cwd, 'fleet.yaml'), 'auth: {keys: [{id: b, token: token-of-b, scopes: [read]}]}\n')
   second.child.kill('SIGHUP')
-  t.equal(await logs.ended, 1)
+  t.equal(await logs.exited, 1)
   t.match(logs.said(), /does not take the token from FLEET_SECRET/)
 })
 
@@ -178,7 +143,7 @@ t.test('logs -f: a reader that has seen enough is a good end', async t => {
 t.test('SIGUSR2 opens the audit log again: under load each request has its line, in the old file or the new one', async t => {
   const agent = await fakeAgent(t)
   const cwd = t.testdir({ 'fleet.yaml': `agents: [{name: a, host: 127.0.0.1, port: ${agent.port}}]\nauditLog: {file: log/audit.log}\nrateLimit: {enabled: false}\n` })
-  const gateway = launch(t, ['serve', '--port', '0', '--secret', secret], {}, cwd)
+  const gateway = launch(t, ['serve', '--port', '0', '--secret', secret], { cwd })
   await gateway.until(/^Fleet Gateway on [^]*try /m)
   const origin = /^Fleet Gateway on (http:\S+)/m.exec(gateway.said())![1]!
   const file = (name: string) => join(cwd, 'log', name)
@@ -203,7 +168,7 @@ t.test('SIGUSR2 opens the audit log again: under load each request has its line,
   await Promise.all(clients)
   gateway.child.kill('SIGTERM')
 
-  t.equal(await gateway.ended, 0)
+  t.equal(await gateway.exited, 0)
   const files = ['audit.log.1', 'audit.log.2', 'audit.log.3', 'audit.log.4', 'audit.log.5', 'audit.log'].map(pathsIn)
   t.ok(files.every(paths => paths.length >= 100), files.map(({ length }) => length).join())
   t.same(files.flat().map(path => Number(path.slice(7))).sort((a, b) => a - b), Array.from({ length: load.asked }, (_, number) => number))
@@ -211,8 +176,8 @@ t.test('SIGUSR2 opens the audit log again: under load each request has its line,
 
 t.test('SIGUSR2 is no reason to end where there is no file, nor while it starts; a file that can\'t be opened is told', async t => {
   const cwd = t.testdir({ 'fleet.yaml': 'auth: {enabled: false}\n', 'with-file.yaml': 'auth: {enabled: false}\nauditLog: {file: log/audit.log}\n' })
-  const plain = launch(t, ['serve', '--port', '0'], {}, cwd)
-  const filed = launch(t, ['serve', '--port', '0', '--fleet', 'with-file.yaml'], { FLEET_STATE_DIR: 'other' }, cwd)
+  const plain = launch(t, ['serve', '--port', '0'], { cwd })
+  const filed = launch(t, ['serve', '--port', '0', '--fleet', 'with-file.yaml'], { cwd, env: { FLEET_STATE_DIR: 'other' } })
   await Promise.all([plain, filed].map(({ until }) => until(/^Fleet Gateway on [^]*try /m)))
   const origin = /^Fleet Gateway on (http:\S+)/m.exec(filed.said())![1]!
 
@@ -224,6 +189,6 @@ t.test('SIGUSR2 is no reason to end where there is no file, nor while it starts;
   await (await fetch(`${origin}/still`)).arrayBuffer()
   for (const { child } of [plain, filed]) child.kill('SIGTERM')
 
-  t.same(await Promise.all([plain.ended, filed.ended]), [0, 0])
+  t.same(await Promise.all([plain.exited, filed.exited]), [0, 0])
   t.match(readFileSync(join(cwd, 'elsewhere/audit.log'), 'utf8'), '"path":"/still"')
 })

@@ -1,10 +1,9 @@
 /** Who signs JWTs in tests: a server of its own for the public keys, which counts its requests and misbehaves when told. */
-import { once } from 'node:events'
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { exportJWK, generateKeyPair, SignJWT, type CryptoKey, type JWK, type JWTHeaderParameters, type JWTPayload } from 'jose'
 import type { Test } from 'tap'
 import type { JwtInput } from '../../plugins/auth/jwt-options.ts'
+import { fakeAgent } from './fake-agent.ts'
 
 /** As fakeClock() begins, in seconds. */
 export const startOfTime = 1_700_000_000
@@ -31,26 +30,18 @@ export async function jwtIssuer (t: Test, now: () => number = () => startOfTime)
   const keys: IssuerKey[] = []
   let count = 0
   let override: ((request: IncomingMessage, response: ServerResponse) => void) | null = null
-  const server = createServer((request, response) => {
+  const { origin, kill } = await fakeAgent(t, (request, response) => {
     count++
     if (override !== null) return void override(request, response)
     response.setHeader('content-type', 'application/jwk-set+json').end(JSON.stringify({ keys: keys.map(({ jwk }) => jwk) }))
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  const stop = async () => {
-    server.closeAllConnections()
-    if (server.listening) await new Promise(resolve => server.close(resolve))
-  }
-  t.teardown(stop)
 
   async function makeKey (kid: string, alg = 'ES256'): Promise<IssuerKey> {
     const { privateKey, publicKey } = await generateKeyPair(alg, { extractable: true })
     return { kid, alg, privateKey, publicKey, jwk: { ...await exportJWK(publicKey), kid, alg, use: 'sig' } }
   }
   keys.push(await makeKey('first'))
-  const url = `http://127.0.0.1:${port}/jwks.json`
+  const url = `${origin}/jwks.json`
   return {
     url,
     jwt: { issuer: 'https://issuer.example', audience: 'fleet', jwksUrl: url },
@@ -62,7 +53,7 @@ export async function jwtIssuer (t: Test, now: () => number = () => startOfTime)
       const payload = { iss: 'https://issuer.example', aud: 'fleet', sub: 'someone', iat: now(), exp: now() + 300, scope: 'read proxy', agents: ['*'], ...claims }
       return await new SignJWT(withoutUndefined(payload) as JWTPayload).setProtectedHeader(withoutUndefined({ alg: key.alg, kid: key.kid, typ: 'at+jwt', ...header }) as JWTHeaderParameters).sign(key.privateKey)
     },
-    stop
+    stop: kill
   }
 }
 

@@ -1,9 +1,8 @@
 /** Takes spans by OTLP over HTTP, in JSON, and misbehaves when told. */
-import { once } from 'node:events'
-import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from 'node:http'
 import { json } from 'node:stream/consumers'
 import type { Test } from 'tap'
+import { fakeAgent } from './fake-agent.ts'
 
 type Value = string | number | boolean
 
@@ -44,7 +43,7 @@ export async function otlpReceiver (t: Test): Promise<OtlpReceiver> {
   const requests: OtlpReceiver['requests'] = []
   let override: ((request: IncomingMessage, response: ServerResponse) => void) | null = null
   let tell = () => {}
-  const server = createServer((request, response) => {
+  const { origin, kill } = await fakeAgent(t, (request, response) => {
     requests.push({ url: request.url!, headers: request.headers })
     tell()
     if (override !== null) return void override(request, response)
@@ -53,21 +52,13 @@ export async function otlpReceiver (t: Test): Promise<OtlpReceiver> {
       response.setHeader('content-type', 'application/json').end('{}')
     }, () => {})
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  const stop = async () => {
-    server.closeAllConnections()
-    if (server.listening) await new Promise(resolve => server.close(resolve))
-  }
-  t.teardown(stop)
   return {
-    endpoint: `http://127.0.0.1:${port}`,
+    endpoint: origin,
     spans,
     requests,
     asked: async () => { if (requests.length === 0) await new Promise<void>(resolve => { tell = resolve }) },
     misbehave (answer) { override = answer },
-    stop
+    stop: kill
   }
 }
 

@@ -8,17 +8,15 @@ import { Writable } from 'node:stream'
 import { setImmediate } from 'node:timers/promises'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import Fastify from 'fastify'
 import { exportSPKI, SignJWT } from 'jose'
 import t, { type Test } from 'tap'
-import auth, { AuthOptions, type AuthPluginOptions, type AuthSettings } from '../../plugins/auth/index.ts'
-import facts from '../../plugins/facts/index.ts'
-import registryPlugin from '../../plugins/registry/index.ts'
+import { AuthOptions, type AuthPluginOptions, type AuthSettings } from '../../plugins/auth/index.ts'
 import { RemoteKeys, type KeySource } from '../../plugins/auth/jwks.ts'
 import { JwtVerifier } from '../../plugins/auth/jwt.ts'
 import { VerifiedTokens } from '../../plugins/auth/verified-tokens.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
-import { anyone, type Principal } from '../../src/principal.ts'
+import { anyone } from '../../src/principal.ts'
+import { authApp } from '../helpers/auth-app.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { handmade, jwtIssuer, startOfTime, type JwtIssuer } from '../helpers/jwt-issuer.ts'
 
@@ -28,24 +26,9 @@ const selfSigned = () => ({ cert: fixture('self-signed.crt'), key: fixture('self
 const fixture = (name: string) => readFileSync(new URL(`../fixtures/${name}`, import.meta.url))
 
 async function build (t: Test, options: AuthPluginOptions = { secret }) {
-  const clock = fakeClock()
   let said = ''
   const stream = new Writable({ write (chunk, _encoding, done) { said += String(chunk); done() } })
-  const app = Fastify({ logger: { level: 'debug', stream } })
-  t.teardown(() => app.close())
-  await app.register(facts)
-  await app.register(registryPlugin, { clock })
-  app.registry.register({ name: 'planner', aliases: ['plan'], host: 'localhost', port: 8501 })
-  app.registry.register({ name: 'writer', host: 'localhost', port: 8502 })
-  await app.register(auth, { clock, ...options })
-  const who = async ({ principal, authorizationIsGateways, facts }: { principal: Principal | null, authorizationIsGateways: boolean, facts: { keyId: string | null } }) =>
-    ({ id: principal?.id, scopes: principal?.scopes ?? null, agents: principal?.agents, named: principal?.named, strip: authorizationIsGateways, keyId: facts.keyId })
-  app.get('/optional', { config: { fleet: { optionalAuth: true } } }, who)
-  for (const scope of ['read', 'register', 'admin'] as const) app.get(`/${scope}`, { config: { fleet: { scope } } }, who)
-  app.get('/api/*', { config: { fleet: { scope: 'proxy' } } }, who)
-  const ask = (url: string, headers: Record<string, string>, remoteAddress = '192.0.2.1') => app.inject({ url, headers, remoteAddress })
-  const bearer = (url: string, token: string, remoteAddress?: string) => ask(url, { authorization: `Bearer ${token}` }, remoteAddress)
-  return { app, clock, ask, bearer, said: () => said }
+  return { ...await authApp(t, options, { logger: { level: 'debug', stream } }), said: () => said }
 }
 
 /** What the route that was asked saw. */

@@ -6,35 +6,12 @@ import Fastify, { type FastifyServerOptions } from 'fastify'
 import t, { type Test } from 'tap'
 import auth, { type AuthPluginOptions } from '../../plugins/auth/index.ts'
 import { createBrowserGuard, type BrowserGuardOptions } from '../../plugins/auth/browser-guard.ts'
-import facts from '../../plugins/facts/index.ts'
-import registryPlugin from '../../plugins/registry/index.ts'
 import { anyone, hasScope, mayTouch, type Principal, type Scope } from '../../src/principal.ts'
-import { fakeClock } from '../helpers/fake-clock.ts'
+import { authApp } from '../helpers/auth-app.ts'
 
 const secret = 'the-shared-secret'
 
-async function build (t: Test, options: AuthPluginOptions = { secret }, server: FastifyServerOptions = {}) {
-  const clock = fakeClock()
-  const app = Fastify(server)
-  t.teardown(() => app.close())
-  await app.register(facts)
-  await app.register(registryPlugin, { clock })
-  app.registry.register({ name: 'planner', aliases: ['plan'], host: 'localhost', port: 8501 })
-  app.registry.register({ name: 'writer', host: 'localhost', port: 8502 })
-  await app.register(auth, { clock, ...options })
-  const who = async ({ principal, authorizationIsGateways, facts }: { principal: Principal | null, authorizationIsGateways: boolean, facts: { keyId: string | null } }) =>
-    ({ id: principal?.id, scopes: principal?.scopes ?? null, strip: authorizationIsGateways, keyId: facts.keyId })
-  app.get('/undeclared', who)
-  app.get('/public', { config: { fleet: { public: true } } }, who)
-  app.get('/optional', { config: { fleet: { optionalAuth: true } } }, who)
-  for (const scope of ['read', 'register', 'admin'] as const) app.get(`/${scope}`, { config: { fleet: { scope } } }, who)
-  app.get('/agents/:name', { config: { fleet: { scope: 'read' } } }, who)
-  app.route({ method: ['GET', 'POST', 'DELETE'], url: '/api/*', config: { fleet: { scope: 'proxy' } }, handler: who })
-  app.get('/api', { config: { fleet: { scope: 'proxy' } } }, who)
-  const ask = (url: string, headers: Record<string, string | string[]> = {}, remoteAddress = '192.0.2.1') => app.inject({ url, headers, remoteAddress })
-  const bearer = (url: string, token: string, remoteAddress?: string) => ask(url, { authorization: `Bearer ${token}` }, remoteAddress)
-  return { app, clock, ask, bearer }
-}
+const build = (t: Test, options: AuthPluginOptions = { secret }, server?: FastifyServerOptions) => authApp(t, options, server)
 
 t.test('the shared secret may do everything and names nobody', async t => {
   const { bearer } = await build(t)

@@ -15,10 +15,11 @@ import type { Instance } from '../../src/fleet/instance.ts'
 import { Registry } from '../../src/fleet/registry.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
+import { playAttempts, type PlayedAttempt } from '../helpers/played-attempts.ts'
 import { Scrape, parsePrometheusText } from '../helpers/prometheus-text.ts'
 
 interface Exchange extends Partial<Pick<RequestFacts, 'agent' | 'ending' | 'stream' | 'durationMs' | 'code' | 'unauthenticated'>> {
-  attempts?: readonly [instance: Instance, outcome: AttemptOutcome, status?: number][]
+  attempts?: readonly PlayedAttempt[]
   status?: number
   method?: string
 }
@@ -37,12 +38,7 @@ async function build (t: Test, options: { enabled?: boolean } = {}, prepare: (ap
   app.facts.onFinished(finished => Object.assign(finished, { durationMs: next.durationMs ?? finished.durationMs, method: next.method ?? finished.method, status: next.status ?? finished.status }))
   await app.register(metrics, { clock, ...options })
   app.get('/play', async (request, reply) => {
-    for (const [instance, outcome, status] of next.attempts ?? []) {
-      const attempt = app.upstream.begin(instance)
-      request.facts.attempts.push(attempt)
-      app.upstream.settle(attempt, outcome, status)
-      app.upstream.release(attempt)
-    }
+    playAttempts(app, request, next.attempts ?? [])
     const { agent = null, stream = null, ending = 'complete', code = null, unauthenticated = false } = next
     Object.assign(request.facts, { agent, stream, ending, code, unauthenticated })
     return reply.send('')

@@ -12,11 +12,12 @@ import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
+import { playAttempts, type PlayedAttempt } from '../helpers/played-attempts.ts'
 
 /** How the proxy of the test treats the next request. */
 interface Exchange {
   agent?: string
-  attempts?: readonly [instance: Instance, outcome: AttemptOutcome, status?: number][]
+  attempts?: readonly PlayedAttempt[]
   status?: number
   ending?: Ending
   stream?: RequestFacts['stream']
@@ -38,12 +39,7 @@ async function build (t: Test, prepare: (app: FastifyInstance) => Promise<unknow
   app.facts.onFinished(finished => { finished.durationMs = next.durationMs ?? finished.durationMs })
   await app.register(stats)
   app.get('/play', async (request, reply) => {
-    for (const [instance, outcome, status] of next.attempts ?? []) {
-      const attempt = app.upstream.begin(instance)
-      request.facts.attempts.push(attempt)
-      app.upstream.settle(attempt, outcome, status)
-      app.upstream.release(attempt)
-    }
+    playAttempts(app, request, next.attempts ?? [])
     Object.assign(request.facts, { agent: next.agent ?? null, stream: next.stream ?? null, ending: next.ending ?? 'complete' })
     if (next.stream === 'websocket') app.facts.finish(request.facts) // as the proxy does at the end of a tunnel
     return reply.code(next.status ?? 200).send('')
