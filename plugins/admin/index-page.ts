@@ -1,19 +1,9 @@
 /**
  * What somebody sees who opens the gateway's root: a short index of its routes.
  */
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
 
 interface IndexEntry { path: string, methods: string, about: string }
-
-/** Of plugins that can be switched off. */
-const optionalEntries: readonly IndexEntry[] = [
-  { path: '/explain', methods: 'GET', about: 'what would become of a request' },
-  { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' },
-  { path: '/audit', methods: 'GET', about: 'the last requests, or each as it finishes' },
-  { path: '/openapi.json', methods: 'GET', about: 'this API as an OpenAPI document' },
-  { path: '/docs', methods: 'GET', about: 'the same as a page' },
-  { path: '/console/', methods: 'GET', about: 'the fleet in a browser' }
-]
 
 const entries: readonly IndexEntry[] = [
   { path: '/api/{agent}/{path}', methods: 'any', about: 'the agent\'s own answer' },
@@ -26,14 +16,21 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry/{name}/instances/{id}', methods: 'PUT, DELETE', about: 'heartbeat, removal' },
   { path: '/registry/{name}/instances/{id}/probe', methods: 'POST', about: 'ask that instance now' },
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
-  { path: '/stats', methods: 'GET', about: 'counters and latencies' }
+  { path: '/stats', methods: 'GET', about: 'counters and latencies' },
+  { path: '/explain', methods: 'GET', about: 'what would become of a request' },
+  { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' },
+  { path: '/audit', methods: 'GET', about: 'the last requests, or each as it finishes' },
+  { path: '/openapi.json', methods: 'GET', about: 'this API as an OpenAPI document' },
+  { path: '/docs', methods: 'GET', about: 'the same as a page' },
+  { path: '/console/', methods: 'GET', about: 'the fleet in a browser' }
 ]
 
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
 export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
   void reply.header('vary', 'accept')
-  const isThere = ({ path }: IndexEntry) => request.server.hasRoute({ method: 'GET', url: prefix + path })
-  const known = [...entries, ...optionalEntries.filter(isThere)]
+  // Plugins may be switched off, or left out by an application.
+  const isThere = ({ path, methods }: IndexEntry) => path.includes('{') || request.server.hasRoute({ method: methods as HTTPMethods, url: prefix + path })
+  const known = entries.filter(isThere)
   const hasConsole = known.some(({ path }) => path === '/console/')
   const routes = known.map(entry => ({ ...entry, path: prefix + entry.path }))
   if (!(request.headers.accept ?? '').includes('text/html')) return reply.send({ name: 'Fleet Gateway', routes })
