@@ -142,7 +142,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
   async function deregistered (name: string, inFile: boolean) {
     await registryState.save()
-    const note = 'It is in fleet.yaml, so it stays out until that file changes or the gateway restarts'
+    const note = 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
     return { message: `deregistered ${name}`, ...(inFile && { note }) }
   }
 

@@ -215,7 +215,7 @@ export const operations: Readonly<Record<string, Operation>> = {
     summary: 'Takes an agent out, or the instance at an address',
     needs: 'register',
     parameters: [agentName, inQuery('host', 'With `port`: only the instance there.'), inQuery('port', 'With `host`: only the instance there.', { type: 'string', pattern: '^\\d{1,5}$' })],
-    answers: { 200: json(ref('Deregistered'), 'It is out.', { message: 'deregistered my-agent', note: 'It is in fleet.yaml, so it stays out until that file changes or the gateway restarts' }) },
+    answers: { 200: json(ref('Deregistered'), 'It is out.', { message: 'deregistered my-agent', note: 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts' }) },
     problems: ['FLEET_AGENT_NOT_FOUND', 'FLEET_INSTANCE_NOT_FOUND', 'FLEET_NOT_KEPT']
   }),
   'POST /registry/{name}/instances/{id}/probe': operation({

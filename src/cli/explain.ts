@@ -54,7 +54,7 @@ function show (explanation: Explanation, io: CommandIo): void {
   print(io, `${bold(`${method} ${target}`)} would be ${verdict}`)
   print(io, '')
   line('route', route === null ? 'none' : `${route.path}, needs ${route.needs === null ? 'nothing' : `the scope ${route.needs}`}`)
-  line('key', `${key.id ?? 'none'}, may ${key.scopes.join(', ')}, ${key.agents === '*' ? 'all agents' : `the agents ${key.agents.join(', ')}`}`)
+  line('key', `${key.id ?? 'no named one (the shared secret, or auth is off)'}, may ${key.scopes.join(', ')}, ${key.agents === '*' ? 'all agents' : `the agents ${key.agents.join(', ')}`}`)
   if (limit !== null) line('rate limit', limit.enabled ? `${limit.burst} at once, ${limit.per_minute} a minute, counted for ${limit.bucket}` : 'none')
   if (agent !== null) line('agent', `${agent.name}${agent.asked_as === agent.name ? '' : ` (asked as ${agent.asked_as})`}, ${agent.status}${agent.path === undefined ? '' : `, gets ${agent.path}`}`)
   if (policy !== null) showPolicy(policy, line)

@@ -34,7 +34,7 @@ t.test('a request that would be forwarded: who gets it, by which rules, and why'
   const { code, stdout, stderr } = await ask('get', '/api/plan/slow/1?a=b')
 
   t.match({ code, stderr }, { code: 0, stderr: '' })
-  t.match(stdout, /^GET \/api\/plan\/slow\/1\?a=b would be forwarded to the agent planner\n\nroute: +\/api\/\{agent\}\/\{path\}, needs the scope proxy\nkey: +none, may read, proxy, register, admin, all agents\n/)
+  t.match(stdout, /^GET \/api\/plan\/slow\/1\?a=b would be forwarded to the agent planner\n\nroute: +\/api\/\{agent\}\/\{path\}, needs the scope proxy\nkey: +no named one \(the shared secret, or auth is off\), may read, proxy, register, admin, all agents\n/)
   t.match(stdout, /\nrate limit: +100 at once, 600 a minute, counted for the client's address\nagent: +planner \(asked as plan\), healthy, gets \/slow\/1\?a=b\n/)
   t.match(stdout, /\ntimeouts: +connect 3s, response 5m, idle 5m, total none \(of the path \/slow\)\nretry: +yes, GET is idempotent; on 500, 502/)
   t.match(stdout, /\nbalancer: +round-robin\nconcurrency: +unlimited\nheaders: +X-Key of the gateway's own, for instances that are trusted\ninstance: +[0-9a-f]{12}: it is its turn\n/)
