@@ -172,6 +172,21 @@ t.test('a free port is free, and one on which something listens is not', async t
   t.equal(await isListening('127.0.0.1', port), true)
 })
 
+t.test('a free port is none that the system gives to who asks for any, and taken ones are passed over', async t => {
+  const free = await freePort(() => 0.5)
+  const holder = createServer().listen(free)
+  await once(holder, 'listening')
+  t.teardown(() => holder.close())
+  const draws = [0.5, 0.5, 0, 0.999999]
+
+  const next = await freePort(() => draws.shift()!)
+
+  t.not(next, free)
+  t.ok(free >= 20_000 && free <= 32_767, `${free}`)
+  t.ok(next >= 20_000 && next <= 32_767, `${next}`)
+  await t.rejects(freePort(() => 0.5), { message: 'No free port was found between 20000 and 32767; name one with --port' })
+})
+
 t.test('who does not listen for long gets a word, once, and is waited for', async t => {
   const port = await deadPort()
   let words = 0

@@ -152,7 +152,7 @@ t.test('Ctrl-C in a terminal reaches the program once, also through npm', { skip
   const direct = script(quoted(runWords('web', '--', ...listenerCommand())))
   await direct.printed(/registered web/)
   direct.write('\u0003')
-  t.equal(await direct.ended, 1, 'the program counts')
+  t.equal(await direct.ended, 1, `the program counts: ${direct.output()}`)
   t.same(gateway.registry.get('web').instances, [])
 
   const throughNpm = script('npm run --silent agent')

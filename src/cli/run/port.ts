@@ -2,8 +2,9 @@
  * The port that a program is given: a free one, or a certain one that nobody has yet; and when something listens there.
  */
 import { once } from 'node:events'
-import { createConnection, createServer, type AddressInfo } from 'node:net'
+import { createConnection, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { CommandError } from '../io.ts'
 
 /** How long one try to connect may take. */
 const connectMs = 1_000
@@ -14,14 +15,34 @@ const quickMs = 10_000
 /** for what takes longer this will do. */
 const slowPollMs = 500
 
-/** A port that is free on every address of this machine just now. */
-export async function freePort (): Promise<number> {
-  const server = createServer().listen(0)
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
+/**
+ * Where ports are looked for. The system gives those above to whoever asks for any (RFC 6335, 6; Linux from 32768 on), so also to others while
+ * the program is still starting.
+ */
+const range = { from: 20_000, to: 32_767 }
+
+/** Somebody has most of the range when so many tries found none. */
+const mostTries = 50
+
+/** A port that is free on every address of this machine just now, and that the system does not give to anybody meanwhile. */
+export async function freePort (random: () => number = Math.random): Promise<number> {
+  for (let tries = 0; tries < mostTries; tries++) {
+    const port = range.from + Math.floor(random() * (range.to - range.from + 1))
+    if (await isFree(port)) return port
+  }
+  throw new CommandError(`No free port was found between ${range.from} and ${range.to}; name one with --port`)
+}
+
+async function isFree (port: number): Promise<boolean> {
+  const server = createServer().listen(port)
+  try {
+    await once(server, 'listening')
+  } catch {
+    return false
+  }
   server.close()
   await once(server, 'close')
-  return port
+  return true
 }
 
 /** Whether something takes connections there. */
