@@ -17,6 +17,7 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import { RateLimitedError } from '../../src/errors.ts'
 import { parseOptions } from '../../src/options.ts'
 import { anyone, hasScope, maySeeExchange, mayTouch, type Principal } from '../../src/principal.ts'
+import { pathOf } from '../../src/request-target.ts'
 import { readAssets, type Asset } from './assets.ts'
 import { History, sampleSeconds } from './history.ts'
 import { ConsoleOptions } from './options.ts'
@@ -186,7 +187,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
 
 /** The address ends in a slash, so that what the page names relative to it is found. */
 function isBelow ({ originalUrl }: FastifyRequest): boolean {
-  return originalUrl.split('?', 1)[0]!.endsWith('/')
+  return pathOf(originalUrl).endsWith('/')
 }
 
 /** Relative, so that it holds under whatever prefix the client sees. */

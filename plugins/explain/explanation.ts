@@ -16,6 +16,7 @@ import type { Asker } from '../../src/fleet/balancer.ts'
 import { isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 import { mayTouch, type Principal } from '../../src/principal.ts'
+import { pathOf } from '../../src/request-target.ts'
 import type { RouteTable } from '../../src/route-table.ts'
 
 /** Whose request it would be, and what it asks for. */
@@ -36,7 +37,7 @@ export type Explanation = ReturnType<typeof explain>
 export function explain (gateway: FastifyInstance, question: Question) {
   const { routes } = gateway.problem
   const { method, target, principal } = question
-  const path = target.split('?', 1)[0]!
+  const path = pathOf(target)
   const framing = targetProblem(gateway, target)
   const route = framing === undefined ? routes.find(method, path) : undefined
   const config = route?.config
