@@ -8,7 +8,7 @@ import type {} from '../health/index.ts'
 import type {} from '../problem/index.ts'
 import type {} from '../proxy/index.ts'
 import type {} from '../rate-limit/index.ts'
-import type { Auth, FleetRouteConfig } from '../auth/index.ts'
+import type { FleetRouteConfig } from '../auth/index.ts'
 import type { Forecast } from '../upstream/index.ts'
 import { AgentNotFoundError, BadRequestError, MethodNotAllowedError, NoInstanceAvailableError, NotFoundError, isFleetError, type FleetError } from '../../src/errors.ts'
 import { statusOf, type Agent } from '../../src/fleet/agent.ts'
@@ -44,7 +44,7 @@ export function explain (gateway: FastifyInstance, question: Question) {
   const isProxy = config?.scope === 'proxy'
   const asked = isProxy ? gateway.proxy.read(target) : undefined
   const name = isProxy ? asked?.name : decoded(route?.params['name'])
-  const known = name === undefined || !gateway.hasDecorator('registry') ? undefined : gateway.registry.find(name)
+  const known = name === undefined ? undefined : gateway.registry.find(name)
   const seen = known !== undefined && mayTouch(question.teller, known.name) ? known : undefined
   const forecast = isProxy && seen !== undefined ? gateway.upstream.forecast(seen, question.asker) : undefined
 
@@ -80,7 +80,7 @@ function routeProblem (method: string, path: string, routes: RouteTable<FleetRou
 
 function permissionProblem (gateway: FastifyInstance, principal: Principal, config: FleetRouteConfig | undefined, name: string | undefined): FleetError | undefined {
   if (!gateway.hasDecorator('auth') || !gateway.auth.enabled || config?.public === true || config?.optionalAuth === true) return undefined
-  return (gateway.auth as Auth).refusalFor(principal, config?.scope ?? 'admin', name)
+  return gateway.auth.refusalFor(principal, config?.scope ?? 'admin', name)
 }
 
 function agentProblem (gateway: FastifyInstance, namesNobody: boolean, name: string | undefined, known: Agent | undefined, forecast: Forecast | undefined): FleetError | undefined {
@@ -157,7 +157,7 @@ function policyOf (gateway: FastifyInstance, agent: Agent, path: string, method:
 
 function instanceOf (gateway: FastifyInstance, agent: Agent, instance: Instance, now: number) {
   const { id, host, port, protocol, weight, source, lease, runtime: { inFlight, health } } = instance
-  const capacity = gateway.hasDecorator('upstream') ? gateway.upstream.settingsOf(agent).concurrency.max ?? Infinity : Infinity
+  const capacity = gateway.upstream.settingsOf(agent).concurrency.max ?? Infinity
   const probes = gateway.hasDecorator('health') ? gateway.health.settingsOf(instance) : undefined
   return {
     id,
