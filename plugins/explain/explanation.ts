@@ -13,7 +13,7 @@ import type { Forecast } from '../upstream/index.ts'
 import { AgentNotFoundError, BadRequestError, MethodNotAllowedError, NoInstanceAvailableError, NotFoundError, isFleetError, type FleetError } from '../../src/errors.ts'
 import { statusOf, type Agent } from '../../src/fleet/agent.ts'
 import type { Asker } from '../../src/fleet/balancer.ts'
-import { isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
+import { availabilityInWords, isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 import { mayTouch, type Principal } from '../../src/principal.ts'
 import { pathOf } from '../../src/request-target.ts'
@@ -168,24 +168,12 @@ function instanceOf (gateway: FastifyInstance, agent: Agent, instance: Instance,
     source,
     state: stateOf(instance),
     available: isAvailable(instance, now, capacity),
-    why: reasonOf(instance, now, capacity),
+    why: availabilityInWords(instance, now, capacity),
     in_flight: inFlight,
     lease: lease === null ? null : { expires_at: new Date(lease.expiresAt).toISOString(), ...(lease.lapsedAt !== undefined && { lapsed: true }) },
     ejected_until: health.ejectedUntil === 0 ? null : new Date(health.ejectedUntil).toISOString(),
     probes: { ...(probes && { asks: probes.path === undefined ? 'a connection' : `GET ${probes.path}`, interval: formatMs(probes.interval) }), good_in_a_row: health.probeSuccesses, failed_in_a_row: health.probeFailures }
   }
-}
-
-/** Why it may take a request now, or may not: isAvailable() in words. */
-function reasonOf (instance: Instance, now: number, capacity: number): string {
-  const { draining, inFlight, health } = instance.runtime
-  if (draining) return 'it drains: nothing new is sent to it'
-  if (!health.up) return `its probes fail (${health.probeFailures} in a row)`
-  if (inFlight >= capacity) return `it is full: ${inFlight} of ${capacity} requests are under way`
-  if (health.ejectedUntil === 0) return health.probeFailures > 0 ? `it serves, though its last probes failed (${health.probeFailures} in a row)` : 'it serves'
-  const reason = health.ejectedFor === 'connection' ? 'connections to it failed' : 'its answers were failures'
-  if (isDueForTrial(instance, now)) return `it was ejected since ${reason}; that is over, and its next request is the trial`
-  return now < health.ejectedUntil ? `it is ejected until ${new Date(health.ejectedUntil).toISOString()}, since ${reason}` : 'its trial request is under way'
 }
 
 function nextOf (gateway: FastifyInstance, agent: Agent, { by, instance, candidates, panic }: Forecast, now: number) {
