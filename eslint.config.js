@@ -40,6 +40,9 @@ const onlyDomain = {
 // nextTick belongs to the event loop rather than to the process.
 const noProcess = { regex: '^(node:)?process$', allowImportNames: ['nextTick'], message: 'Only src/main.ts touches `process`: take what you need as an argument.' }
 
+const onlyPage = { regex: '^\\.\\./|^node:', allowTypeImports, message: 'The console\'s page runs in browsers: of what the gateway runs it takes types only, by ../wire.ts.' }
+const noPage = { regex: '/page/', message: 'The console\'s page runs in browsers: the gateway serves what was built of it.' }
+
 /** plugins/index.ts lists the plugins for embedders and has no say in anything. */
 const onlyPluginFolders = { regex: '^(?!\\./[a-z-]+/index\\.ts$)', message: 'plugins/index.ts passes on the plugins and nothing else.' }
 
@@ -88,6 +91,8 @@ export default [
   arrows(['plugins/index.ts'], onlyPluginFolders),
   arrows(['plugins/*/*.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noProcess),
   arrows(['plugins/*/*/**/*.{ts,tsx}'], noOtherPlugin(2), noComposition('/src', ...composers), noProcess),
+  arrows(['plugins/console/*.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noProcess, noPage),
+  arrows(['plugins/console/page/**/*.{ts,tsx}'], noOtherPlugin(2), onlyPage),
   arrows(['plugins/*/options.ts'], noOtherPlugin(1), noComposition('/src', ...composers), noServer, noProcess),
   {
     files: ['src/**/*.ts', 'plugins/**/*.ts'],

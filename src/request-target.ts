@@ -31,6 +31,13 @@ export function requestAuthority (target: string, host: string | undefined): str
   return (target.startsWith('/') ? undefined : absoluteForm.exec(target)?.[1]) ?? host ?? ''
 }
 
+/** What of a target may be told: without the query, which may hold secrets, and without scheme, user and host where it has them (RFC 9112 §3.2.2). */
+export function pathOf (target: string): string {
+  const query = target.indexOf('?')
+  const path = query === -1 ? target : target.slice(0, query)
+  return path.startsWith('/') ? path : path.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '')
+}
+
 /** The target without scheme and authority. */
 export function originForm (target: string): string {
   if (target.startsWith('/')) return target

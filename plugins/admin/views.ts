@@ -1,7 +1,7 @@
 /**
  * How agents, instances and leases look in the HTTP API.
  */
-import { statusOf, type Agent, type AgentPolicy, type AgentTls, type Timeouts } from '../../src/fleet/agent.ts'
+import { inFlightOf, statusOf, type Agent, type AgentPolicy, type AgentTls, type Timeouts } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 
@@ -23,7 +23,7 @@ export function agentView (agent: Agent) {
     instances: agent.instances.map(instance => ({ ...instanceView(instance), in_flight: instance.runtime.inFlight })),
     friendly_names: agent.aliases,
     metadata: agent.metadata,
-    in_flight: agent.instances.reduce((sum, { runtime }) => sum + runtime.inFlight, 0)
+    in_flight: inFlightOf(agent)
   }
 }
 

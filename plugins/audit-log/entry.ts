@@ -4,7 +4,7 @@
  */
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Ending, RequestFacts } from '../facts/index.ts'
-import { pathOf } from './path.ts'
+import { pathOf } from '../../src/request-target.ts'
 
 /** One try at one instance. */
 export interface AuditTry {

@@ -2,7 +2,6 @@
  * The audit log: one line per finished exchange, aborted ones included, written in batches. What a line says is in line.ts. The last
  * exchanges are kept as well, lines or not.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type { RequestFacts } from '../facts/index.ts'
@@ -57,8 +56,6 @@ export interface AuditLogPluginOptions extends Partial<AuditLogOptions> {
 const maxBatchLines = 64
 /** or when its first line is this old. */
 const maxBatchMs = 100
-/** Exchanges whose connections are cut off at the end are over a few turns of the event loop after the server has closed. */
-const maxFinalTurns = 10
 
 /** Where lines go just now. */
 interface Output {
@@ -189,7 +186,7 @@ const auditLogPlugin: FastifyPluginAsync<AuditLogPluginOptions> = async (fastify
     }
   })
   fastify.addHook('onClose', async () => {
-    if (output !== null) for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
+    if (output !== null) await fastify.facts.settled()
     stopListening()
     stopKeeping()
     flush()

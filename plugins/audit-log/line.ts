@@ -3,8 +3,8 @@
  * and only what came from outside can need escaping.
  */
 import type { RequestFacts } from '../facts/index.ts'
+import { pathOf } from '../../src/request-target.ts'
 import { lineJson } from './json.ts'
-import { pathOf } from './path.ts'
 
 /** Makes the line of a finished exchange, with its line feed. Keeps what lines of the same second have in common. */
 export type LineWriter = (facts: RequestFacts) => string

@@ -3,8 +3,8 @@
  */
 import { randomBytes } from 'node:crypto'
 import type { RequestFacts } from '../facts/index.ts'
+import { pathOf } from '../../src/request-target.ts'
 import { entryOf, type AuditEntry } from './entry.ts'
-import { shortened } from './path.ts'
 
 /** How many are kept. */
 export const mostRecent = 1_000
@@ -60,5 +60,10 @@ export class RecentExchanges {
 const idPattern = /^([0-9a-f]{12})-(\d{1,15})$/
 
 function withShortUrl (facts: RequestFacts): RequestFacts {
-  return Object.assign(Object.create(Object.getPrototypeOf(facts) as object) as RequestFacts, facts, { url: shortened(facts.url, longestUrl) })
+  return Object.assign(Object.create(Object.getPrototypeOf(facts) as object) as RequestFacts, facts, { url: shortened(facts.url) })
+}
+
+/** The beginning of a long target's path, as a string of its own: a slice would keep the whole. */
+function shortened (url: string): string {
+  return Buffer.from(pathOf(url).slice(0, longestUrl)).toString()
 }

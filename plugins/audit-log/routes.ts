@@ -9,6 +9,7 @@ import type {} from '../drain/index.ts'
 import type { Clock } from '../../src/clock.ts'
 import { BadRequestError, DrainingError, ForbiddenError, RateLimitedError } from '../../src/errors.ts'
 import { hasScope, maySeeExchange, mayTouch, type Principal } from '../../src/principal.ts'
+import { addVary } from '../../src/negotiation.ts'
 import { wantsEventStream } from './accept.ts'
 import type { AuditEntry } from './entry.ts'
 import { agentIn, beginningOf, limitIn, predicateOf, select, type AuditFilter } from './filter.ts'
@@ -45,8 +46,8 @@ export const auditRoutes: FastifyPluginAsync<AuditRouteOptions> = async (fastify
   onStreams(streams)
 
   fastify.get<{ Querystring: Record<string, unknown> }>('/audit', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
-    const vary = reply.getHeader('vary')
-    void reply.headers({ 'cache-control': 'no-store', vary: vary === undefined ? 'accept' : `${String(vary)}, accept` })
+    void reply.header('cache-control', 'no-store')
+    addVary(reply, 'accept')
     const filter = filterIn(request)
     if (wantsEventStream(request.headers.accept)) return openStream(request, reply, filter)
     const { numbers, next, missed } = select({ limit: defaultLimit, ...filter }, ring, clock.now(), nameOf)

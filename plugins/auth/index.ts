@@ -125,7 +125,7 @@ function isSameSource (before: JwtOptions, after: JwtOptions): boolean {
 
 const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...settings } = opts
-  const log: KeyLog = { info: text => fastify.log.info(text), warn: text => fastify.log.warn(text) }
+  const { log } = fastify
   let state = createState(settings, { clock, log, former: null })
   const failures = new TokenBuckets()
   const addressKey = createAddressKeys()

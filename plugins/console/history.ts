@@ -4,7 +4,7 @@
  */
 import type {} from '../registry/index.ts'
 import type { Stats } from '../stats/index.ts'
-import type { Agent, Rotation } from '../../src/fleet/agent.ts'
+import { inFlightOf, type Agent, type Rotation } from '../../src/fleet/agent.ts'
 import { newLatencyBuckets, percentilesSince, type LatencyBuckets } from '../../src/latency-buckets.ts'
 import type { AgentHistory } from './wire.ts'
 
@@ -96,13 +96,6 @@ export class History {
     const start = figures.indexOf(figure) * kept
     return Array.from({ length }, (_, index) => rounded(ring.samples[start + (this.#taken - length + index) % kept]!))
   }
-}
-
-/** Requests that are with the agent's instances now. */
-export function inFlightOf ({ instances }: Agent): number {
-  let inFlight = 0
-  for (const { runtime } of instances) inFlight += runtime.inFlight
-  return inFlight
 }
 
 function rounded (value: number): number {

@@ -17,6 +17,8 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import { RateLimitedError } from '../../src/errors.ts'
 import { parseOptions } from '../../src/options.ts'
 import { anyone, hasScope, maySeeExchange, mayTouch, type Principal } from '../../src/principal.ts'
+import { pathOf } from '../../src/request-target.ts'
+import { addVary, takesGzip } from '../../src/negotiation.ts'
 import { readAssets, type Asset } from './assets.ts'
 import { History, sampleSeconds } from './history.ts'
 import { ConsoleOptions } from './options.ts'
@@ -157,7 +159,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
   /** Asks again who it is. A token that has to be looked up first is judged when that is done, and until then as before. */
   function isStillWelcome (viewer: Viewer): boolean {
     if (viewer.principal === undefined) return true
-    const found = fastify.auth.principalOf(viewer.request) as Principal | null | Promise<Principal | null>
+    const found = fastify.auth.principalOf(viewer.request)
     if (!(found instanceof Promise)) return isWelcomeAs(viewer, found)
     found.then(principal => { if (!isWelcomeAs(viewer, principal)) viewer.dismiss('unauthorized') }, error => fastify.log.debug(error, 'A console\'s token could not be judged'))
     return true
@@ -186,7 +188,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
 
 /** The address ends in a slash, so that what the page names relative to it is found. */
 function isBelow ({ originalUrl }: FastifyRequest): boolean {
-  return originalUrl.split('?', 1)[0]!.endsWith('/')
+  return pathOf(originalUrl).endsWith('/')
 }
 
 /** Relative, so that it holds under whatever prefix the client sees. */
@@ -201,10 +203,9 @@ function ignoresTrailingSlash ({ initialConfig }: FastifyInstance): boolean {
 }
 
 function sendAsset ({ type, body, gzipped, etag, isHashed }: Asset, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const takesGzip = /\bgzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))/.test(request.headers['accept-encoding'] ?? '')
+  addVary(reply, 'accept-encoding')
   void reply.headers({
     etag,
-    vary: 'accept-encoding',
     'cache-control': isHashed ? 'public, max-age=31536000, immutable' : 'no-cache',
     'content-security-policy': contentSecurityPolicy,
     'referrer-policy': 'no-referrer',
@@ -215,7 +216,7 @@ function sendAsset ({ type, body, gzipped, etag, isHashed }: Asset, request: Fas
   })
   if (request.headers['if-none-match']?.split(',').some(tag => tag.trim().replace(/^W\//, '') === etag) === true) return reply.code(304).send()
   void reply.type(type)
-  return takesGzip ? reply.header('content-encoding', 'gzip').send(gzipped) : reply.send(body)
+  return takesGzip(request.headers['accept-encoding']) ? reply.header('content-encoding', 'gzip').send(gzipped) : reply.send(body)
 }
 
 /** `{"name":json,…}` */

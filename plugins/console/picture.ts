@@ -5,10 +5,10 @@
 import type { Health } from '../health/index.ts'
 import type {} from '../registry/index.ts'
 import type { Stats } from '../stats/index.ts'
-import { statusOf, type Agent } from '../../src/fleet/agent.ts'
+import { inFlightOf, statusOf, type Agent } from '../../src/fleet/agent.ts'
 import { stateOf, type Instance } from '../../src/fleet/instance.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
-import { inFlightOf, type History } from './history.ts'
+import type { History } from './history.ts'
 import type { AgentPicture, AgentRow, AgentUpdate, InstanceFacts, InstanceRow } from './wire.ts'
 
 /** What the picture is made of. */

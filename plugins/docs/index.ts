@@ -16,6 +16,7 @@ import { mountPath } from '../../src/mount-path.ts'
 import { parseOptions } from '../../src/options.ts'
 import { mayTouch } from '../../src/principal.ts'
 import { createTlsOf, type TlsOf } from '../../src/tls-agents.ts'
+import { addVary, takesGzip } from '../../src/negotiation.ts'
 import { AgentDocuments, type Finding } from './agent-documents.ts'
 import type { AgentDocument } from './agent-document.ts'
 import { agentPaths, operations, securitySchemes, tags, type Operation } from './operations.ts'
@@ -117,9 +118,9 @@ const docsPlugin: FastifyPluginAsync<DocsPluginOptions> = async (fastify, opts) 
       if (name === '') return withPolicy(reply).redirect('../docs', 308)
       const file = await fileNamed(name)
       if (file === undefined) throw new NotFoundError('The page has no such file')
-      const takesZip = /\bgzip\b/.test(request.headers['accept-encoding'] ?? '')
-      if (takesZip) void reply.header('content-encoding', 'gzip')
-      return withPolicy(reply).type(file.type).header('cache-control', 'public, max-age=3600').header('vary', 'accept-encoding').send(takesZip ? file.zipped : file.bytes)
+      void withPolicy(reply).type(file.type).header('cache-control', 'public, max-age=3600')
+      addVary(reply, 'accept-encoding')
+      return takesGzip(request.headers['accept-encoding']) ? reply.header('content-encoding', 'gzip').send(file.zipped) : reply.send(file.bytes)
     })
   })
 

@@ -8,14 +8,15 @@ import type {} from '../health/index.ts'
 import type {} from '../problem/index.ts'
 import type {} from '../proxy/index.ts'
 import type {} from '../rate-limit/index.ts'
-import type { Auth, FleetRouteConfig } from '../auth/index.ts'
+import type { FleetRouteConfig } from '../auth/index.ts'
 import type { Forecast } from '../upstream/index.ts'
 import { AgentNotFoundError, BadRequestError, MethodNotAllowedError, NoInstanceAvailableError, NotFoundError, isFleetError, type FleetError } from '../../src/errors.ts'
 import { statusOf, type Agent } from '../../src/fleet/agent.ts'
 import type { Asker } from '../../src/fleet/balancer.ts'
-import { isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
+import { availabilityInWords, isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 import { mayTouch, type Principal } from '../../src/principal.ts'
+import { pathOf } from '../../src/request-target.ts'
 import type { RouteTable } from '../../src/route-table.ts'
 
 /** Whose request it would be, and what it asks for. */
@@ -36,14 +37,14 @@ export type Explanation = ReturnType<typeof explain>
 export function explain (gateway: FastifyInstance, question: Question) {
   const { routes } = gateway.problem
   const { method, target, principal } = question
-  const path = target.split('?', 1)[0]!
+  const path = pathOf(target)
   const framing = targetProblem(gateway, target)
   const route = framing === undefined ? routes.find(method, path) : undefined
   const config = route?.config
   const isProxy = config?.scope === 'proxy'
   const asked = isProxy ? gateway.proxy.read(target) : undefined
   const name = isProxy ? asked?.name : decoded(route?.params['name'])
-  const known = name === undefined || !gateway.hasDecorator('registry') ? undefined : gateway.registry.find(name)
+  const known = name === undefined ? undefined : gateway.registry.find(name)
   const seen = known !== undefined && mayTouch(question.teller, known.name) ? known : undefined
   const forecast = isProxy && seen !== undefined ? gateway.upstream.forecast(seen, question.asker) : undefined
 
@@ -79,7 +80,7 @@ function routeProblem (method: string, path: string, routes: RouteTable<FleetRou
 
 function permissionProblem (gateway: FastifyInstance, principal: Principal, config: FleetRouteConfig | undefined, name: string | undefined): FleetError | undefined {
   if (!gateway.hasDecorator('auth') || !gateway.auth.enabled || config?.public === true || config?.optionalAuth === true) return undefined
-  return (gateway.auth as Auth).refusalFor(principal, config?.scope ?? 'admin', name)
+  return gateway.auth.refusalFor(principal, config?.scope ?? 'admin', name)
 }
 
 function agentProblem (gateway: FastifyInstance, namesNobody: boolean, name: string | undefined, known: Agent | undefined, forecast: Forecast | undefined): FleetError | undefined {
@@ -156,7 +157,7 @@ function policyOf (gateway: FastifyInstance, agent: Agent, path: string, method:
 
 function instanceOf (gateway: FastifyInstance, agent: Agent, instance: Instance, now: number) {
   const { id, host, port, protocol, weight, source, lease, runtime: { inFlight, health } } = instance
-  const capacity = gateway.hasDecorator('upstream') ? gateway.upstream.settingsOf(agent).concurrency.max ?? Infinity : Infinity
+  const capacity = gateway.upstream.settingsOf(agent).concurrency.max ?? Infinity
   const probes = gateway.hasDecorator('health') ? gateway.health.settingsOf(instance) : undefined
   return {
     id,
@@ -167,24 +168,12 @@ function instanceOf (gateway: FastifyInstance, agent: Agent, instance: Instance,
     source,
     state: stateOf(instance),
     available: isAvailable(instance, now, capacity),
-    why: reasonOf(instance, now, capacity),
+    why: availabilityInWords(instance, now, capacity),
     in_flight: inFlight,
     lease: lease === null ? null : { expires_at: new Date(lease.expiresAt).toISOString(), ...(lease.lapsedAt !== undefined && { lapsed: true }) },
     ejected_until: health.ejectedUntil === 0 ? null : new Date(health.ejectedUntil).toISOString(),
     probes: { ...(probes && { asks: probes.path === undefined ? 'a connection' : `GET ${probes.path}`, interval: formatMs(probes.interval) }), good_in_a_row: health.probeSuccesses, failed_in_a_row: health.probeFailures }
   }
-}
-
-/** Why it may take a request now, or may not: isAvailable() in words. */
-function reasonOf (instance: Instance, now: number, capacity: number): string {
-  const { draining, inFlight, health } = instance.runtime
-  if (draining) return 'it drains: nothing new is sent to it'
-  if (!health.up) return `its probes fail (${health.probeFailures} in a row)`
-  if (inFlight >= capacity) return `it is full: ${inFlight} of ${capacity} requests are under way`
-  if (health.ejectedUntil === 0) return health.probeFailures > 0 ? `it serves, though its last probes failed (${health.probeFailures} in a row)` : 'it serves'
-  const reason = health.ejectedFor === 'connection' ? 'connections to it failed' : 'its answers were failures'
-  if (isDueForTrial(instance, now)) return `it was ejected since ${reason}; that is over, and its next request is the trial`
-  return now < health.ejectedUntil ? `it is ejected until ${new Date(health.ejectedUntil).toISOString()}, since ${reason}` : 'its trial request is under way'
 }
 
 function nextOf (gateway: FastifyInstance, agent: Agent, { by, instance, candidates, panic }: Forecast, now: number) {

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
@@ -84,6 +85,8 @@ export interface FactsLog {
   onFinished (listener: FactsListener): () => void
   /** Exchanges begun and not over. */
   readonly inFlight: number
+  /** For `onClose` hooks that want every exchange: those whose connections were cut off are over a few turns of the event loop later. */
+  settled (): Promise<void>
   /** Ends the account of an exchange that left Fastify (a WebSocket tunnel). Once; later calls do nothing. */
   finish (facts: RequestFacts): void
 }
@@ -100,6 +103,9 @@ declare module 'fastify' {
     readonly attempts: readonly Attempt[]
   }
 }
+
+/** After so many turns of the event loop nobody waits any longer. */
+const maxFinalTurns = 10
 
 const sane = /^[A-Za-z0-9._~+/=:-]{1,128}$/
 
@@ -154,6 +160,9 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
       return () => listeners.delete(listener)
     },
     get inFlight () { return inFlight },
+    async settled () {
+      for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
+    },
     finish
   })
   fastify.addHook('onRequest', function recordFacts (request, reply, done) {

@@ -7,7 +7,7 @@ import type {} from '../discovery/index.ts'
 import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
-import { servingCount, type Agent } from '../../src/fleet/agent.ts'
+import { inFlightOf, servingCount, type Agent } from '../../src/fleet/agent.ts'
 import { stateOf, type InstanceState } from '../../src/fleet/instance.ts'
 import { abortedByLabels, classLabels, methodLabels, reasonLabels, streamLabels, type AgentCounts, type Counts, type Durations, type DurationTable } from './counts.ts'
 
@@ -85,8 +85,8 @@ export function fleetFamilies ({ fastify, counts, version, sees }: FleetFigures)
     gauge('fleet_serving_instances', 'Instances that are up, not ejected and not draining.', inEach(agents, function * (agent) {
       yield { labels: { agent: agent.name }, value: servingCount(agent) }
     })),
-    gauge('fleet_active_attempts', 'Attempts under way, event streams and WebSockets included.', inEach(agents, function * ({ name, instances }) {
-      yield { labels: { agent: name }, value: instances.reduce((sum, { runtime }) => sum + runtime.inFlight, 0) }
+    gauge('fleet_active_attempts', 'Attempts under way, event streams and WebSockets included.', inEach(agents, function * (agent) {
+      yield { labels: { agent: agent.name }, value: inFlightOf(agent) }
     })),
     gauge('fleet_waiting_requests', 'Requests that wait for an instance to have room.', inEach(agents, function * ({ name }) {
       yield { labels: { agent: name }, value: upstream.waiting(name) }

@@ -8,6 +8,7 @@ import type {} from '../facts/index.ts'
 import type { FleetRouteConfig } from '../auth/route-config.ts'
 import { MethodNotAllowedError, NotFoundError, type FleetError } from '../../src/errors.ts'
 import { renderProblem, toFleetError } from '../../src/problem.ts'
+import { pathOf } from '../../src/request-target.ts'
 import { RouteTable } from '../../src/route-table.ts'
 
 export interface ProblemPluginOptions {
@@ -57,11 +58,6 @@ function answer (error: FleetError, request: FastifyRequest, reply: FastifyReply
 /** The facts plugin's id where it runs, else Fastify's. */
 function requestIdOf (request: FastifyRequest): string {
   return (request as { facts?: { id: string } | null }).facts?.id ?? String(request.id)
-}
-
-function pathOf (url: string): string {
-  const query = url.indexOf('?')
-  return query === -1 ? url : url.slice(0, query)
 }
 
 export default fp(problemPlugin, { name: 'fleet-problem', fastify: '5.x' })

@@ -9,7 +9,7 @@ import type {} from '../discovery/index.ts'
 import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
-import type { Agent } from '../../src/fleet/agent.ts'
+import { inFlightOf, type Agent } from '../../src/fleet/agent.ts'
 import { stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
 import { mayTouch } from '../../src/principal.ts'
 import { Counters, type AgentCounters, type InstanceCounters } from './counters.ts'
@@ -103,16 +103,14 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
   const stopFinished = facts.onFinished(exchange => counters.countExchange(exchange))
   const stopSettled = upstream.onSettled(attempt => counters.countAttempt(attempt))
 
-  function agentStats ({ rotation, instances }: Agent): AgentStats {
-    const { requests, errors, retries, latency } = counters.ofAgent(rotation)
+  function agentStats (agent: Agent): AgentStats {
+    const { requests, errors, retries, latency } = counters.ofAgent(agent.rotation)
     const byId: AgentStats['instances'] = {}
-    let inFlight = 0
-    for (const instance of instances) {
+    for (const instance of agent.instances) {
       const { id, runtime } = instance
-      inFlight += runtime.inFlight
       byId[id] = { ...counters.ofInstance(runtime), in_flight: runtime.inFlight, state: stateOf(instance) }
     }
-    return { requests, errors, retries, in_flight: inFlight, latency_ms: latencyView(latency), instances: byId }
+    return { requests, errors, retries, in_flight: inFlightOf(agent), latency_ms: latencyView(latency), instances: byId }
   }
 
   fastify.decorate('stats', {

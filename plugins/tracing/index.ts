@@ -2,7 +2,6 @@
  * Traces by OpenTelemetry, for who asks for them: a span per request and one per attempt below it, by OTLP. Continues the client's trace, and
  * has the attempt's span be the parent of what the agent records. Off, nothing of OpenTelemetry's SDK is loaded; `proxy` then continues `traceparent`.
  */
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type * as Api from '@opentelemetry/api'
 import type { FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
@@ -23,14 +22,12 @@ export interface TracingPluginOptions extends Partial<TracingOptions> {
 
 /** What can't be sent in that time at the end is lost. */
 const mostFlushMs = 3_000
-/** Exchanges whose connections are cut off at the end are over a few turns of the event loop after the server has closed. */
-const maxFinalTurns = 10
 
 const tracingPlugin: FastifyPluginAsync<TracingPluginOptions> = async (fastify, opts) => {
   const { env = {}, clock = systemClock, ...data } = opts
-  const { enabled } = parseOptions(TracingOptions, data, 'tracing')
+  const { enabled } = parseOptions(TracingOptions, data, 'tracing', ['env', 'clock'])
   if (!enabled || env['OTEL_SDK_DISABLED']?.toLowerCase() === 'true' || env['OTEL_TRACES_EXPORTER'] === 'none') return
-  const sdk = await startSdk({ info: text => fastify.log.info(text), warn: text => fastify.log.warn(text) })
+  const sdk = await startSdk(fastify.log)
   const { api } = sdk
 
   fastify.addHook('onRequest', function traceRequest (request, _reply, done) {
@@ -44,7 +41,7 @@ const tracingPlugin: FastifyPluginAsync<TracingPluginOptions> = async (fastify, 
   })
   const stopListening = fastify.facts.onFinished(({ trace }) => (trace as Spans | null)?.end())
   fastify.addHook('onClose', async () => {
-    for (let turns = 0; turns < maxFinalTurns && fastify.facts.inFlight > 0; turns++) await nextTurn()
+    await fastify.facts.settled()
     stopListening()
     const { promise: timeIsUp, cancel } = elapsed(clock)
     const ended = await Promise.race([sdk.shutdown().then(() => true, () => true), timeIsUp])

@@ -5,6 +5,7 @@
 import type * as Api from '@opentelemetry/api'
 import type { RequestFacts, RequestTrace } from '../facts/index.ts'
 import { isFailure, type Attempt } from '../../src/fleet/attempt.ts'
+import { pathOf } from '../../src/request-target.ts'
 
 /** Others are `_OTHER`: the values of this attribute must be few. */
 const knownMethods: ReadonlySet<string> = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'CONNECT', 'OPTIONS', 'TRACE', 'PATCH', 'QUERY'])
@@ -31,7 +32,7 @@ export function beginTrace (tracing: Tracing, { facts, scheme, route, parent }: 
   const attributes = {
     ...methodOf(facts.method),
     'url.scheme': scheme,
-    'url.path': pathOf(facts.url),
+    'url.path': pathOf(facts.url).slice(0, mostPathLength),
     'client.address': facts.clientAddress,
     ...(route !== undefined && { 'http.route': route }),
     'fleet.request_id': facts.id
@@ -111,10 +112,4 @@ export class Spans implements RequestTrace {
 
 function methodOf (method: string): Api.Attributes {
   return knownMethods.has(method) ? { 'http.request.method': method } : { 'http.request.method': '_OTHER', 'http.request.method_original': method }
-}
-
-/** Never the query: tokens are in such. */
-function pathOf (url: string): string {
-  const end = url.indexOf('?')
-  return (end === -1 ? url : url.slice(0, end)).slice(0, mostPathLength)
 }

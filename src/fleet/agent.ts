@@ -78,3 +78,10 @@ export function servingCount (agent: Agent): number {
   for (const instance of agent.instances) if (isServing(instance)) count++
   return count
 }
+
+/** Attempts that its instances have under way. */
+export function inFlightOf ({ instances }: Agent): number {
+  let inFlight = 0
+  for (const { runtime } of instances) inFlight += runtime.inFlight
+  return inFlight
+}

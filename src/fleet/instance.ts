@@ -142,6 +142,18 @@ export function isAvailable (instance: Instance, now: number, capacity = Infinit
   return health.ejectedUntil === 0 || isDueForTrial(instance, now)
 }
 
+/** Why it may take a new request now, or may not: isAvailable() in words. What brought it there, `health.lastChange()` tells. */
+export function availabilityInWords (instance: Instance, now: number, capacity = Infinity): string {
+  const { draining, inFlight, health } = instance.runtime
+  if (draining) return 'it drains: nothing new is sent to it'
+  if (!health.up) return `its probes fail (${health.probeFailures} in a row)`
+  if (inFlight >= capacity) return `it is full: ${inFlight} of ${capacity} requests are under way`
+  if (health.ejectedUntil === 0) return health.probeFailures > 0 ? `it serves, though its last probes failed (${health.probeFailures} in a row)` : 'it serves'
+  const reason = health.ejectedFor === 'connection' ? 'connections to it failed' : 'its answers were failures'
+  if (isDueForTrial(instance, now)) return `it was ejected since ${reason}; that is over, and its next request is the trial`
+  return now < health.ejectedUntil ? `it is ejected until ${new Date(health.ejectedUntil).toISOString()}, since ${reason}` : 'its trial request is under way'
+}
+
 /** Its ejection is over, and no trial request is under way that may still decide: the next attempt is one. */
 export function isDueForTrial ({ runtime: { health } }: Instance, now: number): boolean {
   if (!health.up || health.ejectedUntil === 0 || now < health.ejectedUntil) return false

@@ -341,3 +341,14 @@ t.test('under a prefix everything is below it, the host\'s routes are not ours t
   t.equal((await app.inject('/own')).body, 'mine')
   t.ok((app.swagger() as unknown as OpenApi).paths['/own'])
 })
+
+t.test('files of a page say what they depend on beside what CORS says, and come packed to who takes that alone', async t => {
+  const gateway = await buildGateway(t, { cors: { origins: ['https://app.example.com'] } })
+
+  for (const url of ['/docs/docs.css', '/console/']) {
+    const packed = await gateway.inject({ url, headers: { origin: 'https://app.example.com', 'accept-encoding': 'gzip' } })
+    t.match(packed, { statusCode: 200, headers: { vary: 'Origin, accept-encoding', 'content-encoding': 'gzip' } })
+    const plain = await gateway.inject({ url, headers: { 'accept-encoding': 'identity, gzip;q=0' } })
+    t.equal(plain.headers['content-encoding'], undefined)
+  }
+})

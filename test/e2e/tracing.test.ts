@@ -1,8 +1,8 @@
 /** Traces over real sockets, from a client's `traceparent` to a receiver of OTLP. */
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
+import { request, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
 import { connect } from 'node:net'
-import type { IncomingHttpHeaders } from 'node:http'
 import { Writable } from 'node:stream'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
@@ -83,6 +83,22 @@ t.test('a request is a SERVER span, its attempt a CLIENT span below it, and that
   t.same(seen.map(({ headers }) => headers['traceparent']), [`00-${server!.traceId}-${client!.spanId}-01`])
   t.ok(server!.startMs <= client!.startMs && client!.startMs <= client!.endMs && client!.endMs <= server!.endMs, 'one within the other')
   t.ok(Math.abs(server!.startMs - Date.now()) < 60_000, 'in time since the epoch')
+})
+
+t.test('of a target only its path is told, in whatever form it came', async t => {
+  const { gateway, spans } = await traced(t)
+  const { hostname: host, port } = new URL(gateway.origin)
+
+  for (const path of ['http://localhost/api/planner/x?token=s3cret', 'http://somebody:s3cret@localhost/api/planner/x', '/api/planner/x?token=s3cret']) {
+    const asked = request({ host, port, path, headers: { host: 'localhost' } }).end()
+    const [response] = await once(asked, 'response') as [IncomingMessage]
+    response.resume()
+    await once(response, 'close')
+  }
+
+  const all = (await spans()).filter(({ kind }) => kind === 2)
+  t.ok(all.length >= 2)
+  for (const { attributes } of all) t.equal(attributes['url.path'], '/api/planner/x')
 })
 
 t.test('a client\'s trace is continued, with its state; what is no trace begins one, without', async t => {
