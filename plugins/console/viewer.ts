@@ -18,6 +18,11 @@ export class Viewer extends Readable {
   #missed = 0
   #isOver = false
 
+  /** It was dismissed; what it was told last may still be on its way. */
+  get isOver (): boolean {
+    return this.#isOver
+  }
+
   constructor (request: FastifyRequest, principal: Principal | null | undefined) {
     super({ highWaterMark: 16 * 1024 })
     this.request = request
