@@ -16,6 +16,7 @@ import type { Asker } from '../../src/fleet/balancer.ts'
 import { isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 import { mayTouch, type Principal } from '../../src/principal.ts'
+import { isDecodable, routableTarget } from '../../src/request-target.ts'
 import type { FoundRoute, RouteTable } from '../../src/route-table.ts'
 
 /** Whose request it would be, and what it asks for. */
@@ -36,7 +37,7 @@ export type Explanation = ReturnType<typeof explain>
 export function explain (gateway: FastifyInstance, question: Question) {
   const { routes } = gateway.problem
   const { method, target, principal } = question
-  const path = target.split('?', 1)[0]!
+  const path = routableTarget({ url: target }).split('?', 1)[0]!
   const framing = targetProblem(gateway, target)
   const route = framing === undefined ? routes.find(method, path) : undefined
   const config = route?.config
@@ -71,17 +72,7 @@ function targetProblem (gateway: FastifyInstance, target: string): FleetError | 
   if (!target.startsWith('/')) return new BadRequestError('The path has to begin with "/"')
   const problem = gateway.hasDecorator('guard') ? gateway.guard.targetProblem(target) : undefined
   if (problem !== undefined) return new BadRequestError(problem)
-  return isDecodable(target.split('?', 1)[0]!) ? undefined : new BadRequestError('The path is no valid UTF-8 when it is decoded')
-}
-
-/** What the router can't decode it gives to no route. */
-function isDecodable (path: string): boolean {
-  try {
-    decodeURI(path)
-    return true
-  } catch {
-    return false
-  }
+  return isDecodable(routableTarget({ url: target }).split('?', 1)[0]!) ? undefined : new BadRequestError('The path is no valid UTF-8 when it is decoded')
 }
 
 function routeProblem (method: string, path: string, routes: RouteTable<FleetRouteConfig>): FleetError {
