@@ -16,7 +16,7 @@ export interface FoundRoute<C> {
   /** As it was declared: `/registry/:name`. */
   readonly url: string
   readonly config: C | undefined
-  /** By name; `*` is what a wildcard stands for. Not decoded. */
+  /** By name; `*` is what a wildcard stands for. Still encoded are those characters that decodeURI() leaves, and `%`. */
   readonly params: Readonly<Record<string, string>>
 }
 
@@ -40,20 +40,32 @@ export class RouteTable<C = unknown> {
   }
 
   /** The methods that the path can be asked with; none when there is no such path. */
-  methodsAt (path: string): Set<string> {
+  methodsAt (asked: string): Set<string> {
+    const path = routable(asked)
     const methods = new Set<string>()
     for (const { pattern, byMethod } of this.#entries.values()) if (pattern.test(path)) for (const method of byMethod.keys()) methods.add(method)
     return methods
   }
 
   /** The route, of several that match the one with the fewest parameters, as the router decides. */
-  find (method: string, path: string): FoundRoute<C> | undefined {
+  find (method: string, asked: string): FoundRoute<C> | undefined {
+    const path = routable(asked)
     const [best] = [...this.#entries.values()]
       .filter(({ pattern, byMethod }) => byMethod.has(method) && pattern.test(path))
       .sort((a, b) => looseness(a) - looseness(b))
     if (best === undefined) return undefined
     const values = best.pattern.exec(path)!.slice(1)
     return { url: best.url, config: best.byMethod.get(method), params: Object.fromEntries(best.names.map((name, index) => [name, values[index]!])) }
+  }
+}
+
+/** The path as the router compares it: `/%61udit` is `/audit`. One that can't be decoded is no route's. */
+function routable (path: string): string {
+  if (!path.includes('%')) return path
+  try {
+    return decodeURI(path.replaceAll('%25', '%2525'))
+  } catch {
+    return path
   }
 }
 

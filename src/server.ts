@@ -12,6 +12,7 @@ import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNo
 import { endLingering } from './linger.ts'
 import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
+import { routableTarget } from './request-target.ts'
 
 /** Bytes of request line and header fields together; more is answered with 431. */
 const maxHeadBytes = 32 * 1024
@@ -149,29 +150,6 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
   }
   // The client did not wait: nothing of the body is left to come, for which Node would close the connection.
   request.once('end', () => { (response as { _expect_continue?: boolean })._expect_continue = false })
-}
-
-/**
- * What the router sees. A path under /api whose percent-encoding is not UTF-8 is the agent's business, but the router would refuse it:
- * such segments are taken out of its sight. The proxy reads the original target.
- */
-function routableTarget ({ url = '/' }: { url?: string | undefined }): string {
-  if (!url.includes('%') || !url.includes('/api/')) return url
-  const query = url.indexOf('?')
-  const path = query === -1 ? url : url.slice(0, query)
-  if (isDecodable(path) || brokenEncoding.test(path)) return url
-  return path.split('/').map(segment => isDecodable(segment) ? segment : '_').join('/')
-}
-
-const brokenEncoding = /%(?![0-9a-f]{2})/i
-
-function isDecodable (segment: string): boolean {
-  try {
-    decodeURIComponent(segment)
-    return true
-  } catch {
-    return false
-  }
 }
 
 /** Connections whose last answer was given, or waits for those before it. What else comes on them is not looked at. */

@@ -21,6 +21,7 @@ t.test('of several routes the one with the fewest parameters, and what stands fo
     ['POST', '/fleet/registry/x', { config: 'odd', params: { name: 'x' } }],
     ['GET', '/fleet/api/', { config: 'exact' }],
     ['GET', '/fleet/api/a/b', { config: 'proxy', params: { '*': 'a/b' } }],
+    ['GET', '/fleet/a%70i/a%25b', { config: 'proxy', params: { '*': 'a%25b' } }],
     ['GET', '/fleet', { config: 'root' }],
     ['GET', '/fleet/', { config: 'root' }],
     ['OPTIONS', '/fleet/x', undefined],
@@ -32,5 +33,7 @@ t.test('of several routes the one with the fewest parameters, and what stands fo
 
 t.test('the methods of a path', async t => {
   t.same([...table().methodsAt('/fleet/registry/register')].sort(), ['DELETE', 'POST'])
+  t.same([...table().methodsAt('/fl%65et/r%65gistry/%72egister')].sort(), ['DELETE', 'POST'], 'however it is encoded')
+  t.same([...table().methodsAt('/fleet%2Fregistry/register')], [], 'but for what means something else then')
   t.same([...table().methodsAt('/elsewhere')], [])
 })

@@ -47,7 +47,7 @@ const ticksToHeartbeat = 15_000 / tickMs
 const mostStuckTicks = 60_000 / tickMs
 /** What a client waits before it connects again. */
 const retryMs = 2_000
-/** What readers get to take the rest in, when the gateway closes. */
+/** What a reader gets to take the rest in, when its stream is ended. */
 const farewellMs = 1_000
 
 export class LiveStreams {
@@ -93,11 +93,14 @@ export class LiveStreams {
 
   /** Ends all streams properly; who does not take what is under way is cut off soon after. */
   endAll (): void {
-    for (const { response } of this.#readers) {
-      response.end()
-      const stopWaiting = this.#clock.after(farewellMs, () => response.destroy())
-      response.once('close', stopWaiting)
-    }
+    for (const reader of this.#readers) this.#end(reader)
+  }
+
+  #end ({ response }: Reader): void {
+    if (response.writableEnded) return // it was told already, and has its time
+    response.end()
+    const stopWaiting = this.#clock.after(farewellMs, () => response.destroy())
+    response.once('close', stopWaiting)
   }
 
   #share (): number {
@@ -132,13 +135,9 @@ export class LiveStreams {
     }
   }
 
-  async #check ({ response, isAllowed }: Reader): Promise<void> {
-    let allowed = false
-    try {
-      allowed = await isAllowed()
-    } finally {
-      if (!allowed) response.end()
-    }
+  async #check (reader: Reader): Promise<void> {
+    const allowed = await Promise.resolve(reader.isAllowed()).catch(() => false)
+    if (!allowed) this.#end(reader)
   }
 
   /** Sends what there is by now, as far as the reader takes it. */

@@ -36,6 +36,8 @@ export interface ConsolePluginOptions extends Partial<ConsoleOptions> {
 const tickMs = 1_000
 /** The most streams that are open at once. */
 const mostViewers = 100
+/** What a viewer gets to take the rest in, when its stream is ended. */
+const farewellMs = 1_000
 /** Finished requests that a new viewer is told of. */
 const mostRequestsAtOnce = 200
 
@@ -148,7 +150,8 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
 
     let forAll: string | undefined
     for (const viewer of viewers) {
-      if (!isStillWelcome(viewer)) viewer.dismiss('unauthorized')
+      if (viewer.isOver) continue
+      if (!isStillWelcome(viewer)) dismiss(viewer, 'unauthorized')
       else if (!viewer.isReady()) continue
       else if (viewer.isBehind) tellAll(viewer)
       else if (seesAll(viewer.principal)) viewer.tell('tick', forAll ??= tickFor(viewer.principal))
@@ -161,7 +164,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
     if (viewer.principal === undefined) return true
     const found = fastify.auth.principalOf(viewer.request)
     if (!(found instanceof Promise)) return isWelcomeAs(viewer, found)
-    found.then(principal => { if (!isWelcomeAs(viewer, principal)) viewer.dismiss('unauthorized') }, error => fastify.log.debug(error, 'A console\'s token could not be judged'))
+    found.then(principal => { if (!isWelcomeAs(viewer, principal)) dismiss(viewer, 'unauthorized') }, error => fastify.log.debug(error, 'A console\'s token could not be judged'))
     return true
   }
 
@@ -174,7 +177,15 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
   }
 
   function dismissAll (): void {
-    for (const viewer of viewers) viewer.dismiss('closing')
+    for (const viewer of viewers) dismiss(viewer, 'closing')
+  }
+
+  /** Who does not take it is cut off: its place, and a listener that closes, wait no longer. */
+  function dismiss (viewer: Viewer, reason: 'unauthorized' | 'closing'): void {
+    if (viewer.isOver) return
+    viewer.dismiss(reason)
+    const stopWaiting = clock.after(farewellMs, () => viewer.destroy())
+    viewer.once('close', stopWaiting)
   }
 
   const stopTicking = clock.every(tickMs, tick)

@@ -18,8 +18,13 @@ export class Viewer extends Readable {
   #missed = 0
   #isOver = false
 
+  /** It was dismissed; what it was told last may still be on its way. */
+  get isOver (): boolean {
+    return this.#isOver
+  }
+
   constructor (request: FastifyRequest, principal: Principal | null | undefined) {
-    super({ highWaterMark: 16 * 1024 })
+    super({ highWaterMark: 1 }) // a byte is enough to wait with what comes next
     this.request = request
     this.principal = principal
   }

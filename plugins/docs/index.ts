@@ -130,8 +130,9 @@ const docsPlugin: FastifyPluginAsync<DocsPluginOptions> = async (fastify, opts) 
 
   /** The agent's own document. */
   async function ofAgent (nameOrAlias: string, request: FastifyRequest, reply: FastifyReply) {
+    // Before the agent is looked for: what is said of a name that nobody has tells of others like it.
+    if (!mayTouch(request.principal, registry.find(nameOrAlias)?.name ?? nameOrAlias)) throw new ForbiddenError('This key is not for that agent')
     const agent = registry.get(nameOrAlias)
-    if (!mayTouch(request.principal, agent.name)) throw new ForbiddenError('This key is not for that agent')
     const finding = await documents.of(agent)
     if ('problem' in finding) throw new NotFoundError(`The agent "${agent.name}" shows no OpenAPI document: ${inWords(finding.problem)}`)
     return reply.type('application/json; charset=utf-8').send(finding.text(serverOf(agent.name)))

@@ -10,14 +10,14 @@ import type {} from '../proxy/index.ts'
 import type {} from '../rate-limit/index.ts'
 import type { FleetRouteConfig } from '../auth/index.ts'
 import type { Forecast } from '../upstream/index.ts'
-import { AgentNotFoundError, BadRequestError, MethodNotAllowedError, NoInstanceAvailableError, NotFoundError, isFleetError, type FleetError } from '../../src/errors.ts'
+import { AgentNotFoundError, BadRequestError, ForbiddenError, MethodNotAllowedError, NoInstanceAvailableError, NotFoundError, isFleetError, type FleetError } from '../../src/errors.ts'
 import { statusOf, type Agent } from '../../src/fleet/agent.ts'
 import type { Asker } from '../../src/fleet/balancer.ts'
 import { availabilityInWords, isAvailable, isDueForTrial, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
 import { mayTouch, type Principal } from '../../src/principal.ts'
-import { pathOf } from '../../src/request-target.ts'
-import type { RouteTable } from '../../src/route-table.ts'
+import { isDecodable, pathOf, routableTarget } from '../../src/request-target.ts'
+import type { FoundRoute, RouteTable } from '../../src/route-table.ts'
 
 /** Whose request it would be, and what it asks for. */
 export interface Question {
@@ -37,7 +37,7 @@ export type Explanation = ReturnType<typeof explain>
 export function explain (gateway: FastifyInstance, question: Question) {
   const { routes } = gateway.problem
   const { method, target, principal } = question
-  const path = pathOf(target)
+  const path = pathOf(routableTarget({ url: target }))
   const framing = targetProblem(gateway, target)
   const route = framing === undefined ? routes.find(method, path) : undefined
   const config = route?.config
@@ -45,11 +45,13 @@ export function explain (gateway: FastifyInstance, question: Question) {
   const asked = isProxy ? gateway.proxy.read(target) : undefined
   const name = isProxy ? asked?.name : decoded(route?.params['name'])
   const known = name === undefined ? undefined : gateway.registry.find(name)
+  // Nobody may learn by another's key of agents that his own is not for, nor of names like theirs.
+  if (principal !== question.teller && name !== undefined && !mayTouch(question.teller, known?.name ?? name)) throw new ForbiddenError('This key is not for that agent')
   const seen = known !== undefined && mayTouch(question.teller, known.name) ? known : undefined
   const forecast = isProxy && seen !== undefined ? gateway.upstream.forecast(seen, question.asker) : undefined
 
   const refusal = framing ?? (route === undefined ? routeProblem(method, path, routes) : undefined) ??
-    permissionProblem(gateway, principal, config, name) ??
+    permissionProblem(gateway, principal, config, isProxy ? askedFor(route!) : name) ??
     (isProxy ? agentProblem(gateway, asked === undefined, name, known, forecast) : name !== undefined && known === undefined ? unknownAgent(gateway, name) : undefined)
   return {
     method,
@@ -57,7 +59,7 @@ export function explain (gateway: FastifyInstance, question: Question) {
     outcome: refusal !== undefined ? 'refused' : isProxy ? 'forwarded' : 'answered',
     refusal: refusal === undefined ? null : { status: refusal.statusCode, code: refusal.code, detail: refusal.message },
     route: route === undefined ? null : { path: isProxy ? patternOf(route.url) : route.url.replaceAll(/:(\w+)/g, '{$1}'), needs: needsOf(config) },
-    key: { id: principal.id, scopes: principal.scopes, agents: principal.agents },
+    key: { id: principal.id, scopes: principal.scopes, agents: agentsOf(principal, question.teller) },
     rate_limit: route === undefined ? null : rateLimitOf(gateway, principal, config, isProxy ? seen : undefined),
     agent: seen === undefined ? null : { name: seen.name, asked_as: name!, status: statusOf(seen), ...(asked !== undefined && { path: asked.rest }) },
     policy: asked === undefined || seen === undefined ? null : policyOf(gateway, seen, asked.rest, method),
@@ -69,7 +71,8 @@ export function explain (gateway: FastifyInstance, question: Question) {
 function targetProblem (gateway: FastifyInstance, target: string): FleetError | undefined {
   if (!target.startsWith('/')) return new BadRequestError('The path has to begin with "/"')
   const problem = gateway.hasDecorator('guard') ? gateway.guard.targetProblem(target) : undefined
-  return problem === undefined ? undefined : new BadRequestError(problem)
+  if (problem !== undefined) return new BadRequestError(problem)
+  return isDecodable(pathOf(routableTarget({ url: target }))) ? undefined : new BadRequestError('The path is no valid UTF-8 when it is decoded')
 }
 
 function routeProblem (method: string, path: string, routes: RouteTable<FleetRouteConfig>): FleetError {
@@ -98,6 +101,15 @@ function unknownAgent (gateway: FastifyInstance, name: string): FleetError {
     if (isFleetError(error)) return error
   }
   return new AgentNotFoundError(`No agent is registered as "${name.slice(0, 64)}"`)
+}
+
+function agentsOf ({ agents }: Principal, teller: Principal): Principal['agents'] {
+  return agents === '*' ? '*' : agents.filter(name => mayTouch(teller, name))
+}
+
+/** The agent whose permission is asked for, as auth reads it from the route's wildcard. */
+function askedFor ({ params }: FoundRoute<FleetRouteConfig>): string {
+  return (decoded(params['*']) ?? '').split('/', 1)[0]!
 }
 
 function decoded (segment: string | undefined): string | undefined {

@@ -343,6 +343,54 @@ t.test('a reader that takes nothing for a minute is cut off', async t => {
   t.match(gateway.auditLog.recent({ limit: 1 }), [{ path: '/audit', ending: 'client-aborted' }])
 })
 
+t.test('a reader that takes nothing and whose key is revoked is cut off soon', async t => {
+  const clock = fakeClock(Date.now())
+  const { gateway } = await scene(t, { clock, auth: { keys }, rateLimit: { enabled: false } })
+  const stuck = connect(gateway.port, '127.0.0.1').pause()
+  stuck.on('error', () => {})
+  t.teardown(() => stuck.destroy())
+  stuck.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nAuthorization: Bearer token-of-all\r\n\r\n')
+  const [, response] = await once(gateway.server, 'request') as [IncomingMessage, ServerResponse]
+  const closed = once(response, 'close')
+  const path = '/' + 'x'.repeat(2_000)
+  while (!response.writableNeedDrain) {
+    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
+    clock.advance(100)
+  }
+
+  gateway.auth.reconfigure({ keys: [keys[1]!] })
+  for (let second = 0; second < 3; second++) {
+    clock.advance(1_000)
+    await new Promise(resolve => setImmediate(resolve))
+  }
+
+  t.equal(response.destroyed, true)
+  await closed
+})
+
+t.test('however long the end of a stream takes, it is told once', async t => {
+  const clock = fakeClock(Date.now())
+  const { gateway } = await scene(t, { clock })
+  const stuck = connect(gateway.port, '127.0.0.1').pause()
+  stuck.on('error', () => {})
+  t.teardown(() => stuck.destroy())
+  stuck.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n')
+  const [, response] = await once(gateway.server, 'request') as [IncomingMessage, ServerResponse]
+  const path = '/' + 'x'.repeat(2_000)
+  while (!response.writableNeedDrain) {
+    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
+    clock.advance(100)
+  }
+  const listeners = response.listenerCount('close')
+
+  const drained = gateway.drain.begin({ delayMs: 0, timeoutMs: 60_000 })
+  for (let tick = 0; tick < 9; tick++) clock.advance(100)
+
+  t.equal(response.listenerCount('close'), listeners + 1)
+  clock.advance(200)
+  await drained
+})
+
 t.test('streams end properly when the gateway drains, which they do not hold up', async t => {
   const { gateway } = await scene(t)
   const streams = await Promise.all(Array.from({ length: 5 }, () => readEvents(t, `${gateway.origin}/audit`)))

@@ -1,7 +1,10 @@
 /** The OpenAPI document is true: it has every route and no other, and what the gateway answers is what it says. */
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t, { type Test } from 'tap'
 import fastifySwagger from '@fastify/swagger'
 import Fastify from 'fastify'
+import { readAgentDocument } from '../../plugins/docs/agent-document.ts'
 import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, buildGateway, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
@@ -221,12 +224,17 @@ t.test('agents that describe themselves are listed with their paths under /api, 
 
 t.test('a key that is limited to agents sees those alone', async t => {
   const [planner, other] = [await describing(t, plannerDocument), await describing(t, plannerDocument)]
-  const gateway = await buildGateway(t, { auth, agents: [agentAt('planner', planner), agentAt('other', other)], ...unprobed })
+  const gateway = await buildGateway(t, { auth, agents: [agentAt('planner', planner), { ...agentAt('other', other), aliases: ['other-alias'] }], ...unprobed })
   const reader = { authorization: 'Bearer a-reading-token' }
 
   const document = (await gateway.inject({ url: '/openapi.json', headers: reader })).json<OpenApi>()
   const refused = await gateway.inject({ url: '/openapi.json?agent=other', headers: reader })
 
+  for (const name of ['othr', 'other-aliass', 'nobody']) {
+    const unknown = await gateway.inject({ url: `/openapi.json?agent=${name}`, headers: reader })
+    t.equal(unknown.statusCode, 403, 'a name that nobody has leads to no other')
+    t.notMatch(unknown.body, /"other/)
+  }
   t.same(Object.keys(document['x-fleet-agents']), ['planner'])
   t.notOk(Object.keys(document.paths).some(path => path.startsWith('/api/other')))
   t.equal(refused.statusCode, 403)
@@ -318,6 +326,22 @@ t.test('a hostile agent breaks nothing and leads nowhere', async t => {
   t.same(own.paths['/ok']!['get'], { summary: 7, parameters: [], security: [{ own: [], fleetToken: [] }], responses: {} })
   t.same(own.components.schemas, { A: {}, B: { properties: { servers: { type: 'array' }, $ref: { type: 'string' } } } })
   t.same(Object.keys(own.components.securitySchemes), ['own', 'bearer', 'fleetToken'])
+})
+
+t.test('of a document its text is kept, and not the objects that it was made from', async t => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const bulky = `{"openapi":"3.1.0","x":[${'{},'.repeat(300_000)}{}],"components":{"securitySchemes":{"own":{"type":"http","scheme":"basic"}}}}`
+  readAgentDocument(bulky) // what is compiled and cached once is not counted
+  collect()
+  const before = process.memoryUsage().heapUsed
+
+  const documents = Array.from({ length: 5 }, () => readAgentDocument(bulky))
+
+  collect()
+  const each = (process.memoryUsage().heapUsed - before) / documents.length
+  t.ok(each < 4 * 1024 * 1024, `${Math.round(each / 1024)} KiB each`)
+  t.match(documents[4]!.text('/api/x'), '{"openapi":"3.1.0","servers":[{"url":"/api/x"}],')
 })
 
 t.test('under a prefix everything is below it, the host\'s routes are not ours to show, and the host may have @fastify/swagger itself', async t => {

@@ -212,6 +212,38 @@ t.test('another key may be asked for with admin alone, and a key that is limited
   t.equal((await gateway.inject('/explain?path=/x')).statusCode, 401)
 })
 
+t.test('a key that is limited to agents learns nothing of others by another key', async t => {
+  const agent = await fakeAgent(t)
+  const keys = [
+    { id: 'some', token: 'token-of-some-admin', scopes: ['admin'], agents: ['planner'] },
+    { id: 'all', token: 'token-of-all-admin', scopes: ['admin'] },
+    { id: 'others', token: 'token-of-others', scopes: ['proxy'], agents: ['planner', 'secret-agent'] }
+  ] satisfies NonNullable<FleetGatewayOptions['auth']>['keys']
+  const gateway = await buildGateway(t, { auth: { keys }, agents: [agentAt('planner', agent), { ...agentAt('secret-agent', agent), aliases: ['hidden'] }], ...unprobed })
+  const headers = { authorization: 'Bearer token-of-some-admin' }
+
+  for (const path of ['/api/secret-agent/', '/api/secret-agnt/', '/api/hidden/', '/api/%73ecret-agent/', '/agents/secret-agnt', '/console/agents/hidde/history']) {
+    await t.rejects(ask(gateway, 'GET', path, { headers, key: 'all' }), { code: 'FLEET_FORBIDDEN' }, path)
+  }
+  t.match(await ask(gateway, 'GET', '/api/planner/', { headers, key: 'all' }), { outcome: 'forwarded', key: { agents: '*' } })
+  t.same((await ask(gateway, 'GET', '/stats', { headers, key: 'others' })).key.agents, ['planner'])
+  t.same((await ask(gateway, 'GET', '/stats', { headers: { authorization: 'Bearer token-of-all-admin' }, key: 'others' })).key.agents, ['planner', 'secret-agent'])
+})
+
+t.test('however a path is encoded, it is explained as it is routed', async t => {
+  const { gateway } = await fleet(t, 1)
+  const paths = ['/%61udit', '/%61gents/planner', '/agents/pl%61nner', '/api/pl%61nner/x', '/ap%69/planner/x', '/api', '/api/', '/api//x', '/api/planner%2Fx', '/api/other%2Fx', '/api/planner%252Fx', '/%e4', '/agents/%E4', '/api/planner/%e4', '/api/planner/%25', '/a%25udit', '/a%2525udit', '/%2Faudit', '/audit%3F', '/agents/%25', '/nowhere/%e4']
+
+  for (const token of ['a-long-secret-token', 'a-calling-token']) {
+    const headers = { authorization: `Bearer ${token}` }
+    for (const path of paths) {
+      const { outcome, refusal } = await ask(gateway, 'GET', path, { headers })
+      const { statusCode } = await gateway.inject({ url: path, headers })
+      t.equal(outcome === 'refused' ? refusal!.status : 200, statusCode, `${path} with ${token}`)
+    }
+  }
+})
+
 t.test('under a prefix paths are said with or without it', async t => {
   const agent = await fakeAgent(t)
   const app = Fastify()

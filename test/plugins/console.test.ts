@@ -1,5 +1,6 @@
 import { once } from 'node:events'
-import { request, type IncomingMessage } from 'node:http'
+import { request, type IncomingMessage, type ServerResponse } from 'node:http'
+import { connect } from 'node:net'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
@@ -249,6 +250,46 @@ t.test('who reads nothing is told nothing, costs one message, and begins anew wh
   }
 
   t.equal(Object.keys((message!.data as Snapshot).agents['agent-0']!.facts).length, 31)
+})
+
+/** A fleet too large for what the system keeps of a stream, and one who watches it and reads nothing. */
+async function stuckViewer (t: Test, more: FleetGatewayOptions = {}) {
+  const agents = Array.from({ length: 20_000 }, (_, index) => ({ name: `agent-${index}`, host: '10.0.0.1', port: 1_000 + index, aliases: [`alias-of-agent-${index}`] }))
+  const { clock, gateway } = await fleetWith(t, { agents, registry: { maxAgents: 20_000 }, ...more })
+  const asked = once(gateway.server, 'request') as Promise<[IncomingMessage, ServerResponse]>
+  const client = connect(gateway.port, '127.0.0.1').pause() // from the first byte on: the system keeps the more for who reads quickly
+  client.on('error', () => {})
+  t.teardown(() => client.destroy())
+  client.write(`GET /console/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${secret}\r\n\r\n`)
+  const [, response] = await asked
+  const closed = once(response, 'close')
+  while (!response.writableNeedDrain) await new Promise(resolve => setImmediate(resolve))
+  return { clock, gateway, response, closed }
+}
+
+t.test('who reads nothing for a minute is gone', async t => {
+  const { clock, response, closed } = await stuckViewer(t)
+
+  for (let second = 0; second < 59; second++) clock.advance(1_000)
+  await new Promise(resolve => setImmediate(resolve))
+  t.notOk(response.destroyed)
+  for (let second = 0; second < 3; second++) clock.advance(1_000)
+
+  await closed
+})
+
+t.test('who reads nothing is cut off when its key is revoked, and when the gateway closes', async t => {
+  const revoked = await stuckViewer(t, withAuth)
+  revoked.gateway.auth.reconfigure({ secret: 'another-fleet-secret', keys: [] })
+  for (let second = 0; second < 3; second++) revoked.clock.advance(1_000)
+  await revoked.closed
+
+  const ended = await stuckViewer(t)
+  const closed = ended.gateway.close()
+  await new Promise(resolve => setImmediate(resolve))
+  for (let second = 0; second < 3; second++) ended.clock.advance(1_000)
+  await closed
+  t.ok(ended.response.destroyed)
 })
 
 t.test('a hundred streams at most, and a place is free again when one ends', async t => {

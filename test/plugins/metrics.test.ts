@@ -243,6 +243,8 @@ t.test('an agent that returns goes on counting, and whose name became an alias i
   const scrape = await s.scrape()
   t.equal(scrape.value('fleet_requests_total', { agent: 'planner' }), 2)
   t.equal(scrape.series('fleet_requests_total', { agent: 'old' }).length, 0)
+  s.app.registry.removeAgent('planner')
+  t.equal((await s.scrape()).value('fleet_requests_total', { agent: 'planner' }), 2, 'its ten minutes begin anew')
 })
 
 t.test('a key for some agents sees those alone, and the gateway\'s own', async t => {
