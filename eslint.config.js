@@ -40,7 +40,7 @@ const onlyDomain = {
 // nextTick belongs to the event loop rather than to the process.
 const noProcess = { regex: '^(node:)?process$', allowImportNames: ['nextTick'], message: 'Only src/main.ts touches `process`: take what you need as an argument.' }
 
-const onlyPage = { regex: '^\\.\\./|^node:', allowTypeImports, message: 'The console\'s page runs in browsers: of what the gateway runs it takes types only, by ../wire.ts.' }
+const onlyPage = { regex: '^\\.\\./(?!\\.\\./\\.\\./src/(?:watched-fleet|figures)\\.ts$)|^node:', allowTypeImports, message: 'The console\'s page runs in browsers: of what the gateway runs it takes types only, by ../wire.ts, and what it shares with `top`.' }
 const noPage = { regex: '/page/', message: 'The console\'s page runs in browsers: the gateway serves what was built of it.' }
 
 /** plugins/index.ts lists the plugins for embedders and has no say in anything. */

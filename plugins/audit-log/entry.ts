@@ -3,8 +3,9 @@
  * exchanges are asked for by nobody.
  */
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
-import type { Ending, RequestFacts } from '../facts/index.ts'
+import type { Ending } from '../facts/index.ts'
 import { pathOf } from '../../src/request-target.ts'
+import type { KeptFacts } from './recent.ts'
 
 /** One try at one instance. */
 export interface AuditTry {
@@ -45,7 +46,7 @@ export interface AuditEntry {
 }
 
 /** Makes the entry of a finished exchange. */
-export function entryOf (facts: RequestFacts, id: string): AuditEntry {
+export function entryOf (facts: KeptFacts, id: string): AuditEntry {
   const { attempts, ending, code } = facts
   return {
     id,

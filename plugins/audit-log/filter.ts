@@ -4,8 +4,7 @@
 import { namePattern } from '../../src/agent-options.ts'
 import { BadRequestError } from '../../src/errors.ts'
 import { durationMs } from '../../src/options.ts'
-import type { RequestFacts } from '../facts/index.ts'
-import { mostRecent, type RecentExchanges } from './recent.ts'
+import { mostRecent, type KeptFacts, type RecentExchanges } from './recent.ts'
 
 /** What somebody wants to see; what is left out means all. */
 export interface AuditFilter {
@@ -25,7 +24,7 @@ export interface AuditFilter {
 }
 
 /** What is kept by a filter. */
-export type Predicate = (facts: RequestFacts) => boolean
+export type Predicate = (facts: KeptFacts) => boolean
 
 /** The exchanges that a filter means, as they are now. */
 export interface Selection {
@@ -79,7 +78,7 @@ export function beginningOf (since: string | number | undefined, ring: RecentExc
   return { first, isId: false }
 }
 
-function finishedAt ({ startedAt, durationMs }: RequestFacts): number {
+function finishedAt ({ startedAt, durationMs }: KeptFacts): number {
   return startedAt + durationMs
 }
 

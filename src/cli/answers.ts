@@ -94,6 +94,47 @@ export const AuditEntryShape = Type.Object({
 /** `GET /audit` */
 export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
 
+const Numbers = (length: number) => Type.Array(Type.Number(), { minItems: length })
+
+const InstanceFactsShape = Type.Object({
+  host: Type.String(),
+  port: Type.Integer(),
+  state: Type.Union(['up', 'down', 'ejected', 'draining'].map(state => Type.Literal(state))),
+  why: Type.Union([Type.String(), Type.Null()]),
+  since: Type.Union([Type.Number(), Type.Null()]),
+  until: Type.Union([Type.Number(), Type.Null()]),
+  ejections: Type.Integer(),
+  lease: Type.Union([Type.Object({ lapsed: Type.Boolean() }), Type.Null()])
+})
+
+const AgentUpdateShape = Type.Object({
+  status: Type.Optional(Type.Union(['healthy', 'degraded', 'down'].map(status => Type.Literal(status)))),
+  row: Type.Optional(Numbers(6)),
+  facts: Type.Optional(Type.Record(Type.String(), InstanceFactsShape)),
+  rows: Type.Optional(Type.Record(Type.String(), Numbers(5))),
+  gone: Type.Optional(Type.Array(Type.String()))
+})
+
+const FleetTotals = {
+  now: Type.Number(),
+  totals: Type.Object({ uptime_seconds: Type.Number(), requests: Type.Integer(), errors: Type.Integer(), in_flight: Type.Integer(), watching: Type.Integer() }),
+  config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) }))
+}
+
+/** First message of `GET /console/events`; */
+export const FleetSnapshotShape = Type.Object({
+  ...FleetTotals,
+  sample_seconds: Type.Number({ exclusiveMinimum: 0 }),
+  agents: Type.Record(Type.String(), Type.Intersect([AgentUpdateShape, Type.Object({ status: Type.String(), aliases: Type.Array(Type.String()), row: Numbers(6), spark: Type.Optional(Type.Array(Type.Number())) })]))
+})
+
+/** and those of every second. */
+export const FleetTickShape = Type.Object({
+  ...FleetTotals,
+  agents: Type.Optional(Type.Record(Type.String(), AgentUpdateShape)),
+  gone: Type.Optional(Type.Array(Type.String()))
+})
+
 const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
 
 /** `GET /explain` */

@@ -65,6 +65,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import('./stats.ts')).statsCommand
   },
   {
+    name: 'top',
+    about: 'watch the agents in the terminal: state, requests a second, errors, latencies, and what is wrong',
+    load: async () => (await import('./top.ts')).topCommand
+  },
+  {
     name: 'logs',
     about: 'show the last requests, and follow those that come',
     load: async () => (await import('./logs.ts')).logsCommand

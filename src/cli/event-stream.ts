@@ -12,11 +12,8 @@ export interface StreamEvent {
   readonly id: string | undefined
 }
 
-/** An event that is longer is none of a gateway's. */
-const mostCharacters = 1024 * 1024
-
-/** @throws RangeError when an event does not end */
-export async function * eventsIn (text: AsyncIterable<string>): AsyncGenerator<StreamEvent> {
+/** @throws RangeError when an event does not end within so many characters */
+export async function * eventsIn (text: AsyncIterable<string>, mostCharacters = 1024 * 1024): AsyncGenerator<StreamEvent> {
   let rest = ''
   let id: string | undefined
   for await (const chunk of text) {

@@ -10,6 +10,8 @@ export interface Terminal {
   readonly isTTY?: boolean
   /** Width in characters. */
   readonly columns?: number
+  /** Height in lines. */
+  readonly rows?: number
 }
 
 export interface CommandIo {

@@ -2,14 +2,14 @@
  * `fleet-gateway logs`: the last requests, and with `--follow` those that finish from now on, until somebody ends it.
  */
 import { once } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Command } from 'commander'
 import type { AuditEntry } from '../../plugins/audit-log/index.ts'
 import { AuditEntryShape, AuditShape, hasShape, jsonObjectIn } from './answers.ts'
-import { GatewayAwayError, withClient, type GatewayClient } from './client.ts'
+import { withClient, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, integer, withExamples } from './command.ts'
-import { eventsIn, type StreamEvent } from './event-stream.ts'
-import { colorsFor, CommandError, harmlessJson, legible, onlyColours, say, type Colors, type CommandIo } from './io.ts'
+import type { StreamEvent } from './event-stream.ts'
+import { followed, strangeStream, untilEnded } from './followed.ts'
+import { colorsFor, harmlessJson, legible, onlyColours, say, type Colors, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 import { count } from './wording.ts'
 
@@ -23,10 +23,6 @@ interface LogsFlags extends ClientFlags {
 
 /** What `--follow` begins with where nobody says. */
 const firstLines = 10
-/** Before it asks a gateway again that has gone away: at first, */
-const leastPauseMs = 250
-/** and at most. */
-const mostPauseMs = 5_000
 
 export function logsCommand (io: CommandIo): Command {
   const command = clientCommand('logs')
@@ -61,49 +57,15 @@ function pathFor ({ agent, status, since, limit }: LogsFlags): string {
   return query.size === 0 ? '/audit' : `/audit?${query.toString()}`
 }
 
-/** Until a signal, or until nobody reads any more; a gateway that goes away is waited for. */
+/** Until a signal, or until nobody reads any more. */
 async function follow (client: GatewayClient, flags: LogsFlags, writer: LineWriter, io: CommandIo): Promise<void> {
-  const ending = new AbortController()
-  const end = () => ending.abort()
-  const leave = io.onSignal(end)
-  io.stdout.once('error', end).once('close', end)
-  try {
-    await followUntil(ending.signal, client, flags, writer, io)
-  } catch (error) {
-    if (!ending.signal.aborted) throw error
-  } finally {
-    io.stdout.off('error', end).off('close', end)
-    leave()
-  }
-}
-
-async function followUntil (signal: AbortSignal, client: GatewayClient, flags: LogsFlags, writer: LineWriter, io: CommandIo): Promise<void> {
-  const { url } = client.target
   const path = pathFor({ ...flags, limit: flags.limit ?? (flags.since === undefined ? firstLines : undefined) } as LogsFlags)
-  let lastEventId: string | undefined
-  let wasOpen = false
-  let isAway = false
-  for (let pauseMs = leastPauseMs; ; pauseMs = Math.min(pauseMs * 2, mostPauseMs)) {
-    try {
-      for await (const event of eventsIn(client.stream(path, lastEventId, signal))) {
-        if (isAway) say(io, `The gateway at ${url} is back`)
-        wasOpen = true
-        isAway = false
-        pauseMs = leastPauseMs
-        lastEventId = event.id
-        await tell(event, writer, client, signal, io)
-      }
-    } catch (error) {
-      if (error instanceof RangeError) throw stranger(url)
-      if (!wasOpen || !(error instanceof GatewayAwayError)) throw error
-    }
-    if (!isAway) say(io, `The gateway at ${url} has ended the stream; waiting for it`)
-    isAway = true
-    await sleep(pauseMs, undefined, { signal })
-  }
+  await untilEnded(io, async ({ signal }) => {
+    for await (const event of followed(client, path, { signal, tell: text => say(io, text) })) await tell(event, writer, client, signal, io)
+  })
 }
 
-async function tell ({ type, data }: StreamEvent, writer: LineWriter, { target: { url } }: GatewayClient, signal: AbortSignal, io: CommandIo): Promise<void> {
+async function tell ({ type, data }: StreamEvent, writer: LineWriter, client: GatewayClient, signal: AbortSignal, io: CommandIo): Promise<void> {
   if (type !== 'request' && type !== 'dropped') return
   const told = jsonObjectIn(data)
   if (type === 'dropped') {
@@ -111,12 +73,8 @@ async function tell ({ type, data }: StreamEvent, writer: LineWriter, { target: 
     if (typeof dropped === 'number') say(io, `${count(dropped, 'request')} came too fast, or while nobody read, and can not be shown; the audit log's file has all`)
     return
   }
-  if (told === undefined || !hasShape(AuditEntryShape, told)) throw stranger(url)
+  if (told === undefined || !hasShape(AuditEntryShape, told)) throw strangeStream(client)
   await writer.write(told as AuditEntry, signal)
-}
-
-function stranger (url: string): CommandError {
-  return new CommandError(`What answers at ${url} is no Fleet Gateway, to go by its event stream: correct --url or FLEET_URL`)
 }
 
 /** One line for each request, no faster than they are taken. */

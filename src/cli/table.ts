@@ -12,10 +12,15 @@ const nothing = '-'
 
 /** Prints rows under a head. Cells may be coloured; they are names, addresses and numbers, of which each character is one column wide. */
 export function printTable (io: Pick<CommandIo, 'stdout' | 'env'>, head: readonly string[], rows: readonly (readonly string[])[]): void {
-  const { bold } = colorsFor(io.stdout, io.env)
+  print(io, tableLines(io, head, rows).join('\n'))
+}
+
+/** The lines of a table, its head first. */
+export function tableLines ({ stdout, env }: Pick<CommandIo, 'stdout' | 'env'>, head: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const { bold } = colorsFor(stdout, env)
   const lines = [head.map(title => bold(title.toUpperCase())), ...rows.map(row => row.map(cell => cell === '' ? nothing : cell))]
   const widths = head.map((_, column) => lines.reduce((widest, line) => Math.max(widest, widthOf(line[column]!)), 0))
-  print(io, lines.map(line => line.map((cell, column) => cell + ' '.repeat(widths[column]! - widthOf(cell))).join(gap).trimEnd()).join('\n'))
+  return lines.map(line => line.map((cell, column) => cell + ' '.repeat(widths[column]! - widthOf(cell))).join(gap).trimEnd())
 }
 
 function widthOf (cell: string): number {

@@ -5,8 +5,8 @@ import { signal } from '@preact/signals'
 import { useEffect, useState } from 'preact/hooks'
 import { askToRemoveAgent, openRegistration } from './changes.tsx'
 import { Charts } from './charts.tsx'
-import { agents, beat, requests, type FleetInstance } from './fleet.ts'
-import { formatCount, formatMs, formatRate, formatRatio } from './format.ts'
+import { agents, beat, fleet, type FleetInstance } from './fleet.ts'
+import { formatCount, formatMs, formatRate, formatRatio } from '../../../src/figures.ts'
 import { ask, may } from './gateway.ts'
 import { InstanceActions, instanceColumns } from './instances.tsx'
 import { LongTable, ordered, type Column, type Order } from './long-table.tsx'
@@ -25,7 +25,7 @@ export function AgentView ({ name }: { name: string }) {
   const agent = agents.get(name)
   if (agent === undefined) return <div class='empty'><p>There is no agent of this name, or the key is not for it. <a href='#/'>All agents</a></p></div>
   const { status, aliases, row, rate, errorRatio, instances } = agent
-  const own = (requests ?? []).filter(entry => entry.agent === name).slice(0, mostRequests)
+  const own = (fleet.requests ?? []).filter(entry => entry.agent === name).slice(0, mostRequests)
   return (
     <>
       <div class='agent-head'>
@@ -55,7 +55,7 @@ export function AgentView ({ name }: { name: string }) {
       </section>
       <section aria-labelledby='last-title'>
         <h2 id='last-title'>Last requests <a class='more' href={`#/requests?agent=${encodeURIComponent(name)}`}>all of them</a></h2>
-        <RequestList label={`Last requests to ${name}`} entries={own} empty={requests === null ? 'The gateway keeps no audit log.' : 'None yet.'} />
+        <RequestList label={`Last requests to ${name}`} entries={own} empty={fleet.requests === null ? 'The gateway keeps no audit log.' : 'None yet.'} />
       </section>
       <Settings name={name} />
     </>

@@ -8,7 +8,7 @@ import { connection, connectNow, heardAt, signOut, staleMs } from './connection.
 import { closeDialog, DialogHost, notice } from './dialogs.tsx'
 import { config, news } from './fleet.ts'
 import { FleetView, InstancesView } from './fleet-view.tsx'
-import { formatTime } from './format.ts'
+import { formatTime } from '../../../src/figures.ts'
 import { GatewayView } from './gateway-view.tsx'
 import { token } from './gateway.ts'
 import { RequestsView } from './requests-view.tsx'

@@ -3,7 +3,8 @@
  */
 import { useState } from 'preact/hooks'
 import { closeDialog, confirm, Dialog, dialog, notice } from './dialogs.tsx'
-import { addressOfInstance, agents, type FleetInstance } from './fleet.ts'
+import { addressOfInstance } from '../../../src/figures.ts'
+import { agents, type FleetInstance } from './fleet.ts'
 import { ask, Refusal } from './gateway.ts'
 
 interface Answer { message: string, note?: string, instance?: { id: string } }

@@ -7,7 +7,7 @@ import UPlot from 'uplot'
 import 'uplot/dist/uPlot.min.css'
 import type { AgentHistory } from '../wire.ts'
 import { samples } from './fleet.ts'
-import { formatMs, formatRate, formatRatio, nothing } from './format.ts'
+import { formatMs, formatRate, formatRatio, nothing } from '../../../src/figures.ts'
 import { ask } from './gateway.ts'
 import { isDark } from './theme.ts'
 

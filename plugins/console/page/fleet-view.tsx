@@ -4,8 +4,8 @@
 import { signal } from '@preact/signals'
 import type { InstanceState } from '../wire.ts'
 import { openRegistration } from './changes.tsx'
-import { addressOfInstance, agents, beat, gatewayNow, overall, totals, type FleetAgent, type FleetInstance } from './fleet.ts'
-import { formatCount, formatMs, formatRate, formatRatio, nothing, reasonOf } from './format.ts'
+import { agents, beat, fleet, overall, totals, type FleetAgent, type FleetInstance } from './fleet.ts'
+import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, nothing, reasonOf } from '../../../src/figures.ts'
 import { may } from './gateway.ts'
 import { InstanceActions, instanceColumns } from './instances.tsx'
 import { LongTable, ordered, type Column, type Order } from './long-table.tsx'
@@ -56,7 +56,7 @@ function InstancesAtAGlance ({ agent }: { agent: FleetAgent }) {
   const instances = [...agent.instances.values()].sort(byState)
   const up = instances.filter(({ facts }) => facts.state === 'up').length
   const [worst] = instances
-  const reason = worst === undefined ? 'no instance' : worst.facts.state === 'up' && !worst.facts.lease?.lapsed ? '' : reasonOf(worst.facts, worst.row, gatewayNow())
+  const reason = worst === undefined ? 'no instance' : worst.facts.state === 'up' && !worst.facts.lease?.lapsed ? '' : reasonOf(worst.facts, worst.row, fleet.now())
   const shown = instances.length > mostDots ? instances.slice(0, mostDots) : instances
   return (
     <>

@@ -2,7 +2,7 @@
  * The gateway itself: which configuration runs, since when, and how it fares.
  */
 import { agents, beat, config, totals } from './fleet.ts'
-import { formatCount, formatDuration, formatMoment, nothing } from './format.ts'
+import { formatCount, formatDuration, formatMoment, nothing } from '../../../src/figures.ts'
 import { you } from './gateway.ts'
 import { Shape } from './marks.tsx'
 

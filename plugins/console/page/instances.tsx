@@ -3,8 +3,8 @@
  */
 import { askToDrain, askToRemove } from './changes.tsx'
 import { notice } from './dialogs.tsx'
-import { addressOfInstance, gatewayNow, type FleetInstance } from './fleet.ts'
-import { formatCount, formatDuration, formatMs, formatTime, nothing, reasonOf } from './format.ts'
+import { fleet, type FleetInstance } from './fleet.ts'
+import { addressOfInstance, formatCount, formatDuration, formatMs, formatTime, nothing, reasonOf } from '../../../src/figures.ts'
 import { ask, may, Refusal } from './gateway.ts'
 import type { Column } from './long-table.tsx'
 import { State } from './marks.tsx'
@@ -21,7 +21,7 @@ export const instanceColumns: readonly Column<FleetInstance>[] = [
   { key: 'state', title: 'State', compare: (a, b) => stateRank[a.facts.state] - stateRank[b.facts.state] || byAddress(a, b), cell: ({ facts }) => <State of={facts.state} /> },
   { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class='address'>{addressOfInstance(facts)}</span><span class='aside'>{facts.protocol}{facts.weight !== 1 && ` · weight ${facts.weight}`} · {facts.source === 'file' ? 'fleet.yaml' : 'registered'}</span></> },
   { key: 'why', title: 'Why', cell: instance => <Why instance={instance} /> },
-  { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : formatDuration(lease.expires_at - gatewayNow()) },
+  { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : formatDuration(lease.expires_at - fleet.now()) },
   { key: 'attempts', title: 'Attempts', isFigure: true, compare: (a, b) => a.row[1] - b.row[1], cell: ({ row }) => formatCount(row[1]) },
   { key: 'failed', title: 'Failed', isFigure: true, compare: (a, b) => a.row[2] - b.row[2], cell: ({ row }) => <span class={row[2] > 0 ? 'is-bad' : ''}>{formatCount(row[2])}</span> },
   { key: 'latency', title: 'Latency', isFigure: true, compare: (a, b) => a.row[3] - b.row[3], cell: ({ row }) => formatMs(row[3]) },
@@ -29,7 +29,7 @@ export const instanceColumns: readonly Column<FleetInstance>[] = [
 ]
 
 function Why ({ instance: { facts, row } }: { instance: FleetInstance }) {
-  const reason = reasonOf(facts, row, gatewayNow())
+  const reason = reasonOf(facts, row, fleet.now())
   if (reason !== '') return <span class='why' title={reason}>{reason}</span>
   return <span class='why aside'>{facts.since === null ? 'nothing has failed' : `${facts.why}, since ${formatTime(facts.since)}`}</span>
 }

@@ -5,8 +5,8 @@ import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
 import type { AuditEntry } from '../wire.ts'
 import { Dialog, dialog } from './dialogs.tsx'
-import { addressOfInstance, agents, beat, requests, skipped } from './fleet.ts'
-import { formatBytes, formatCount, formatMoment, formatMs, formatTime, nothing } from './format.ts'
+import { agents, beat, fleet, skipped } from './fleet.ts'
+import { addressOfInstance, formatBytes, formatCount, formatMoment, formatMs, formatTime, nothing } from '../../../src/figures.ts'
 import { LongTable, type Column } from './long-table.tsx'
 import { Shape } from './marks.tsx'
 import { linkToAgent, query } from './router.ts'
@@ -50,7 +50,7 @@ export function RequestsView () {
   const asked = query.value.get('agent')
   useEffect(() => { if (asked !== null) agentFilter.value = asked }, [asked])
   useEffect(() => () => { paused.value = null }, [])
-  const all = paused.value ?? requests
+  const all = paused.value ?? fleet.requests
   if (all === null) return <div class='empty'><p>The gateway keeps no audit log: <code>auditLog.enabled</code> is off.</p></div>
   const words = search.value.trim().toLowerCase()
   const shown = all.filter(entry =>
@@ -69,7 +69,7 @@ export function RequestsView () {
         <div class='filters' role='group' aria-label='Show only'>
           {classes.map(name => <button key={name} type='button' class='filter' aria-pressed={classFilter.value === name} onClick={() => { classFilter.value = classFilter.value === name ? '' : name }}>{name}</button>)}
         </div>
-        <button type='button' class='button push' aria-pressed={paused.value !== null} onClick={() => { paused.value = paused.value === null ? [...requests ?? []] : null }}>{paused.value === null ? 'Pause' : 'Go on'}</button>
+        <button type='button' class='button push' aria-pressed={paused.value !== null} onClick={() => { paused.value = paused.value === null ? [...fleet.requests ?? []] : null }}>{paused.value === null ? 'Pause' : 'Go on'}</button>
       </div>
       <p class='aside list-note'>
         {formatCount(shown.length)} of the last {formatCount(all.length)}{paused.value !== null && ', paused'}

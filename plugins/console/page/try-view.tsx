@@ -4,7 +4,7 @@
 import { signal } from '@preact/signals'
 import { useEffect } from 'preact/hooks'
 import { agents, beat } from './fleet.ts'
-import { formatBytes, formatMs } from './format.ts'
+import { formatBytes, formatMs } from '../../../src/figures.ts'
 import { addressOf, credentials, may } from './gateway.ts'
 import { query } from './router.ts'
 

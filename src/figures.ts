@@ -1,7 +1,7 @@
 /**
- * Figures and times as they are shown.
+ * Figures and times as they are shown, in browsers and in a terminal.
  */
-import type { InstanceFacts, InstanceRow } from '../wire.ts'
+import type { InstanceFacts, InstanceRow } from '../plugins/console/wire.ts'
 
 /** What stands for a figure that there is none of. */
 export const nothing = '–'
@@ -66,6 +66,11 @@ export function reasonOf ({ state, why, since, until, ejections, lease }: Instan
     return joined(why ?? 'requests failed', rest, ejections > 1 ? `ejected ${ejections} times` : '', lapsed)
   }
   return joined(probeFailures > 0 ? `${probeFailures} ${probeFailures === 1 ? 'probe' : 'probes'} failed` : '', lapsed)
+}
+
+/** `host:port`, IPv6 in brackets. */
+export function addressOfInstance ({ host, port }: InstanceFacts): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 function joined (...parts: string[]): string {
