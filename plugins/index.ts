@@ -29,6 +29,8 @@ export { default as docs } from './docs/index.ts'
 export { default as explain } from './explain/index.ts'
 /** Keeps the registry equal to fleet.yaml or to agents given in code: `fastify.discovery`. Needs `registry`. */
 export { default as discovery } from './discovery/index.ts'
+/** Finds instances by names in DNS that the file gives: `fastify.dns`. Needs `registry` and `discovery`. */
+export { default as dns } from './dns/index.ts'
 /** Probes, ejection, `/health…`: `fastify.health`. Needs `registry` and `upstream`. */
 export { default as health } from './health/index.ts'
 /** Counters and latencies, `/stats`: `fastify.stats`. Needs `facts`, `registry` and `upstream`. */

@@ -13,9 +13,10 @@ const rulesBetweenKeys = {
   'agents[]': {
     if: { required: ['instances'] },
     then: { properties: { host: false, port: false } },
-    else: { required: ['port'] },
-    dependencies: { timeout: { properties: { timeouts: { type: 'object', properties: { response: false } } } } }
+    else: { anyOf: [{ required: ['port'] }, { required: ['dns'] }] },
+    dependencies: { host: { anyOf: [{ required: ['port'] }, { required: ['instances'] }] }, timeout: { properties: { timeouts: { type: 'object', properties: { response: false } } } } }
   },
+  'agents[].dns': { if: { properties: { type: { const: 'SRV' } }, required: ['type'] }, then: { properties: { port: false } }, else: { required: ['port'] } },
   'agents[].tls': { dependencies: { certFile: ['keyFile'], keyFile: ['certFile'], passphraseFile: ['keyFile'] } },
   'auth.keys[]': {
     anyOf: [{ required: ['token'] }, { required: ['tokenFile'] }, { required: ['tokenSha256'] }],

@@ -3,14 +3,14 @@
  * Each concern's fields are functions of the duration form, since a registration may also write bare numbers of seconds.
  */
 import { readHeaders, type AgentHeaders } from './agent-headers.ts'
-import { metadataProblem, settingProblems } from './agent-rules.ts'
+import { dnsRefresh, metadataProblem, settingProblems } from './agent-rules.ts'
 import { InvalidRegistrationError } from './errors.ts'
 import { canonicalHost } from './fleet/address.ts'
 import type { AgentPolicy } from './fleet/agent.ts'
 import { balancerPolicies, type BalancerPolicy } from './fleet/balancers.ts'
 import { hashOnPattern } from './fleet/rendezvous.ts'
-import type { AgentDefinition, InstanceDefinition, Registration } from './fleet/registry.ts'
-import { Duration, DurationOrSeconds, OptionsError, Size, Type, type Static, type StaticDecode } from './options.ts'
+import { dnsTypes, type AgentDefinition, type DnsSource, type DnsType, type InstanceDefinition, type Registration } from './fleet/definitions.ts'
+import { Duration, DurationOrSeconds, OptionsError, Size, Type, durationMs, type Static, type StaticDecode } from './options.ts'
 import type { ReadFile } from './token-file.ts'
 
 /** Names of agents and their aliases (CONTRACT: registration). */
@@ -166,6 +166,18 @@ const agentTlsFields = {
   verify: Type.Optional(Type.Boolean({ description: 'Whether the certificate is verified. Without that, whoever is on the way can read and change everything.', whenLeftOut: true }))
 }
 
+const dnsNamePattern = '^(?![0-9.]+$)[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?[.]?$'
+
+/** Of fleet.yaml alone: whom the gateway asks, and what it believes, is the operator's. */
+const dnsFields = {
+  name: Type.String({ pattern: dnsNamePattern, errorMessage: 'must be a name in DNS, and no address', examples: ['encoder.default.svc.cluster.local'], description: 'The whole name: no search domains are tried, and /etc/hosts is not read.' }),
+  type: Type.Optional(Type.Unsafe<DnsType>({ anyOf: dnsTypes.map(type => ({ const: type })), errorMessage: `must be one of ${dnsTypes.map(type => `"${type}"`).join(', ')}`, description: 'The records that are asked for; `A` and `AAAA` when left out.' })),
+  port: Type.Optional(Port('The port of all addresses. Needed unless the type is `SRV`, whose records name one.')),
+  resolvers: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 60 }), { minItems: 1, maxItems: 8, examples: [['10.0.0.2', '10.0.0.3:5353']], description: 'Name servers to ask, by address, with a port or without; those of /etc/resolv.conf when left out.' })),
+  minRefresh: Type.Optional(Duration({ minimumMs: 1_000, maximumMs: 86_400_000, description: 'The name is asked for again when the TTL of its records ends, but not sooner than after this time.', default: dnsRefresh.min })),
+  maxRefresh: Type.Optional(Duration({ minimumMs: 1_000, maximumMs: 86_400_000, description: 'The same, and not later.', default: dnsRefresh.max }))
+}
+
 const settingFields = (form: DurationForm) => ({
   aliases: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, examples: [['encoder', 'enc']], description: 'Other names clients may use.' })),
   friendly_names: Type.Optional(Type.Array(Name('Another name.'), { maxItems: 32, description: 'Another word for `aliases`.' })),
@@ -193,9 +205,10 @@ const FileInstanceOptions = Type.Object({
 export const FileAgentOptions = Type.Object({
   name: Name('What clients call it: `/api/{name}/…`. Entries of the same name are instances of one agent.'),
   host: Type.Optional(Host),
-  port: Type.Optional(Port('The port it listens on. Needed unless there are `instances`.')),
+  port: Type.Optional(Port('The port it listens on. Needed unless there are `instances` or `dns`.')),
   ...instanceFields,
   instances: Type.Optional(Type.Array(FileInstanceOptions, { maxItems: 1_000, description: 'Several instances, instead of `host` and `port`.' })),
+  dns: Type.Optional(Type.Object(dnsFields, { ...strict, description: 'A name in DNS whose records are instances, as many as there are at the time; beside others, or instead of them.' })),
   ...settingFields(Duration),
   rateLimit: Type.Optional(Type.Object(rateLimitFields, { ...strict, description: 'A bucket of its own for each client of this agent, by what is said here and otherwise by the gateway\'s limits.' })),
   forwardAuthorization: Type.Optional(Type.Boolean({ description: 'Pass the token that opened the gateway on to the agent, to instances that this file or an admin named.', whenLeftOut: false })),
@@ -233,8 +246,25 @@ export function toAgentDefinitions (agents: readonly FileAgent[], readFile?: Rea
     name,
     ...entries.map(settingsOf).reduce(merged),
     ...headers.get(name),
+    ...dnsSources(entries),
     instances: entries.flatMap(toInstances)
   }))
+}
+
+function dnsSources (entries: readonly FileAgent[]): Pick<AgentDefinition, 'dns'> {
+  const sources = entries.flatMap(({ dns, protocol = leftOut.protocol, weight = leftOut.weight }): DnsSource[] => dns === undefined
+    ? []
+    : [{
+        name: canonicalHost(dns.name),
+        ...(dns.type !== undefined && { type: dns.type }),
+        ...(dns.port !== undefined && { port: dns.port }),
+        protocol,
+        weight,
+        ...(dns.resolvers !== undefined && { resolvers: dns.resolvers }),
+        minRefreshMs: dns.minRefresh ?? durationMs(dnsRefresh.min),
+        maxRefreshMs: dns.maxRefresh ?? durationMs(dnsRefresh.max)
+      }])
+  return sources.length > 0 ? { dns: sources } : {}
 }
 
 /** Entries of one name that have headers have the same. */

@@ -2,12 +2,13 @@
  * What a schema can't say of a list of agents: which fields go together, and that names and addresses are given out once.
  * Judges what is written, before defaults, so that each error points to the key or value that is wrong.
  */
+import { isIP, isIPv4, isIPv6 } from 'node:net'
 import { isDeepStrictEqual } from 'node:util'
 import { headerProblems } from './agent-headers.ts'
 import type { FileAgentInput } from './agent-options.ts'
 import { canonicalHost, hostProblem } from './fleet/address.ts'
 import { authorityOf } from './fleet/instance.ts'
-import type { OptionError } from './options.ts'
+import { durationMs, type OptionError } from './options.ts'
 
 /** The fields that say one thing in two ways, as written or resolved. */
 interface TwoWayFields {
@@ -96,21 +97,58 @@ export function agentProblems (agents: unknown, isSound: (path: string) => boole
     ...entries.flatMap(hostProblems),
     ...differences(entries),
     ...repeatedAddresses(entries),
+    ...repeatedNames(entries),
     ...nameClashes(entries, agents)
   ]
 }
 
 function fieldProblems ({ path, agent }: Entry): OptionError[] {
-  const { host, port, instances, headers } = agent
+  const { host, port, instances, dns, headers } = agent
   const problems = settingProblems(agent).map(problem => ({ ...problem, path: `${path}.${problem.path}` }))
-  if (instances === undefined && port === undefined) problems.push({ path: `${path}.port`, at: 'key', message: 'is required, unless there are instances' })
+  if (instances === undefined && dns === undefined && port === undefined) problems.push({ path: `${path}.port`, at: 'key', message: 'is required, unless there are instances or dns' })
+  if (dns !== undefined && host !== undefined && port === undefined) problems.push({ path: `${path}.port`, at: 'key', message: 'is required beside host' })
   if (instances !== undefined && (host !== undefined || port !== undefined)) problems.push({ path: `${path}.instances`, at: 'key', message: 'can not stand beside host and port' })
   if (headers !== undefined) problems.push(...headerProblems(headers, `${path}.headers`))
+  if (dns !== undefined) problems.push(...dnsProblems(dns, agent).map(problem => ({ ...problem, path: `${path}.dns.${problem.path}` })))
   return [...problems, ...tlsProblems(agent).map(problem => ({ ...problem, path: `${path}.${problem.path}` }))]
 }
 
+/** Bounds of the time between two questions, where `dns` doesn't say them. */
+export const dnsRefresh = { min: '5s', max: '30s' } as const
+
+/** Whether a name server is named so that node:dns takes it: `10.0.0.2`, `10.0.0.2:53`, `fd00::2`, `[fd00::2]:53`. */
+function isResolver (text: string): boolean {
+  if (isIP(text) !== 0) return true
+  const port = Number(/:(\d{1,5})$/.exec(text)?.[1] ?? NaN)
+  const address = text.slice(0, text.lastIndexOf(':'))
+  if (!(port >= 1 && port <= 65_535)) return false
+  return isIPv4(address) || (/^\[.+\]$/.test(address) && isIPv6(address.slice(1, -1)))
+}
+
+/** What a schema can't say of `dns`, and settings beside it that would have no effect, or none that anybody wants. */
+function dnsProblems ({ type, port, resolvers = [], minRefresh, maxRefresh }: NonNullable<FileAgentInput['dns']>, { protocol, tls, weight, port: ownPort, instances }: FileAgentInput): OptionError[] {
+  const problems: OptionError[] = []
+  if (type !== 'SRV' && port === undefined) problems.push({ path: 'port', at: 'key', message: 'is required, unless the type is SRV' })
+  if (type === 'SRV' && port !== undefined) problems.push({ path: 'port', at: 'key', message: 'can not stand beside the type SRV, whose records name the port' })
+  if (type === 'SRV' && weight !== undefined && ownPort === undefined && instances === undefined) problems.push({ path: 'type', at: 'value', message: 'has weights of its own, and the entry has one, too' })
+  if (protocol === 'https' && tls?.serverName === undefined && tls?.verify !== false) problems.push({ path: 'name', at: 'key', message: 'leads to addresses, so with protocol: https tls.serverName has to say for whom their certificate is' })
+  for (const [index, resolver] of resolvers.entries()) {
+    if (!isResolver(resolver)) problems.push({ path: `resolvers[${index}]`, at: 'value', message: 'must be an IP address, with a port or without, such as "10.0.0.2" or "[fd00::2]:53"' })
+  }
+  if (durationOf(minRefresh ?? dnsRefresh.min) > durationOf(maxRefresh ?? dnsRefresh.max)) {
+    problems.push(maxRefresh === undefined
+      ? { path: 'minRefresh', at: 'value', message: `must not be longer than maxRefresh, which is ${dnsRefresh.max} when it is left out` }
+      : { path: 'maxRefresh', at: 'value', message: `must not be shorter than minRefresh${minRefresh === undefined ? `, which is ${dnsRefresh.min} when it is left out` : ''}` })
+  }
+  return problems
+}
+
+function durationOf (value: string | number): number {
+  return typeof value === 'number' ? value : durationMs(value)
+}
+
 /** Settings of `tls` that miss another one, or would have no effect: most of all where nothing speaks https, and everything would go in clear. */
-function tlsProblems ({ tls, protocol = 'http', port, instances = port === undefined ? [] : [{ port }] }: FileAgentInput): OptionError[] {
+function tlsProblems ({ tls, protocol = 'http', port, dns, instances = port === undefined ? [] : [{ port }] }: FileAgentInput): OptionError[] {
   if (tls === undefined) return []
   const { caFile, certFile, keyFile, passphraseFile, verify } = tls
   const problems: OptionError[] = []
@@ -118,8 +156,8 @@ function tlsProblems ({ tls, protocol = 'http', port, instances = port === undef
   if (keyFile !== undefined && certFile === undefined) problems.push({ path: 'tls.certFile', at: 'key', message: 'is required beside keyFile' })
   if (passphraseFile !== undefined && keyFile === undefined) problems.push({ path: 'tls.passphraseFile', at: 'key', message: 'is for a keyFile, and there is none' })
   if (caFile !== undefined && verify === false) problems.push({ path: 'tls.caFile', at: 'key', message: 'has no effect with verify: false' })
-  const speaksHttps = instances.some(instance => ('protocol' in instance ? instance.protocol ?? protocol : protocol) === 'https')
-  if (instances.length > 0 && !speaksHttps) problems.push({ path: 'tls', at: 'key', message: 'has no effect without protocol: https' })
+  const speaksHttps = (dns !== undefined && protocol === 'https') || instances.some(instance => ('protocol' in instance ? instance.protocol ?? protocol : protocol) === 'https')
+  if ((instances.length > 0 || dns !== undefined) && !speaksHttps) problems.push({ path: 'tls', at: 'key', message: 'has no effect without protocol: https' })
   return problems
 }
 
@@ -176,6 +214,18 @@ function repeatedAddresses (entries: readonly Entry[]): OptionError[] {
     }
   }
   return problems
+}
+
+/** The same question twice would give the same instances twice. */
+function repeatedNames (entries: readonly Entry[]): OptionError[] {
+  const asked = new Set<string>()
+  return entries.flatMap(({ path, agent: { name: agent, dns } }) => {
+    if (dns === undefined) return []
+    const question = `${agent} ${canonicalHost(dns.name)} ${dns.type} ${dns.port}`
+    if (asked.has(question)) return [{ path: `${path}.dns.name`, at: 'value' as const, message: `"${agent}" is looked for under this name already` }]
+    asked.add(question)
+    return []
+  })
 }
 
 /** @param agents all entries: one with another error has its name, too */

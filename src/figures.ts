@@ -46,6 +46,11 @@ export function formatBytes (bytes: number): string {
   return bytes < 1_024 * 1_024 ? `${(bytes / 1_024).toFixed(1)} KiB` : `${(bytes / 1_024 / 1_024).toFixed(1)} MiB`
 }
 
+/** Who says that there is an instance. */
+export function sourceInWords (source: string): string {
+  return source === 'file' ? 'fleet.yaml' : source === 'dns' ? 'DNS' : 'registered'
+}
+
 /** `14:03:59`, by the clock of who looks. */
 export function formatTime (at: number | string): string {
   return new Date(at).toLocaleTimeString('en-GB')

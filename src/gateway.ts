@@ -16,6 +16,7 @@ import { Keyring } from '../plugins/auth/keyring.ts'
 import consolePage from '../plugins/console/index.ts'
 import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
+import dns from '../plugins/dns/index.ts'
 import docs from '../plugins/docs/index.ts'
 import drain from '../plugins/drain/index.ts'
 import explain from '../plugins/explain/index.ts'
@@ -147,6 +148,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     changesOf: (before, after) => settingChanges(FleetOptions, (before.config as Loaded).config, (after.config as Loaded).config, ['agents']).map(({ text }) => text),
     ...(file !== undefined && { file })
   })
+  await gateway.register(dns, { clock })                                          // after discovery: what the file asks for is looked up
   await gateway.register(health, { ...input.health, clock, lookupOf, tlsOf })
   await gateway.register(stats)
   await gateway.register(metrics, { ...input.metrics, clock })

@@ -50,5 +50,5 @@ export function createLookupOf (allowedHosts: readonly string[] | undefined, { r
     }
   }
 
-  return instance => isIP(instance.host) !== 0 || current(instance).source === 'file' ? undefined : guardedFor(instance)
+  return instance => isIP(instance.host) !== 0 || current(instance).source !== 'api' ? undefined : guardedFor(instance)
 }

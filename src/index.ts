@@ -39,6 +39,7 @@ export type { AuditDestination, AuditEntry, AuditFilter, AuditLog, AuditLogPlugi
 export type { Auth, AuthPluginOptions, FleetRouteConfig } from '../plugins/auth/index.ts'
 export type { Cors, CorsPluginOptions } from '../plugins/cors/index.ts'
 export type { Discovery, DiscoveryPluginOptions } from '../plugins/discovery/index.ts'
+export type { Dns, DnsNameStatus, DnsPluginOptions } from '../plugins/dns/index.ts'
 export type { Docs, DocsPluginOptions, OpenApiDocument } from '../plugins/docs/index.ts'
 export type { Drain, DrainPluginOptions } from '../plugins/drain/index.ts'
 export type { ExplainPluginOptions } from '../plugins/explain/index.ts'

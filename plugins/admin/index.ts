@@ -136,14 +136,16 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   }
 
   async function removeInstance (nameOrAlias: string, id: string) {
-    const { name, inFile } = registry.removeInstance(nameOrAlias, id)
-    return deregistered(name, inFile)
+    const { name, inFile, instance: { source } } = registry.removeInstance(nameOrAlias, id)
+    return deregistered(name, inFile, source === 'dns')
   }
 
-  async function deregistered (name: string, inFile: boolean) {
+  async function deregistered (name: string, inFile: boolean, inDns = false) {
     await registryState.save()
-    const note = 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
-    return { message: `deregistered ${name}`, ...(inFile && { note }) }
+    const note = inFile
+      ? 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
+      : 'It was found in DNS, so it stays out until DNS names it no more, what fleet.yaml says changes, or the gateway restarts'
+    return { message: `deregistered ${name}`, ...((inFile || inDns) && { note }) }
   }
 
   /** By the runtime record of what drains: asked again, it is still one drain. */

@@ -45,6 +45,8 @@ export type ReloadListener = (loaded: Loaded) => void
 
 export interface Discovery {
   readonly status: DiscoveryStatus
+  /** What the running fleet was loaded from. */
+  readonly loaded: Loaded
   /** Reads again now, whether or not the file changed; resolves when that is done, with whether it was good. Never rejects. */
   reload (): Promise<boolean>
   /** Calls `listener` after each good reload, in the step in which the registry changed; the returned function ends that. */
@@ -210,6 +212,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
 
   fastify.decorate('discovery', {
     get status () { return status },
+    get loaded () { return loaded },
     reload: () => inTurn(() => refresh(settledHash, true)), // a SIGHUP may come in the middle of a write
     onReload (listener: ReloadListener) {
       listeners.add(listener)

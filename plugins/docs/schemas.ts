@@ -52,7 +52,7 @@ const instance = {
   healthy: yes,
   state,
   weight: { type: 'integer', minimum: 1, description: 'Its share of the requests, under every balancer but round robin.' },
-  source: { type: 'string', enum: ['file', 'api'], description: '`file` for fleet.yaml, `api` for registrations.' },
+  source: { type: 'string', enum: ['file', 'dns', 'api'], description: '`file` for fleet.yaml, `dns` for what a name in it leads to, `api` for registrations.' },
   lease: orNull(named('Lease'))
 }
 

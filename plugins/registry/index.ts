@@ -119,7 +119,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     let dropped = 0
     for (const { name, instances } of [...registry.agents()]) {
       for (const { id, host, source } of instances) {
-        const problem = source === 'file' ? undefined : registrationHostProblem(host, { ...(allowedHosts && { allowedHosts }) })
+        const problem = source !== 'api' ? undefined : registrationHostProblem(host, { ...(allowedHosts && { allowedHosts }) })
         if (problem === undefined) continue
         registry.removeInstance(name, id)
         fastify.log.warn(`An instance of "${name}" that was registered is gone: its host ${host} ${problem}`)

@@ -7,6 +7,7 @@ import { authorityOf, type InstanceState } from '../fleet/instance.ts'
 import { AgentShape } from './answers.ts'
 import { withClient, type AgentView } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { sourceInWords } from '../figures.ts'
 import { colorsFor, legible, print, printJson, type Colors, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
@@ -57,7 +58,7 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   print(io, '')
   if (agent.instances.length === 0) return print(io, `No instances: add one with "${io.self} register ${name} PORT"`)
   printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends'], agent.instances.map(({ id, protocol, host, port, state, source, in_flight: inFlight, lease }) => [
-    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), source === 'file' ? 'fleet.yaml' : 'registered', String(inFlight), lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
+    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), sourceInWords(source), String(inFlight), lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
   ]))
 }
 

@@ -34,9 +34,10 @@ async function check (given: string | undefined, flags: CheckFlags, io: CommandI
   const { problems, config } = await examine(file, io)
   if (config === undefined || problems.length > 0) return tellProblems(file, problems, flags, io)
   const agents = new Set(config.agents.map(({ name }) => name)).size
-  const instances = config.agents.reduce((sum, agent) => sum + (agent.instances?.length ?? 1), 0)
+  const instances = config.agents.reduce((sum, agent) => sum + (agent.instances?.length ?? (agent.port === undefined ? 0 : 1)), 0)
+  const names = config.agents.filter(({ dns }) => dns !== undefined).length
   if (flags.json) printJson(io, { ok: true, file, agents, instances, problems })
-  else print(io, `${colorsFor(io.stdout, io.env).green('ok')}  ${file}: ${count(agents, 'agent')}, ${count(instances, 'instance')}`)
+  else print(io, `${colorsFor(io.stdout, io.env).green('ok')}  ${file}: ${count(agents, 'agent')}, ${count(instances, 'instance')}${names === 0 ? '' : ` and ${count(names, 'name')} in DNS`}`)
 }
 
 /** What is wrong with the file, for people or programs. @throws CommandError always: this is a failure */

@@ -115,6 +115,13 @@ export function isLoopbackAddress (ip: string): boolean {
   return isIPv4(ip) ? ip.startsWith('127.') : isIPv6(ip) && canonicalHost(ip) === '::1'
 }
 
+const isOfNobody = rangeTest(['0.0.0.0/8', '224.0.0.0/4', '240.0.0.0/4', '::/128', 'ff00::/8'])
+
+/** Whether nothing can listen there: an unspecified address, which would be one of this machine, or one of many or of nobody. */
+export function isNobodysAddress (ip: string): boolean {
+  return isOfNobody(ip)
+}
+
 /** Why a registration may not lead to this IP address, in its canonical form; undefined when it may. */
 function addressProblem (address: string): string | undefined {
   if (address === '::1') return undefined // inside ::/96, and nothing but loopback

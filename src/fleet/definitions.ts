@@ -12,6 +12,29 @@ export interface InstanceDefinition {
   readonly weight: number
 }
 
+/** Which records say where instances are. */
+export const dnsTypes = ['A', 'AAAA', 'SRV'] as const
+
+export type DnsType = typeof dnsTypes[number]
+
+/** A name in DNS whose records are instances of an agent. */
+export interface DnsSource {
+  /** In lower case, without a dot at its end. */
+  readonly name: string
+  /** `A` and `AAAA` when left out. */
+  readonly type?: DnsType
+  /** Of all its addresses; SRV records have their own. */
+  readonly port?: number
+  readonly protocol: Protocol
+  /** Of all its addresses; SRV records have their own. */
+  readonly weight: number
+  /** Who is asked; the system's name servers when left out. */
+  readonly resolvers?: readonly string[]
+  /** Bounds of the time after which it is asked again, which is the TTL otherwise. */
+  readonly minRefreshMs: number
+  readonly maxRefreshMs: number
+}
+
 /** What a source says of one agent. A field that is left out is not this source's business. */
 export interface AgentDefinition {
   readonly name: string
@@ -21,6 +44,8 @@ export interface AgentDefinition {
   /** Fields of the gateway's own, flat; fleet.yaml's alone. */
   readonly headers?: readonly string[]
   readonly instances: readonly InstanceDefinition[]
+  /** Further instances are found there; fleet.yaml's alone. */
+  readonly dns?: readonly DnsSource[]
 }
 
 /** One registration: an agent's settings and one instance, leased when `ttlMs` is given. */
@@ -47,5 +72,5 @@ export interface SavedInstance extends InstanceDefinition {
 /** What the registration API added, in a form that JSON can hold. */
 export interface RegistryState {
   readonly version: 1
-  readonly agents: readonly (Omit<AgentDefinition, 'instances' | 'headers'> & { readonly instances: readonly SavedInstance[] })[]
+  readonly agents: readonly (Omit<AgentDefinition, 'instances' | 'headers' | 'dns'> & { readonly instances: readonly SavedInstance[] })[]
 }

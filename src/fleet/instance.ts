@@ -9,7 +9,7 @@ import type { LatencyRecord } from './latency.ts'
 export type Protocol = 'http' | 'https'
 
 /** Where a piece of the fleet was learnt from. */
-export type Source = 'file' | 'api'
+export type Source = 'file' | 'dns' | 'api'
 
 export type InstanceState = 'up' | 'down' | 'ejected' | 'draining'
 

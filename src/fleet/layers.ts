@@ -1,10 +1,10 @@
 /**
- * What the two sources say of an agent, fleet.yaml and registrations, and how that becomes one Agent. When which of it changes is the
+ * What the sources say of an agent, fleet.yaml with what DNS found for it and registrations, and how that becomes one Agent. When which of it changes is the
  * registry's business.
  */
 import { NameConflictError } from '../errors.ts'
 import type { Agent, AgentPolicy, Rotation } from './agent.ts'
-import type { AgentDefinition, InstanceDefinition } from './definitions.ts'
+import type { AgentDefinition, DnsSource, InstanceDefinition } from './definitions.ts'
 import { authorityOf, instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
 
 /** A registered instance. */
@@ -17,15 +17,19 @@ export interface Layer<I extends InstanceDefinition> {
   policy?: AgentPolicy
   /** The file's alone. */
   headers?: readonly string[]
+  /** The file's alone. */
+  dns?: readonly DnsSource[]
   instances: Map<string, I>
 }
 
-/** All that is known of an agent: both layers, and what was made of them. */
+/** All that is known of an agent: its layers, and what was made of them. */
 export interface Entry {
   readonly name: string
   file: Layer<InstanceDefinition> | null
   api: Layer<ApiInstance>
-  /** Authorities of file instances that a DELETE took out; they stay out until the file changes. */
+  /** What DNS answered to what the file asks for, by authority. */
+  found: ReadonlyMap<string, InstanceDefinition>
+  /** Authorities of instances of the file or of DNS that a DELETE took out; they stay out until the file changes, or DNS drops them. */
   readonly suppressed: Set<string>
   /** The instances as they were built last, by origin: an id is hashed once, and one that did not change is the same object again. */
   readonly built: Map<string, Instance>
@@ -42,20 +46,24 @@ const emptyAgentMs = 10 * 60_000
 export function newEntry (name: string): Entry {
   const rotation = { next: 0 }
   const agent: Agent = { name, aliases: [], metadata: {}, policy: {}, instances: [], rotation }
-  return { name, file: null, api: { instances: new Map() }, suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
+  return { name, file: null, api: { instances: new Map() }, found: new Map(), suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
 }
 
-/** The agent that both layers together describe: what was registered stands before what the file says. @param now milliseconds since the epoch */
+/** The agent that all layers together describe: what was registered stands before what the file says, and that before what DNS does. @param now milliseconds since the epoch */
 export function mergeLayers (entry: Entry, now: number): Agent {
   const { file, api } = entry
   const definitions = new Map<string, ApiInstance & { source: Source }>()
   for (const [authority, definition] of file?.instances ?? []) {
     if (!entry.suppressed.has(authority)) definitions.set(authority, { ...definition, source: 'file', lease: null, trusted: true })
   }
+  for (const [authority, definition] of entry.found) {
+    // The operator named the name, as with \`host\`: who answers for it is believed.
+    if (!entry.suppressed.has(authority) && !definitions.has(authority)) definitions.set(authority, { ...definition, source: 'dns', lease: null, trusted: true })
+  }
   for (const [authority, definition] of api.instances) {
-    const inFile = definitions.get(authority)
-    const trusted = definition.trusted || inFile?.protocol === definition.protocol
-    definitions.set(authority, { ...definition, trusted, source: inFile?.source ?? 'api' })
+    const named = definitions.get(authority)
+    const trusted = definition.trusted || named?.protocol === definition.protocol
+    definitions.set(authority, { ...definition, trusted, source: named?.source ?? 'api' })
   }
   const instances = [...definitions].map(([authority, definition]) => toInstance(entry, authority, definition, now))
   return {
@@ -136,13 +144,13 @@ export function originOf (protocol: Protocol, authority: string): string {
 }
 
 /** What is said of the instance at this address now; undefined when the agent has none there. */
-export function definitionAt ({ file, api, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
-  return api.instances.get(authority) ?? (suppressed.has(authority) ? undefined : file?.instances.get(authority))
+export function definitionAt ({ file, found, api, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
+  return api.instances.get(authority) ?? (suppressed.has(authority) ? undefined : file?.instances.get(authority) ?? found.get(authority))
 }
 
-/** When the agent is forgotten, if nobody comes: never while it has instances, nor when fleet.yaml gives it none on purpose. */
+/** When the agent is forgotten, if nobody comes: never while it has instances or DNS may find some, nor when fleet.yaml gives it none on purpose. */
 export function forgetTime ({ file, emptySince }: Entry): number {
-  const isLeft = file === null || file.instances.size > 0
+  const isLeft = file === null || (file.instances.size > 0 && file.dns === undefined)
   return isLeft && emptySince !== null ? emptySince + emptyAgentMs : Infinity
 }
 
@@ -218,8 +226,8 @@ export function restoreSettings (api: Layer<InstanceDefinition>, before: Setting
 
 /** What the file says of an agent. */
 export function toLayer (definition: AgentDefinition): Layer<InstanceDefinition> {
-  const { headers } = definition
-  return { ...settingsOf({ ...definition, instances: new Map() }), ...(headers && { headers }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }
+  const { headers, dns } = definition
+  return { ...settingsOf({ ...definition, instances: new Map() }), ...(headers && { headers }), ...(dns && { dns }), instances: new Map(definition.instances.map(instance => [authorityOf(instance.host, instance.port), instance])) }
 }
 
 /** Whether the file says the same once more. Other credentials are no reason to forget what was registered. */

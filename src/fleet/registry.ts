@@ -1,11 +1,11 @@
 /**
- * Who there is: agents, their other names, instances and leases, from two sources that are merged into one immutable Agent each.
- * Knows nothing of files, HTTP or health. Every change is complete before the function returns, so that nobody sees half of one.
+ * Who there is: agents, their other names, instances and leases, from the file, DNS and registrations, which are merged into one immutable Agent
+ * each. Knows nothing of files, HTTP or health. Every change is complete before the function returns, so that nobody sees half of one.
  */
 import { AgentNotFoundError, InstanceNotFoundError, InvalidRegistrationError, NameConflictError } from '../errors.ts'
 import type { Clock } from '../clock.ts'
 import type { Agent } from './agent.ts'
-import type { AgentDefinition, Registration, RegistryState } from './definitions.ts'
+import type { AgentDefinition, InstanceDefinition, Registration, RegistryState } from './definitions.ts'
 import { authorityOf, type Instance, type Lease } from './instance.ts'
 import { Lapses, surveyLeases } from './lapses.ts'
 import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type Entry, type LayerAt } from './layers.ts'
@@ -131,11 +131,13 @@ export class Registry {
       const layer = toLayer(definition)
       if (entry.file !== null && !sameLayer(entry.file, layer)) entry.api = { instances: entry.api.instances }
       entry.file = layer
+      if (layer.dns === undefined) entry.found = new Map()
       entry.suppressed.clear()
       touched.add(entry)
     }
     for (const entry of gone.values()) {
       entry.file = null
+      entry.found = new Map()
       entry.suppressed.clear()
       touched.add(entry)
     }
@@ -151,6 +153,22 @@ export class Registry {
     for (const entry of touched) this.#releaseNames(entry)
     const change = this.#publish([...touched].map(entry => isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)))
     return { ...change, dropped }
+  }
+
+  /**
+   * Makes what DNS found for an agent equal to `definitions`, in one step. What left, also if a DELETE had taken it out, is new when it returns.
+   * An agent that is not in the file, or asks DNS for nothing, is left as it is.
+   */
+  replaceFound (name: string, definitions: readonly InstanceDefinition[]): RegistryChange {
+    const entry = this.#entries.get(name)
+    if (entry?.file?.dns === undefined) return { added: [], removed: [] }
+    const { suppressed, file } = entry
+    const found = new Map(definitions.map(definition => [authorityOf(definition.host, definition.port), definition]))
+    if (JSON.stringify([...found]) === JSON.stringify([...entry.found])) return { added: [], removed: [] }
+    for (const authority of suppressed) if (!found.has(authority) && !file.instances.has(authority)) suppressed.delete(authority)
+    entry.found = found
+    this.#releaseNames(entry)
+    return this.#publish([this.#rebuild(entry)])
   }
 
   /**
@@ -222,7 +240,7 @@ export class Registry {
     const authority = authorityOf(instance.host, instance.port)
     const inFile = entry.file?.instances.has(authority) ?? false
     entry.api.instances.delete(authority)
-    if (inFile) entry.suppressed.add(authority)
+    if (inFile || entry.found.has(authority)) entry.suppressed.add(authority)
     this.#releaseNames(entry)
     this.#publish([this.#rebuild(entry)])
     return { inFile, name: entry.name, instance }

@@ -33,6 +33,7 @@ export function askToRemove (instance: FleetInstance): void {
         <p>It leaves <strong>{instance.agent}</strong> at once; what is in flight on it may still finish.</p>
         {isLast && <p><strong>It is the last instance:</strong> requests to the agent are answered with 503 from then on.</p>}
         {instance.facts.source === 'file' && <p>It is in fleet.yaml, so it comes back when that file changes or the gateway restarts.</p>}
+        {instance.facts.source === 'dns' && <p>DNS names it, so it comes back when DNS named it no more in between, fleet.yaml changes or the gateway restarts.</p>}
       </>
     ),
     action: 'Remove',

@@ -4,7 +4,7 @@
 import { askToDrain, askToRemove } from './changes.tsx'
 import { notice } from './dialogs.tsx'
 import { fleet, type FleetInstance } from './fleet.ts'
-import { addressOfInstance, formatCount, formatDuration, formatMs, formatTime, nothing, reasonOf } from '../../../src/figures.ts'
+import { addressOfInstance, formatCount, formatDuration, formatMs, formatTime, nothing, reasonOf, sourceInWords } from '../../../src/figures.ts'
 import { ask, may, Refusal } from './gateway.ts'
 import type { Column } from './long-table.tsx'
 import { State } from './marks.tsx'
@@ -19,7 +19,7 @@ const byAddress = (a: FleetInstance, b: FleetInstance) => {
 /** What is told of an instance wherever it is listed. */
 export const instanceColumns: readonly Column<FleetInstance>[] = [
   { key: 'state', title: 'State', compare: (a, b) => stateRank[a.facts.state] - stateRank[b.facts.state] || byAddress(a, b), cell: ({ facts }) => <State of={facts.state} /> },
-  { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class='address'>{addressOfInstance(facts)}</span><span class='aside'>{facts.protocol}{facts.weight !== 1 && ` · weight ${facts.weight}`} · {facts.source === 'file' ? 'fleet.yaml' : 'registered'}</span></> },
+  { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class='address'>{addressOfInstance(facts)}</span><span class='aside'>{facts.protocol}{facts.weight !== 1 && ` · weight ${facts.weight}`} · {sourceInWords(facts.source)}</span></> },
   { key: 'why', title: 'Why', cell: instance => <Why instance={instance} /> },
   { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : formatDuration(lease.expires_at - fleet.now()) },
   { key: 'attempts', title: 'Attempts', isFigure: true, compare: (a, b) => a.row[1] - b.row[1], cell: ({ row }) => formatCount(row[1]) },
