@@ -16,7 +16,7 @@ const rulesBetweenKeys = {
     else: { anyOf: [{ required: ['port'] }, { required: ['dns'] }] },
     dependencies: { host: { anyOf: [{ required: ['port'] }, { required: ['instances'] }] }, timeout: { properties: { timeouts: { type: 'object', properties: { response: false } } } } }
   },
-  'agents[].dns': { if: { properties: { type: { const: 'SRV' } }, required: ['type'] }, then: { properties: { port: false } }, else: { required: ['port'] } },
+  'agents[].dns': { anyOf: [{ required: ['port'] }, { required: ['type'] }] }, // without a port it can only be SRV
   'agents[].tls': { dependencies: { certFile: ['keyFile'], keyFile: ['certFile'], passphraseFile: ['keyFile'] } },
   'auth.keys[]': {
     anyOf: [{ required: ['token'] }, { required: ['tokenFile'] }, { required: ['tokenSha256'] }],

@@ -3,7 +3,7 @@
  * Each concern's fields are functions of the duration form, since a registration may also write bare numbers of seconds.
  */
 import { readHeaders, type AgentHeaders } from './agent-headers.ts'
-import { dnsRefresh, metadataProblem, settingProblems } from './agent-rules.ts'
+import { metadataProblem, settingProblems } from './agent-rules.ts'
 import { InvalidRegistrationError } from './errors.ts'
 import { canonicalHost } from './fleet/address.ts'
 import type { AgentPolicy } from './fleet/agent.ts'
@@ -136,7 +136,7 @@ export const rateLimitFields = {
  * What fields of an entry count as when they are left out. The schema has no `default` for them, since what is left out must stay so: other
  * entries or a registration may say it. Documents find it under `whenLeftOut`.
  */
-const leftOut = { host: 'localhost', protocol: 'http', weight: 1 } as const
+const leftOut = { host: 'localhost', protocol: 'http', weight: 1, minRefresh: '5s', maxRefresh: '30s' } as const
 
 /** What a field is, for documents. */
 interface Words { description: string, whenLeftOut?: string | number }
@@ -174,8 +174,8 @@ const dnsFields = {
   type: Type.Optional(Type.Unsafe<DnsType>({ anyOf: dnsTypes.map(type => ({ const: type })), errorMessage: `must be one of ${dnsTypes.map(type => `"${type}"`).join(', ')}`, description: 'The records that are asked for; `A` and `AAAA` when left out.' })),
   port: Type.Optional(Port('The port of all addresses. Needed unless the type is `SRV`, whose records name one.')),
   resolvers: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 60 }), { minItems: 1, maxItems: 8, examples: [['10.0.0.2', '10.0.0.3:5353']], description: 'Name servers to ask, by address, with a port or without; those of /etc/resolv.conf when left out.' })),
-  minRefresh: Type.Optional(Duration({ minimumMs: 1_000, maximumMs: 86_400_000, description: 'The name is asked for again when the TTL of its records ends, but not sooner than after this time.', default: dnsRefresh.min })),
-  maxRefresh: Type.Optional(Duration({ minimumMs: 1_000, maximumMs: 86_400_000, description: 'The same, and not later.', default: dnsRefresh.max }))
+  minRefresh: Type.Optional(Duration({ minimumMs: 1_000, maximumMs: 86_400_000, description: 'The name is asked for again when the TTL of its records ends, but not sooner than after this time.', whenLeftOut: leftOut.minRefresh })),
+  maxRefresh: Type.Optional(Duration({ minimumMs: 1_000, maximumMs: 86_400_000, description: 'The same, and not later.', whenLeftOut: leftOut.maxRefresh }))
 }
 
 const settingFields = (form: DurationForm) => ({
@@ -251,6 +251,12 @@ export function toAgentDefinitions (agents: readonly FileAgent[], readFile?: Rea
   }))
 }
 
+/** Where only one is said, the other's default gives way. */
+function refreshBounds ({ minRefresh, maxRefresh }: NonNullable<FileAgent['dns']>): Pick<DnsSource, 'minRefreshMs' | 'maxRefreshMs'> {
+  const minRefreshMs = minRefresh ?? Math.min(durationMs(leftOut.minRefresh), maxRefresh ?? Infinity)
+  return { minRefreshMs, maxRefreshMs: maxRefresh ?? Math.max(durationMs(leftOut.maxRefresh), minRefreshMs) }
+}
+
 function dnsSources (entries: readonly FileAgent[]): Pick<AgentDefinition, 'dns'> {
   const sources = entries.flatMap(({ dns, protocol = leftOut.protocol, weight = leftOut.weight }): DnsSource[] => dns === undefined
     ? []
@@ -261,8 +267,7 @@ function dnsSources (entries: readonly FileAgent[]): Pick<AgentDefinition, 'dns'
         protocol,
         weight,
         ...(dns.resolvers !== undefined && { resolvers: dns.resolvers }),
-        minRefreshMs: dns.minRefresh ?? durationMs(dnsRefresh.min),
-        maxRefreshMs: dns.maxRefresh ?? durationMs(dnsRefresh.max)
+        ...refreshBounds(dns)
       }])
   return sources.length > 0 ? { dns: sources } : {}
 }

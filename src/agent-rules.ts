@@ -113,9 +113,6 @@ function fieldProblems ({ path, agent }: Entry): OptionError[] {
   return [...problems, ...tlsProblems(agent).map(problem => ({ ...problem, path: `${path}.${problem.path}` }))]
 }
 
-/** Bounds of the time between two questions, where `dns` doesn't say them. */
-export const dnsRefresh = { min: '5s', max: '30s' } as const
-
 /** Whether a name server is named so that node:dns takes it: `10.0.0.2`, `10.0.0.2:53`, `fd00::2`, `[fd00::2]:53`. */
 function isResolver (text: string): boolean {
   if (isIP(text) !== 0) return true
@@ -135,11 +132,7 @@ function dnsProblems ({ type, port, resolvers = [], minRefresh, maxRefresh }: No
   for (const [index, resolver] of resolvers.entries()) {
     if (!isResolver(resolver)) problems.push({ path: `resolvers[${index}]`, at: 'value', message: 'must be an IP address, with a port or without, such as "10.0.0.2" or "[fd00::2]:53"' })
   }
-  if (durationOf(minRefresh ?? dnsRefresh.min) > durationOf(maxRefresh ?? dnsRefresh.max)) {
-    problems.push(maxRefresh === undefined
-      ? { path: 'minRefresh', at: 'value', message: `must not be longer than maxRefresh, which is ${dnsRefresh.max} when it is left out` }
-      : { path: 'maxRefresh', at: 'value', message: `must not be shorter than minRefresh${minRefresh === undefined ? `, which is ${dnsRefresh.min} when it is left out` : ''}` })
-  }
+  if (minRefresh !== undefined && maxRefresh !== undefined && durationOf(minRefresh) > durationOf(maxRefresh)) problems.push({ path: 'minRefresh', at: 'value', message: 'must not be longer than maxRefresh' })
   return problems
 }
 

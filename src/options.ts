@@ -45,7 +45,7 @@ function joinPath (name: string, path: string): string {
   return `${name}${separator}${path}`
 }
 
-interface RangeMs { minimumMs?: number, maximumMs?: number, default?: string, description: string }
+interface RangeMs { minimumMs?: number, maximumMs?: number, default?: string, whenLeftOut?: string, description: string }
 
 const unitMs: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 const durationPattern = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/

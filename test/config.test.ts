@@ -144,7 +144,7 @@ t.test('what is wrong is named with its place', async t => {
     ['a size that is none', 'server: {bodyLimit: 10 parsecs}', /^1:21 server\.bodyLimit: must be a size/],
     ['a bad name', 'agents:\n  - name: "a b"\n    port: 1', '2:11 agents[0].name: must match [A-Za-z0-9][A-Za-z0-9._-]{0,63} (got "a b")'],
     ['a missing name', 'agents:\n  - port: 1\n', '2:5 agents[0].name: is required'],
-    ['no port and no instances', 'server: {}\nagents:\n  - name: a\n', '3:5 agents[0].port: is required, unless there are instances'],
+    ['no port and no instances', 'server: {}\nagents:\n  - name: a\n', '3:5 agents[0].port: is required, unless there are instances or dns'],
     ['host and instances', 'agents:\n  - name: a\n    host: h\n    instances: []', '4:5 agents[0].instances: can not stand beside host and port'],
     ['the same address twice', 'agents:\n  - {name: a, port: 1}\n  - {name: a, host: LOCALHOST, port: 1}', '3:38 agents[1].port: localhost:1 is an instance of "a" already'],
     ['the same address twice in instances', 'agents:\n  - {name: a, instances: [{port: 1}, {host: "0:0::1", port: 1}, {host: "::1", port: 1}]}', '2:85 agents[0].instances[2].port: [::1]:1 is an instance of "a" already'],

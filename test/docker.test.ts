@@ -52,13 +52,15 @@ interface Service {
   readonly build?: string | { readonly dockerfile_inline: string }
   readonly user?: string
   readonly working_dir?: string
+  readonly profiles?: readonly string[]
+  readonly entrypoint?: readonly string[]
   readonly command: readonly string[]
   readonly environment: Readonly<Record<string, string>>
   readonly secrets?: readonly string[]
   readonly ports?: readonly string[]
   readonly volumes: readonly (string | { readonly source: string, readonly target: string })[]
   readonly healthcheck?: { readonly test: readonly string[] }
-  readonly depends_on?: readonly string[]
+  readonly depends_on?: readonly string[] | Readonly<Record<string, { readonly condition: string }>>
   readonly stop_grace_period?: string
 }
 
@@ -75,13 +77,20 @@ interface Fleet {
 }
 
 /** As Compose reads it where no variable is set. */
-const composeText = (await text('docker-compose.yml')).replaceAll(/\$\{\w+:-([^}]*)\}/g, '$1')
+const withDefaults = (await text('docker-compose.yml')).replaceAll(/\$\{\w+:-([^}]*)\}/g, '$1')
+const composeText = withDefaults.replaceAll('$$', () => '$')
 // Compose understands `<<`; js-yaml has to be told.
 const compose = load(composeText, { schema: CORE_SCHEMA.withTags(mergeTag) }) as Compose
 const fleet = load(await text('examples/fleet.docker.yaml')) as Fleet
-const { gateway: gatewayService, ...agentServices } = compose.services
+/** The services of a profile, or those that are in none. */
+const servicesOf = (profile?: string) => Object.fromEntries(Object.entries(compose.services).filter(([, { profiles }]) => profiles?.[0] === profile))
+const { gateway: gatewayService, ...agentServices } = servicesOf()
+const large = servicesOf('large')
 
 const instancesOf = ({ agents }: Fleet) => agents.flatMap(({ host = '', port = NaN, instances = [{ host, port }] }) => instances.map(instance => ({ host: instance.host, port: instance.port })))
+
+/** What is no Node, and runs as it is published. */
+const engines = ['haproxy:3.2', 'redis:8']
 
 /** Source and target of each mount. */
 function mountsOf ({ volumes }: Service): (readonly [source: string, target: string])[] {
@@ -190,7 +199,7 @@ t.test('docker-compose.yml', async t => {
   t.test('has a default for every variable, and a fleet that is valid', async t => {
     const { agents, registry } = await loadConfig(join(root, 'examples/fleet.docker.yaml'))
 
-    t.notMatch(JSON.stringify(compose), '$')
+    t.notMatch(withDefaults.replaceAll('$$', ''), '$')
     t.same(agents.map(agent => agent.name), ['trail-agent', 'git-agent', 'clock-agent', 'chat-agent'])
     t.equal(registry.stateDir, fleet.registry.stateDir)
   })
@@ -200,7 +209,7 @@ t.test('docker-compose.yml', async t => {
     const byHost = (a: { host: string }, b: { host: string }) => a.host < b.host ? -1 : 1
 
     t.same(started.sort(byHost), instancesOf(fleet).sort(byHost))
-    t.same([...gatewayService?.depends_on ?? []].sort(), Object.keys(agentServices).sort())
+    t.same([...gatewayService?.depends_on as string[]].sort(), Object.keys(agentServices).sort())
     for (const [name, { environment, healthcheck }] of Object.entries(agentServices)) {
       t.equal(environment['HOST'], '0.0.0.0', `${name} is reached from outside its container`)
       t.ok(healthcheck, `${name} has a healthcheck`)
@@ -212,11 +221,11 @@ t.test('docker-compose.yml', async t => {
     const [volume = ''] = execForm(last(lastStage, 'VOLUME'))
     const [serve, flag, file = ''] = gatewayService?.command ?? []
 
-    t.same(Object.keys(compose.secrets), gatewayService?.secrets)
+    t.same(gatewayService?.secrets, ['fleet-secret'])
     t.equal(gatewayService?.environment['FLEET_SECRET_FILE'], `/run/secrets/${gatewayService?.secrets?.[0]}`)
     t.same([serve, flag, join(mounts.get(dirname(file)) ?? '', basename(file))], ['serve', '--fleet', 'examples/fleet.docker.yaml'])
     t.equal(volume, fleet.registry.stateDir)
-    t.same([mounts.get(volume)], Object.keys(compose.volumes), 'declared, and mounted where the state is')
+    t.ok(Object.keys(compose.volumes).includes(mounts.get(volume) ?? ''), 'declared, and mounted where the state is')
     t.ok(parseFloat(fleet.server.drainTimeout) < parseFloat(gatewayService?.stop_grace_period ?? ''), 'what is in flight may finish before Docker kills')
   })
 
@@ -225,9 +234,8 @@ t.test('docker-compose.yml', async t => {
       t.match(service, { read_only: true, cap_drop: ['ALL'], security_opt: ['no-new-privileges:true'] }, name)
       t.ok((service.ports ?? []).every(port => /^127\.0\.0\.1:\d+:\d+$/.test(port)), `${name} is published on loopback only`)
       for (const [source, target] of mountsOf(service).filter(([source]) => source.startsWith('.'))) {
-        const secret = compose.secrets['fleet-secret']?.file ?? ''
         t.ok(existsSync(join(root, source)), `${name}: ${source} is there`)
-        t.match(relative(source, secret), /^\.\.\//, `${name}: ${target} does not have the secret in it`)
+        for (const { file } of Object.values(compose.secrets)) t.match(relative(source, file), /^\.\.\//, `${name}: ${target} does not have the secret in it`)
       }
     }
     for (const [name, { user }] of Object.entries(agentServices)) t.equal(user, 'node', name)
@@ -235,6 +243,7 @@ t.test('docker-compose.yml', async t => {
 
   t.test('runs everything on the Dockerfile\'s base, and gives no built image the name of another', async t => {
     for (const [name, { image, build }] of Object.entries(compose.services)) {
+      if (image !== undefined && engines.includes(image)) continue
       if (build === undefined) t.equal(image, baseImage, name)
       else t.equal(image, undefined, name)
       if (typeof build !== 'object') continue
@@ -242,7 +251,59 @@ t.test('docker-compose.yml', async t => {
       t.same(wordsOf(stagesOf(build.dockerfile_inline)[0]?.[0]), [baseImage], name)
     }
   })
+
+  t.test('the large form is one of its own: nobody in it depends on the small one, or the other way round', async t => {
+    t.same(Object.keys(large).sort(), ['balancer', 'clocks', 'gateways', 'redis', 'workers'])
+    for (const [name, service] of Object.entries(large)) {
+      const needs = Object.entries(service.depends_on ?? {}) as [string, { condition: string }][]
+      t.same(needs.filter(([needed, { condition }]) => large[needed] === undefined || condition !== 'service_healthy'), [], name)
+      t.same((service.secrets ?? []).filter(secret => compose.secrets[secret] === undefined), [], `${name}: its secrets are declared`)
+      t.same(mountsOf(service).filter(([source]) => !source.startsWith('.') && !(source in compose.volumes)), [], `${name}: its volumes are declared`)
+      t.ok(service.healthcheck !== undefined || service.build === '.', `${name} has a healthcheck, or the image's`)
+    }
+    t.same(Object.entries(large).filter(([, { ports }]) => ports !== undefined).map(([name]) => name), ['balancer'], 'whoever may be there several times has no port of the machine')
+  })
+
+  t.test('its balancer asks the gateways whether they are ready, by the name and port that they have', async t => {
+    const haproxy = await text('examples/compose/haproxy.cfg')
+    const [, name = '', port] = /^ *server-template \w+ \d+ ([\w-]+):(\d+) /m.exec(haproxy) ?? []
+    const [, bound] = /^ *bind :(\d+)$/m.exec(haproxy) ?? []
+
+    t.equal(large[name]?.build, '.')
+    t.same(port, pairsOf(last(lastStage, 'ENV'))['FLEET_PORT'])
+    t.match(large['balancer']?.ports, [new RegExp(`:${bound}$`)])
+    t.match(haproxy, /^ *http-check send meth GET uri \/health\/ready /m)
+    const checked = spawnSync('haproxy', ['-c', '-f', join(root, 'examples/compose/haproxy.cfg')], { encoding: 'utf8' })
+    if (checked.error === undefined) t.equal(checked.status, 0, checked.stderr)
+  })
+
+  t.test('its gateways have a fleet that is valid, the addresses that Compose gives, and time to drain', async t => {
+    const { gateways, redis, clocks, workers } = large
+    const file = mountedFile(gateways!)
+    const { server, agents, registry } = await loadConfig(join(root, file))
+    const [found] = agents.flatMap(({ dns }) => dns ?? [])
+    const [, redisHost = ''] = /@([\w-]+):6379/.exec(gateways?.entrypoint?.join(' ') ?? '') ?? []
+    const [command = ''] = workers?.entrypoint?.slice(-1) ?? []
+
+    t.equal(file, 'examples/compose/fleet.large.yaml')
+    t.ok((server.drainDelay + server.drainTimeout) / 1_000 + 3 < parseFloat(gateways?.stop_grace_period ?? ''))
+    t.match(gateways, { tmpfs: [new RegExp(`^${registry.stateDir}:uid=1000,gid=1000,mode=0700$`)] })
+    t.equal(large[redisHost], redis)
+    t.match(redis, { volumes: ['redis:/data'], healthcheck: {} })
+    t.match(redis?.command.join('\n'), /^dir \/data\nappendonly yes$/m)
+    t.match({ name: found?.name, port: String(found?.port) }, { name: 'clocks', port: clocks?.environment['PORT'] })
+    t.match(command, / run trail-agent .* -- node encoder\.js$/)
+    t.match(workers?.environment, { FLEET_URL: `http://gateways:${pairsOf(last(lastStage, 'ENV'))['FLEET_PORT']}` })
+    t.match(composeText, 'docker compose --profile large up --build --wait balancer workers clocks')
+  })
 })
+
+/** The file that a service serves, in this repository. */
+function mountedFile (service: Service): string {
+  const mounts = new Map(mountsOf(service).map(([source, target]) => [target, source]))
+  const file = service.command.at(-1) ?? ''
+  return join(mounts.get(dirname(file)) ?? '', basename(file))
+}
 
 t.test('done by hand', async t => {
   if (!process.version.startsWith(`v${/\d+/.exec(baseImage)?.[0]}.`)) t.comment(`with Node ${process.version} in place of ${baseImage}`)
@@ -364,7 +425,8 @@ t.test('done by hand', async t => {
     for (const command of commands.filter(command => !command.startsWith('curl '))) await shell(command)
     const container = await createContainer(workshop, image)
     await mkdir(placed(container, '/run/secrets'), { recursive: true })
-    for (const [name, { file }] of Object.entries(compose.secrets)) {
+    for (const name of gatewayService?.secrets ?? []) {
+      const { file } = compose.secrets[name]!
       // Owner and mode come along with a mount. The folder that keeps other users out does not.
       await run('cp', ['-p', join(project, file), placed(container, `/run/secrets/${name}`)])
       t.equal((await stat(dirname(join(project, file)))).mode & 0o777, 0o700)

@@ -4,6 +4,7 @@
 export function configWith (path: string, value: unknown): object {
   const needed: Record<string, object> = {
     'agents[]': /^agents\[\]\.(?:instances|port)/.test(path) ? { name: 'a' } : { name: 'a', port: 1, ...(path.startsWith('agents[].tls') && { protocol: 'https' }) },
+    'agents[].dns': { name: 'a.test', port: 1 },
     'agents[].tls': { certFile: 'f', keyFile: 'f' },
     'server.tls': { certFile: 'f', keyFile: 'f' },
     'agents[].instances[]': { port: 1 },
