@@ -281,8 +281,9 @@ const programsOwn: [settings: RegExp, message: RegExp][] = [
   [/host$/, /must (?:be|not)/],
   [/^server\.trustedProxies/, /must be an IP address or a CIDR/],
   [/^registry\.allowedHosts/, /must be (?:a host name, a suffix|a valid CIDR)/],
+  [/^agents\[\]\.dns\.resolvers/, /must be an IP address, with a port or without/],
   [/^cors\.credentials/, /can not be true with origin/],
-  [/^server\.drain|[mM]axAge|jwksCooldown|clockSkew|[tT]imeout|interval/, /must be a duration/],
+  [/^server\.drain|[mM]axAge|jwksCooldown|clockSkew|[tT]imeout|interval|Refresh/, /must be a duration/],
   [/^server\.bodyLimit|maxBodyBytes/, /must be a size/],
   [/^agents\[\]\.headers$/, /headers\.\S+ must be a text/]
 ]
@@ -323,6 +324,7 @@ t.test('schema and program agree about which fields of an entry go together', as
     host: fc.constantFrom('h', 'localhost'),
     port: fc.constantFrom(1, 2),
     instances: fc.constantFrom([], [{ port: 1 }], [{ host: 'h', port: 1 }, { port: 3 }]),
+    dns: fc.constantFrom({ name: 'a.test', port: 1 }, { name: 'a.test', type: 'SRV' }, { name: 'a.test' }),
     aliases,
     timeout: fc.constant('1s'),
     timeouts: fc.constantFrom({}, { idle: '1s' }, { response: '1s' })
