@@ -7,7 +7,7 @@ import type { Test } from 'tap'
 
 type RecordType = 'A' | 'AAAA' | 'SRV'
 
-export interface SrvRecord { readonly priority?: number, readonly weight?: number, readonly port: number, readonly target: string }
+interface SrvRecord { readonly priority?: number, readonly weight?: number, readonly port: number, readonly target: string }
 
 /** What is said of one type of records of a name: the records, or that there is a name without such, none, or trouble; or nothing at all. */
 type Said = readonly string[] | readonly SrvRecord[] | 'empty' | 'NXDOMAIN' | 'SERVFAIL' | 'REFUSED' | 'silence'
