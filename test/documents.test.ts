@@ -36,6 +36,7 @@ const notRun: readonly { command: RegExp, why: string }[] = [
   { command: /^(sudo )?systemctl /, why: 'there may be no systemd, and it would be the machine\'s' },
   { command: /^journalctl /, why: 'likewise' },
   { command: /^docker /, why: 'there may be no container engine' },
+  { command: /^kubectl /, why: 'there may be no cluster' },
   { command: /\$\(cat \.fleet\/docker-secret\)/, why: 'it asks the gateway in the container' }
 ]
 
