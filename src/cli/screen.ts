@@ -29,8 +29,9 @@ export class Screen {
     this.#onKeypress = (_text, { name, ctrl }) => { if (name !== undefined) onKey(ctrl === true && name === 'c' ? 'q' : name) }
   }
 
+  /** A terminal that does not know its size says 0. */
   get rows (): number {
-    return this.#stdout.rows ?? 24
+    return this.#stdout.rows || 24
   }
 
   open (): void {
@@ -46,11 +47,10 @@ export class Screen {
   /** Shows these lines from the top, and one at the bottom; what is wider or more than there is room for is cut. */
   draw (lines: readonly string[], last: string): void {
     if (!this.#isOpen || this.#stdout.writableNeedDrain) return // who is slow sees the next one
-    const { columns = 80 } = this.#stdout
     const room = Math.max(this.rows - 1, 0)
     const shown = lines.slice(0, room)
     const page = [...shown, ...Array<string>(room - shown.length).fill(''), last]
-    this.#stdout.write(orders.home + page.map(line => cut(onlyColours(line), columns) + orders.restOfLine).join('\r\n') + orders.restOfPage)
+    this.#stdout.write(orders.home + page.map(line => cut(onlyColours(line), this.#stdout.columns || 80) + orders.restOfLine).join('\r\n') + orders.restOfPage)
   }
 
   close (): void {

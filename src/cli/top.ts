@@ -6,7 +6,7 @@ import type { Bye, Snapshot, Tick } from '../../plugins/console/wire.ts'
 import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, reasonOf } from '../figures.ts'
 import { WatchedFleet, type FleetAgent, type FleetInstance } from '../watched-fleet.ts'
 import { FleetSnapshotShape, FleetTickShape, hasShape, jsonObjectIn } from './answers.ts'
-import { GatewayAwayError, withClient, type GatewayClient } from './client.ts'
+import { GatewayAwayError, GatewayRefusal, withClient, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, withExamples } from './command.ts'
 import type { StreamEvent } from './event-stream.ts'
 import { followed, strangeStream, untilEnded } from './followed.ts'
@@ -64,7 +64,12 @@ function orderIn (text: string): Order {
 
 async function showTop (flags: TopFlags, io: CommandIo): Promise<void> {
   const isOnce = flags.once === true || io.stdout.isTTY !== true
-  await withClient(flags, io, client => isOnce ? printOnce(client, flags, io) : watch(client, flags, io))
+  try {
+    await withClient(flags, io, client => isOnce ? printOnce(client, flags, io) : watch(client, flags, io))
+  } catch (error) {
+    if (!(error instanceof GatewayRefusal) || error.code !== 'FLEET_NOT_FOUND') throw error
+    throw new CommandError('This gateway has no console, whose data top shows: see `console` in its fleet.yaml')
+  }
 }
 
 async function printOnce (client: GatewayClient, { sort = 'state' }: TopFlags, io: CommandIo): Promise<void> {

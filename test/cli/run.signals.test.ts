@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import t, { type Test } from 'tap'
 import { startGateway } from '../helpers/build-gateway.ts'
-import { listenerCommand, runWords, startRunner, startWords, untilInstances } from '../helpers/fleet-runner.ts'
+import { listenerCommand, noTerminal, runWords, startRunner, startWords, untilInstances } from '../helpers/fleet-runner.ts'
 
 const secret = 'fleet-secret-token'
 const authorization = `Bearer ${secret}`
@@ -19,7 +19,6 @@ async function fleet (t: Test) {
 }
 
 const has = (program: string, ...args: string[]) => spawnSync(program, args).status === 0
-const noTerminal = has('script', '--version') ? false : 'there is no script(1) from util-linux here, which gives a terminal'
 const noPid1 = process.getuid?.() === 0 && has('unshare', '--pid', '--fork', 'true') ? false : 'needs root and unshare'
 
 t.test('signals that ask for something else are passed on at once', async t => {

@@ -12,20 +12,17 @@ export interface ListeningGateway extends FastifyInstance {
   readonly origin: string
 }
 
-const quiet: FleetGatewayOptions = {
-  auth: { enabled: false },
-  rateLimit: { enabled: false },
-  auditLog: { enabled: false },
-  cors: { enabled: false },
-  ...(process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' && { upstreamClient: 'undici' })
-}
+/** What is off unless a test turns it on. */
+export const quiet = { auth: { enabled: false }, rateLimit: { enabled: false }, auditLog: { enabled: false }, cors: { enabled: false } } as const satisfies FleetGatewayOptions
+
+const client: FleetGatewayOptions = process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' ? { upstreamClient: 'undici' } : {}
 
 /** For tests of single connections: no probes come between. */
 export const unprobed = { health: { interval: '1h' } } as const satisfies FleetGatewayOptions
 
 /** Not listening: for `inject`. */
 export async function buildGateway (t: Test, options: FleetGatewayOptions = {}): Promise<FastifyInstance> {
-  const gateway = await createGateway({ ...quiet, ...options })
+  const gateway = await createGateway({ ...quiet, ...client, ...options })
   t.teardown(() => gateway.close())
   return gateway
 }

@@ -1,5 +1,5 @@
 /** `fleet-gateway run` as a process, with programs that tell what becomes of them. */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
@@ -53,6 +53,9 @@ export interface RunnerOptions {
   /** What runs it: `script …`, `unshare …`. It gets the command as further arguments. */
   around?: readonly string[]
 }
+
+/** Why tests that need a terminal can't run; false when they can. */
+export const noTerminal = spawnSync('script', ['--version']).status === 0 ? false : 'there is no script(1) from util-linux here, which gives a terminal'
 
 /** The words of `fleet-gateway run …`, for who runs them differently. */
 export function runWords (...args: readonly string[]): string[] {
