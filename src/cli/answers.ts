@@ -2,9 +2,9 @@
  * What the client commands rely on in a gateway's answers. Whatever answers may be something else, old, broken or hostile, so each answer is
  * held against its shape before anything of it is used. A field more is no fault: a newer gateway may tell more.
  */
-import { Value } from 'typebox/value'
 import { namePattern } from '../agent-options.ts'
 import { Type, type TSchema } from '../options.ts'
+import { Value } from '../typebox.ts'
 
 /** Metadata may be nested 64 deep; an answer that is nested much deeper only wants to break who walks it. */
 const mostDepth = 100
