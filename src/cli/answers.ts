@@ -94,17 +94,19 @@ export const AuditEntryShape = Type.Object({
 /** `GET /audit` */
 export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
 
+const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
+
 const Numbers = (length: number) => Type.Array(Type.Number(), { minItems: length })
 
 const InstanceFactsShape = Type.Object({
   host: Type.String(),
   port: Type.Integer(),
   state: Type.Union(['up', 'down', 'ejected', 'draining'].map(state => Type.Literal(state))),
-  why: Type.Union([Type.String(), Type.Null()]),
-  since: Type.Union([Type.Number(), Type.Null()]),
-  until: Type.Union([Type.Number(), Type.Null()]),
+  why: orNull(Type.String()),
+  since: orNull(Type.Number()),
+  until: orNull(Type.Number()),
   ejections: Type.Integer(),
-  lease: Type.Union([Type.Object({ lapsed: Type.Boolean() }), Type.Null()])
+  lease: orNull(Type.Object({ lapsed: Type.Boolean() }))
 })
 
 const AgentUpdateShape = Type.Object({
@@ -134,8 +136,6 @@ export const FleetTickShape = Type.Object({
   agents: Type.Optional(Type.Record(Type.String(), AgentUpdateShape)),
   gone: Type.Optional(Type.Array(Type.String()))
 })
-
-const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
 
 /** `GET /explain` */
 export const ExplanationShape = Type.Object({

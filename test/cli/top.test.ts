@@ -145,7 +145,7 @@ t.test('what is wrong is told in a line', async t => {
     t.match(await command(['top'], { ...env, FLEET_URL: 'http://127.0.0.1:1' }, isTTY), { code: 1, stdout: '', stderr: /No gateway listens/ })
     t.match(await command(['top'], without.env, isTTY), { code: 1, stdout: '', stderr: 'This gateway has no console, whose data top shows: see `console` in its fleet.yaml\n' })
   }
-  t.match(await command(['top', '--sort', 'size'], env), { code: 2, stdout: '', stderr: /--sort must be one of state, rate, errors, latency, name/ })
+  t.match(await command(['top', '--sort', 'size'], env), { code: 2, stdout: '', stderr: /'size' is invalid\. Allowed choices are state, rate, errors, latency, name\./ })
 })
 
 const snapshot = {
