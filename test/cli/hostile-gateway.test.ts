@@ -3,9 +3,8 @@ import t from 'tap'
 import type { ServerResponse } from 'node:http'
 import { GatewayClient } from '../../src/cli/client.ts'
 import { onlyColours, plain } from '../../src/cli/io.ts'
-import { run } from '../../src/cli/program.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
-import { fakeIo } from '../helpers/fake-io.ts'
+import { runCommand } from '../helpers/run-command.ts'
 
 /** Colour, a title, a cleared screen, the same with 8-bit codes, backspaces, a second line, a line that reads backwards. */
 const orders = '\u001b[31mX\u001b]0;title\u0007\u001b[2J\u009b2J\u009d0;title\u009c\b\b\u007f\rok    all\nok    forged\u2028\u202etxt'
@@ -43,10 +42,8 @@ function json (response: ServerResponse, body: unknown, status = 200): void {
 }
 
 /** Runs a command on a terminal without colour. */
-async function command (...args: string[]) {
-  const { io, stdout, stderr } = fakeIo({ isTTY: true, env: { NO_COLOR: '1', FLEET_SECRET: 'fleet-secret-token' } })
-  const code = await run(args, io)
-  return { code, stdout: stdout(), stderr: stderr() }
+function command (...args: string[]) {
+  return runCommand(args, { isTTY: true, env: { NO_COLOR: '1', FLEET_SECRET: 'fleet-secret-token' } })
 }
 
 t.test('whatever a gateway puts into its answers, the terminal gets text, and a field is a line', async t => {

@@ -11,6 +11,7 @@ import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { fakeIo } from '../helpers/fake-io.ts'
 import { noTerminal, startWords } from '../helpers/fleet-runner.ts'
+import { runCommand } from '../helpers/run-command.ts'
 import { main } from '../helpers/serve-process.ts'
 
 const secret = 'fleet-secret-token'
@@ -31,11 +32,7 @@ async function fleet (t: Test, options: FleetGatewayOptions = {}) {
   return { agent, gateway, clock, env, ask }
 }
 
-async function command (args: readonly string[], env: Record<string, string>, isTTY = false) {
-  const { io, stdout, stderr } = fakeIo({ isTTY, env })
-  const code = await run(args, io)
-  return { code, stdout: stdout(), stderr: stderr() }
-}
+const command = (args: readonly string[], env: Record<string, string>, isTTY = false) => runCommand(args, { isTTY, env })
 
 /** Watches, on a terminal of 100 columns and 40 rows. */
 function watch (env: Record<string, string>, ...args: string[]) {

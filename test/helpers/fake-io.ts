@@ -17,7 +17,7 @@ export interface FakeIo {
   readonly signal: (name: NodeJS.Signals) => void
 }
 
-interface FakeIoOptions {
+export interface FakeIoOptions {
   /** Whether a person sits there. @default false */
   isTTY?: boolean
   env?: Record<string, string>
