@@ -176,12 +176,20 @@ t.test('what answers may be hostile: the terminal gets no orders, and what is no
   top.signal('SIGINT')
   await top.code
 
-  for (const [event, data] of [['snapshot', { ...snapshot, agents: { a: { status: 'down' } } }], ['snapshot', { ...snapshot, totals: {} }], ['snapshot', []], ['snapshot', 'x'], ['snapshot', { ...snapshot, agents: { a: { ...snapshot.agents['a\u001b[2J\nb'], facts: { x: {} } } } }]] as const) {
+  for (const [event, data] of [['snapshot', { ...snapshot, agents: { a: { status: 'down' } } }], ['snapshot', { ...snapshot, totals: {} }], ['snapshot', []], ['snapshot', 'x'], ['snapshot', { ...snapshot, agents: { a: { ...snapshot.agents['a\u001b[2J\nb'], facts: { x: {} } } } }], ['snapshot', { ...snapshot, requests: 5 }]] as const) {
     events = response => { response.end(told(event, data)) }
     for (const isTTY of [true, false]) t.match(await command(['top'], env, isTTY), { code: 1, stdout: '', stderr: /no Fleet Gateway, to go by its event stream/ }, JSON.stringify(data))
   }
   events = response => { response.write(told('snapshot', snapshot) + told('tick', { now: 1, totals: snapshot.totals, agents: { new: { row: [1] } } })) }
   t.match(await watch(env).code, 1, 'a tick, too')
+  for (const data of [{ requests: 5 }, { agents: { new: { ...snapshot.agents['a\u001b[2J\nb'], spark: 'x' } } }]) {
+    events = response => { response.write(told('snapshot', snapshot) + told('tick', { now: 1, totals: snapshot.totals, ...data })) }
+    const strange = watch(env)
+    t.match({ code: await strange.code, stderr: strange.stderr() }, { code: 1, stderr: /no Fleet Gateway, to go by its event stream/ }, JSON.stringify(data))
+  }
+  const { x } = snapshot.agents['a\u001b[2J\nb'].facts
+  events = response => { response.write(told('snapshot', { ...snapshot, agents: { constructor: { ...snapshot.agents['a\u001b[2J\nb'], facts: { constructor: x }, rows: {} } } })) }
+  t.match(await command(['top'], env), { code: 0, stdout: /\nconstructor +down +0 of 1 / }, 'an id may be the name of what every object has')
   events = response => { response.end() }
   t.match(await command(['top'], env), { code: 1, stderr: /has ended the stream/ }, 'who wants one picture does not wait')
 })
