@@ -90,7 +90,7 @@ t.test('on a terminal it changes with the fleet, takes keys, and gives the termi
 
   t.equal(await top.code, 0)
   // eslint-disable-next-line no-control-regex
-  t.match(top.stdout(), /^\u001b\[\?1049h\u001b\[\?25l[^]*\u001b\[\?25h\u001b\[\?1049l$/)
+  t.match(top.stdout(), /^\u001b\[\?1049h\u001b\[\?25l\u001b\[\?7l[^]*\u001b\[\?7h\u001b\[\?25h\u001b\[\?1049l$/)
   t.equal(top.stderr(), '')
   t.equal(top.stdin.listenerCount('keypress'), 0)
 })
@@ -104,6 +104,8 @@ t.test('more agents than lines are gone through by keys, and no line is wider th
   t.equal(top.page().length, 40)
   t.equal(shown, 40 - 6)
   t.ok(top.page().every(line => line.length <= 100))
+  // eslint-disable-next-line no-control-regex
+  t.notMatch(top.stdout(), /[^\nH]\u001b\[K|[^\n]\u001b\[J/, 'nothing is erased behind a line that may fill the terminal')
   const first = () => /agent-(\d+)/.exec(top.page().find(line => line.startsWith('agent-'))!)![1]
 
   for (const [key, expected] of [['\u001b[B', '001'], ['\u001b[6~', '021'], ['\u001b[F', '066'], ['\u001b[A', '065'], ['\u001b[5~', '045'], ['\u001b[H', '000'], ['x', '000'], ['\u001b[A', '000']]) {
