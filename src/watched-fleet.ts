@@ -173,7 +173,7 @@ function takeInstances (agent: FleetAgent, { facts = {}, rows = {} }: AgentUpdat
   for (const [id, fact] of Object.entries(facts)) {
     const known = agent.instances.get(id)
     if (known !== undefined) known.facts = fact
-    else agent.instances.set(id, { id, agent: agent.name, facts: fact, row: rows[id] ?? [0, 0, 0, 0, 0] })
+    else agent.instances.set(id, { id, agent: agent.name, facts: fact, row: Object.hasOwn(rows, id) ? rows[id]! : [0, 0, 0, 0, 0] })
   }
   for (const [id, row] of Object.entries(rows)) {
     const known = agent.instances.get(id)

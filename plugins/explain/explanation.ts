@@ -68,10 +68,13 @@ export function explain (gateway: FastifyInstance, question: Question) {
   }
 }
 
+const notAscii = /[\u0080-\uffff]/
+
 function targetProblem (gateway: FastifyInstance, target: string, path: string): FleetError | undefined {
   if (!target.startsWith('/')) return new BadRequestError('The path has to begin with "/"')
   const problem = gateway.hasDecorator('guard') ? gateway.guard.targetProblem(target) : undefined
   if (problem !== undefined) return new BadRequestError(problem)
+  if (notAscii.test(target)) return new BadRequestError('The path and the query may have ASCII characters only, others percent-encoded') // Node's parser says it
   return isDecodable(path) ? undefined : new BadRequestError('The path is no valid UTF-8 when it is decoded')
 }
 

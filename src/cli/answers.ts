@@ -114,20 +114,22 @@ const AgentUpdateShape = Type.Object({
   row: Type.Optional(Numbers(6)),
   facts: Type.Optional(Type.Record(Type.String(), InstanceFactsShape)),
   rows: Type.Optional(Type.Record(Type.String(), Numbers(5))),
-  gone: Type.Optional(Type.Array(Type.String()))
+  gone: Type.Optional(Type.Array(Type.String())),
+  spark: Type.Optional(Type.Array(Type.Number()))
 })
 
 const FleetTotals = {
   now: Type.Number(),
   totals: Type.Object({ uptime_seconds: Type.Number(), requests: Type.Integer(), errors: Type.Integer(), in_flight: Type.Integer(), watching: Type.Integer() }),
-  config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) }))
+  config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) })),
+  requests: Type.Optional(Type.Union([Type.Array(Type.Object({})), Type.Null()]))
 }
 
 /** First message of `GET /console/events`; */
 export const FleetSnapshotShape = Type.Object({
   ...FleetTotals,
   sample_seconds: Type.Number({ exclusiveMinimum: 0 }),
-  agents: Type.Record(Type.String(), Type.Intersect([AgentUpdateShape, Type.Object({ status: Type.String(), aliases: Type.Array(Type.String()), row: Numbers(6), spark: Type.Optional(Type.Array(Type.Number())) })]))
+  agents: Type.Record(Type.String(), Type.Intersect([AgentUpdateShape, Type.Object({ status: Type.String(), aliases: Type.Array(Type.String()), row: Numbers(6) })]))
 })
 
 /** and those of every second. */

@@ -87,7 +87,7 @@ t.test('on a terminal it changes with the fleet, takes keys, and gives the termi
 
   t.equal(await top.code, 0)
   // eslint-disable-next-line no-control-regex
-  t.match(top.stdout(), /^\u001b\[\?1049h\u001b\[\?25l[^]*\u001b\[\?25h\u001b\[\?1049l$/)
+  t.match(top.stdout(), /^\u001b\[\?1049h\u001b\[\?25l\u001b\[\?7l[^]*\u001b\[\?7h\u001b\[\?25h\u001b\[\?1049l$/)
   t.equal(top.stderr(), '')
   t.equal(top.stdin.listenerCount('keypress'), 0)
 })
@@ -101,6 +101,8 @@ t.test('more agents than lines are gone through by keys, and no line is wider th
   t.equal(top.page().length, 40)
   t.equal(shown, 40 - 6)
   t.ok(top.page().every(line => line.length <= 100))
+  // eslint-disable-next-line no-control-regex
+  t.notMatch(top.stdout(), /[^\nH]\u001b\[K|[^\n]\u001b\[J/, 'nothing is erased behind a line that may fill the terminal')
   const first = () => /agent-(\d+)/.exec(top.page().find(line => line.startsWith('agent-'))!)![1]
 
   for (const [key, expected] of [['\u001b[B', '001'], ['\u001b[6~', '021'], ['\u001b[F', '066'], ['\u001b[A', '065'], ['\u001b[5~', '045'], ['\u001b[H', '000'], ['x', '000'], ['\u001b[A', '000']]) {
@@ -173,12 +175,20 @@ t.test('what answers may be hostile: the terminal gets no orders, and what is no
   top.signal('SIGINT')
   await top.code
 
-  for (const [event, data] of [['snapshot', { ...snapshot, agents: { a: { status: 'down' } } }], ['snapshot', { ...snapshot, totals: {} }], ['snapshot', []], ['snapshot', 'x'], ['snapshot', { ...snapshot, agents: { a: { ...snapshot.agents['a\u001b[2J\nb'], facts: { x: {} } } } }]] as const) {
+  for (const [event, data] of [['snapshot', { ...snapshot, agents: { a: { status: 'down' } } }], ['snapshot', { ...snapshot, totals: {} }], ['snapshot', []], ['snapshot', 'x'], ['snapshot', { ...snapshot, agents: { a: { ...snapshot.agents['a\u001b[2J\nb'], facts: { x: {} } } } }], ['snapshot', { ...snapshot, requests: 5 }]] as const) {
     events = response => { response.end(told(event, data)) }
     for (const isTTY of [true, false]) t.match(await command(['top'], env, isTTY), { code: 1, stdout: '', stderr: /no Fleet Gateway, to go by its event stream/ }, JSON.stringify(data))
   }
   events = response => { response.write(told('snapshot', snapshot) + told('tick', { now: 1, totals: snapshot.totals, agents: { new: { row: [1] } } })) }
   t.match(await watch(env).code, 1, 'a tick, too')
+  for (const data of [{ requests: 5 }, { agents: { new: { ...snapshot.agents['a\u001b[2J\nb'], spark: 'x' } } }]) {
+    events = response => { response.write(told('snapshot', snapshot) + told('tick', { now: 1, totals: snapshot.totals, ...data })) }
+    const strange = watch(env)
+    t.match({ code: await strange.code, stderr: strange.stderr() }, { code: 1, stderr: /no Fleet Gateway, to go by its event stream/ }, JSON.stringify(data))
+  }
+  const { x } = snapshot.agents['a\u001b[2J\nb'].facts
+  events = response => { response.write(told('snapshot', { ...snapshot, agents: { constructor: { ...snapshot.agents['a\u001b[2J\nb'], facts: { constructor: x }, rows: {} } } })) }
+  t.match(await command(['top'], env), { code: 0, stdout: /\nconstructor +down +0 of 1 / }, 'an id may be the name of what every object has')
   events = response => { response.end() }
   t.match(await command(['top'], env), { code: 1, stderr: /has ended the stream/ }, 'who wants one picture does not wait')
 })
