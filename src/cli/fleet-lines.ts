@@ -1,6 +1,7 @@
 /**
  * The fleet as lines of text: what the gateway as a whole does, and a row for each agent.
  */
+import { stripVTControlCharacters } from 'node:util'
 import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, reasonOf } from '../figures.ts'
 import { byState, type FleetAgent, type FleetInstance, type WatchedFleet } from '../watched-fleet.ts'
 import { colorsFor, type Colors, type CommandIo } from './io.ts'
@@ -28,17 +29,34 @@ export function overviewLines ({ agents, totals, config, overall }: WatchedFleet
     degraded > 0 ? yellow(`${degraded} degraded`) : ''
   ]
   const lines = [`${bold(url)}, up for ${duration(uptime)}`, parts.filter(part => part !== '').join('   ')]
-  if (config?.ok === false) lines.push(red(`An older configuration runs, since the file is bad: ${config.error ?? ''}`))
+  if (config?.ok === false) lines.push(red('An older configuration runs, since the file is bad: fleet-gateway check tells all that is wrong with it'))
   return lines
 }
 
-/** A head, and a line for each of these agents. @param now by the gateway's clock */
-export function agentLines (agents: readonly FleetAgent[], now: number, io: Pick<CommandIo, 'stdout' | 'env'>): string[] {
+/** Which columns are left out where there is no room, first of all this one. */
+const leastOfUse = ['last 100 s', 'in flight', 'p50', 'p99', 'up']
+
+/** So much of what is wrong is to be seen. */
+const leastReason = 30
+
+/**
+ * A head, and a line for each of these agents.
+ * @param now by the gateway's clock
+ * @param columns of the terminal
+ */
+export function agentLines (agents: readonly FleetAgent[], now: number, io: Pick<CommandIo, 'stdout' | 'env'>, columns = Infinity): string[] {
   const colors = colorsFor(io.stdout, io.env)
-  return tableLines(io, head, agents.map(agent => rowOf(agent, now, colors)))
+  const rows = agents.map(agent => rowOf(agent, now, colors))
+  const least = rows.map(row => [...row.slice(0, -1), row.at(-1)!.slice(0, leastReason)])
+  for (let leftOut = 0; ; leftOut++) {
+    const hidden = leastOfUse.slice(0, leftOut)
+    const shown = (row: readonly string[]) => row.filter((_, index) => !hidden.includes(head[index]!))
+    const fits = tableLines(io, shown(head), least.map(shown)).every(line => stripVTControlCharacters(line).length <= columns)
+    if (fits || leftOut === leastOfUse.length) return tableLines(io, shown(head), rows.map(shown))
+  }
 }
 
-const head = ['agent', 'state', 'up', 'last 100 s', 'req/s', 'errors', 'p50', 'p99', 'in flight', 'what is wrong'] as const
+const head: readonly string[] = ['agent', 'state', 'up', 'last 100 s', 'req/s', 'errors', 'p50', 'p99', 'in flight', 'what is wrong']
 
 function rowOf (agent: FleetAgent, now: number, colors: Colors): string[] {
   const { name, status, rate, errorRatio, row: [inFlight, , , , p50, p99], spark } = agent

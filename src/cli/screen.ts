@@ -25,13 +25,27 @@ export class Screen {
   constructor ({ stdin, stdout }: Pick<CommandIo, 'stdin' | 'stdout'>, { onKey, onResize }: ScreenListeners) {
     this.#stdin = stdin
     this.#stdout = stdout
-    this.#onResize = onResize
-    this.#onKeypress = (_text, { name, ctrl }) => { if (name !== undefined) onKey(ctrl === true && name === 'c' ? 'q' : name) }
+    this.#onResize = () => this.#guarded(onResize)
+    this.#onKeypress = (_text, { name, ctrl }) => this.#guarded(() => { if (name !== undefined) onKey(ctrl === true && name === 'c' ? 'q' : name) })
   }
 
-  /** A terminal that does not know its size says 0. */
+  /** As `columns`: a terminal that does not know its size says 0. */
   get rows (): number {
     return this.#stdout.rows || 24
+  }
+
+  get columns (): number {
+    return this.#stdout.columns || 80
+  }
+
+  /** What throws here ends the process, which has to leave the terminal as it was. */
+  #guarded (act: () => void): void {
+    try {
+      act()
+    } catch (error) {
+      this.close()
+      throw error
+    }
   }
 
   open (): void {
@@ -56,7 +70,7 @@ export class Screen {
 
   /** A character that is wider than others ends at the terminal's edge, too, since no line goes on in the next one. */
   #cut (line: string): string {
-    return cut(onlyColours(line), this.#stdout.columns || 80)
+    return cut(onlyColours(line), this.columns)
   }
 
   close (): void {

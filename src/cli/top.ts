@@ -24,6 +24,9 @@ type Order = keyof typeof orders
 /** Ten thousand agents are some 5 MiB. */
 const mostCharacters = 64 * 1024 * 1024
 
+/** What `--once` waits for two ticks of a second. */
+const mostOnceMs = 3_000
+
 /** What comes first. */
 const orders = {
   state: byStatus,
@@ -36,9 +39,14 @@ const orderNames = Object.keys(orders) as Order[]
 
 export function topCommand (io: CommandIo): Command {
   const command = clientCommand('top')
-    .option('--once', 'print one picture and end, as it does where the output is no terminal')
+    .option('--once', 'print one picture after two seconds and end, as it does where the output is no terminal')
     .addOption(new Option('--sort <order>', 'what comes first (state)').choices(orderNames))
     .action((flags: TopFlags) => showTop(fleetOf(flags), io))
+  command.addHelpText('after', `
+Requests a second and errors are those of the last five seconds (with --once, two), p50 and p99 those of the last sample, which is five seconds long.
+Of a narrow terminal the columns of least use are left out.
+
+Keys: s sorts by ${orderNames.join(', ')} in turn; arrows, page keys, home and end go through the agents; q ends it.`)
   return withExamples(command, [
     ['fleet-gateway top'],
     ['fleet-gateway top --sort rate', 'the busiest agents first'],
@@ -56,16 +64,25 @@ async function showTop (flags: TopFlags, io: CommandIo): Promise<void> {
   }
 }
 
+/** What happens is counted over two ticks; who does not tell of them is waited for no longer than it would take. */
 async function printOnce (client: GatewayClient, { sort = 'state' }: TopFlags, io: CommandIo): Promise<void> {
+  const fleet = new WatchedFleet()
+  let stopWaiting = () => {}
   await untilEnded(io, async ending => {
-    const fleet = new WatchedFleet()
     const tell = (text: string) => { throw new GatewayAwayError(text) }
+    let ticks = 0
     for await (const event of followed(client, '/console/events', { signal: ending.signal, tell, mostCharacters })) {
-      if (take(event, fleet, client) !== 'snapshot') continue
-      print(io, [...overviewLines(fleet, client.target.url, io), '', ...agentLines([...fleet.agents.values()].sort(orders[sort]), fleet.now(), io)].join('\n'))
-      return
+      const type = take(event, fleet, client)
+      if (type === 'snapshot') stopWaiting = after(mostOnceMs, () => ending.abort())
+      if (type === 'tick' && ++ticks === 2) return
     }
-  })
+  }).finally(() => stopWaiting())
+  if (fleet.totals !== null) print(io, [...overviewLines(fleet, client.target.url, io), '', ...agentLines([...fleet.agents.values()].sort(orders[sort]), fleet.now(), io)].join('\n'))
+}
+
+function after (ms: number, act: () => void): () => void {
+  const timer = setTimeout(act, ms)
+  return () => clearTimeout(timer)
 }
 
 async function watch (client: GatewayClient, { sort = 'state' }: TopFlags, io: CommandIo): Promise<void> {
@@ -95,7 +112,7 @@ async function watch (client: GatewayClient, { sort = 'state' }: TopFlags, io: C
       first = Math.max(Math.min(first, all.length - room), 0)
       const shown = all.slice(first, first + room)
       const rest = shown.length < all.length ? `${first + 1} to ${first + shown.length} of ${all.length}, arrows and page keys go on; ` : ''
-      screen.draw([...top, '', ...agentLines(shown, fleet.now(), io)], colors.dim(`${rest}s: sorted by ${order}, q: quit`))
+      screen.draw([...top, '', ...agentLines(shown, fleet.now(), io, screen.columns)], colors.dim(`${rest}s: sorted by ${order}, q: quit`))
     }
 
     try {
