@@ -146,7 +146,8 @@ const quoted = (words: readonly string[]) => words.map(word => `'${word.replaceA
 t.test('Ctrl-C in a terminal reaches the program once, also through npm', { skip: noTerminal }, async t => {
   const { gateway, env } = await fleet(t)
   const dir = t.testdir({ 'package.json': JSON.stringify({ scripts: { agent: quoted(runWords('web', '--', ...listenerCommand())) } }) })
-  const script = (command: string) => startWords(t, ['script', '-qec', command, '/dev/null'], { env: { ...env, TERM: 'xterm' }, cwd: dir })
+  // A shell in between would get the Ctrl-C as well: bash gives way to its last command, dash does so when told.
+  const script = (command: string) => startWords(t, ['script', '-qec', `exec ${command}`, '/dev/null'], { env: { ...env, TERM: 'xterm' }, cwd: dir })
 
   const direct = script(quoted(runWords('web', '--', ...listenerCommand())))
   await direct.printed(/registered web/)
