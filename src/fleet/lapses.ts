@@ -41,9 +41,10 @@ export class Lapses {
   }
 
   /** Drops those of an agent's instances whose time is over, by the last judgement, and marks those that are kept. */
-  settle (entry: Entry, now: number): { dropped: number, marked: number, kept: number } {
-    const { name, api } = entry
-    let [dropped, marked, kept] = [0, 0, 0]
+  settle (entry: Entry, now: number): { dropped: string[], marked: number, kept: number } {
+    const { api } = entry
+    const dropped: string[] = []
+    let [marked, kept] = [0, 0]
     for (const [authority, registered] of api.instances) {
       const { lease, protocol } = registered
       if (lease === null || !hasRunOut(lease, now)) continue
@@ -55,13 +56,20 @@ export class Lapses {
         marked++
         api.instances.set(authority, { ...registered, lease: { ...lease, lapsedAt: now } })
       } else {
-        dropped++
+        dropped.push(authority)
+        if (isNew) this.count(entry, authority, now)
         api.instances.delete(authority)
-        // For one ttl: heartbeats come more often than that, so whatever holds up all of them lets all leases run out within that time.
-        if (isNew && !isDraining) this.#dropped.set(keyOf(name, authority), now + Math.min(lease.ttlMs, mostMs))
       }
     }
     return { dropped, marked, kept }
+  }
+
+  /** Counts an instance that leaves because its lease ran out, unless it said goodbye or was counted when that was found. */
+  count ({ name, api, built }: Entry, authority: string, now: number): void {
+    const registered = api.instances.get(authority)
+    if (!registered?.lease || registered.lease.lapsedAt !== undefined || drains({ built }, originOf(registered.protocol, authority))) return
+    // For one ttl: heartbeats come more often than that, so whatever holds up all of them lets all leases run out within that time.
+    this.#dropped.set(keyOf(name, authority), now + Math.min(registered.lease.ttlMs, mostMs))
   }
 
   /** An instance is registered again, so its lapse does not count any more. */
@@ -99,7 +107,7 @@ function hasRunOut ({ expiresAt, lapsedAt }: Lease, now: number): boolean {
   return lapsedAt !== undefined || expiresAt <= now
 }
 
-function drains ({ built }: Entry, origin: string): boolean {
+function drains ({ built }: Pick<Entry, 'built'>, origin: string): boolean {
   return built.get(origin)?.runtime.draining === true
 }
 
