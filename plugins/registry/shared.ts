@@ -205,10 +205,11 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
 
   /** Sees whether a change was made that was not told here, or other data is there. */
   async function look (): Promise<void> {
+    const before = seen // messages may be faster than the answer
     const [epoch, text] = await run('look', '', '', keys.channel) as [string, string]
     const version = Number(text)
-    if (!isSynced || seen === null) return
-    if (epoch !== seen.epoch || version < seen.version) return resync()
+    if (!isSynced || seen === null || before === null) return
+    if (epoch !== before.epoch || version < before.version) return resync()
     const isBehind = aheadAt > seen.version // since the last look, too
     aheadAt = version > seen.version ? version : 0
     if (isBehind) subscriber.disconnect(true)

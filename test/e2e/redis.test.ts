@@ -154,13 +154,15 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
 
   await t.test('when most leases run out at once their instances stay, whichever gateways find that', async t => {
     const gateways = await gatewaysOn(t, redis.url, 3)
-    await register(gateways[0]!, { name: 'planner', port: 24_000, ttl: 1 })
-    for (let port = 24_001; port <= 24_006; port++) await register(gateways[port % 3]!, { name: 'planner', port, ttl: 2 })
-    await until(() => gateways.every(gateway => ports(gateway, 'planner').length === 7), 'all have all')
+    await Promise.all(Array.from({ length: 9 }, (_, index) => register(gateways[index % 3]!, { name: 'planner', port: 24_000 + index, ttl: 1 })))
+    await until(() => gateways.every(gateway => ports(gateway, 'planner').length === 9), 'all have all')
 
-    for (const gateway of gateways) await until(() => gateway.registry.leaseCount.lapsed === 6, 'six of seven are kept')
+    await until(() => gateways.every(({ registry }) => registry.leaseCount.lapsed > 0), 'each keeps some without a lease')
 
-    for (const gateway of gateways) t.equal(ports(gateway, 'planner').length, 6, 'one alone was taken at its word')
+    await wait(2_500) // longer than another ttl
+    const kept = ports(gateways[0]!, 'planner')
+    t.ok(kept.length >= 5, `of nine ${kept.length} are left: those that were found before half had lapsed were taken at their word`)
+    for (const gateway of gateways) t.same(ports(gateway, 'planner'), kept)
   })
 
   await t.test('a gateway that is gone takes nothing with it', async t => {
