@@ -107,7 +107,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (drain === 'false') return removeInstance(name, id)
     const instance = await registrations.drain(name, id)
     reconsider(instance.agent)
-    removeWhenIdle(instance.agent, id, instance.runtime)
+    if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
 

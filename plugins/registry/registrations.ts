@@ -10,6 +10,8 @@ export interface Registrations {
   heartbeat (name: string, id: string): Promise<Instance>
   /** Takes an instance out of the rotation. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
   drain (name: string, id: string): Promise<Instance>
+  /** Whether an instance that drains is removed without further ado when its last request has ended, at whichever gateway. */
+  endsDrainOf (instance: Instance): boolean
   /** @throws AgentNotFoundError NotKeptError */
   removeAgent (nameOrAlias: string): Promise<{ name: string, inFile: boolean }>
   /** @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
@@ -31,6 +33,7 @@ export function ownRegistrations (registry: Registry, save: () => Promise<void>)
     },
     async heartbeat (name, id) { return registry.heartbeat(name, id) },
     async drain (name, id) { return registry.drain(name, id) },
+    endsDrainOf: () => false,
     async removeAgent (nameOrAlias) {
       const removed = registry.removeAgent(nameOrAlias)
       await save()

@@ -1,15 +1,18 @@
 /**
  * What gateways do to the registry in Redis, as scripts: each is one step, on the server's time. Every change has the next version and is told to
- * all in a line `epoch version kind name authority`; what it came to, they read themselves.
+ * all in a line `epoch version kind name authority`, with
+ * the ttl of a lease that ran out behind it; what it came to, they read themselves.
  *
  * `meta` has the epoch (which data this is), the version, the origin (what a restored epoch was made of) and when a gateway last looked. An
- * agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`) and its drains (`d:authority`). Leases are a sorted set by
- * expiry, and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts).
+ * agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain (`d:authority`), and until when a
+ * gateway says that one which drains has requests of it (`b:authority gateway`). Leases are a sorted set by expiry, and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts).
  */
 import type { Redis } from 'ioredis'
 
 /** While no gateway looked for longer than this, no agent could renew anything: that time does not count. */
 const stillMs = 3_000
+/** By then every gateway knows of a drain, and has said whether requests of it are under way. */
+const drainMs = 2_000
 
 /** KEYS: meta, agents, leases, names, agent (or what agents' keys begin with). ARGV: epoch, channel, … */
 const common = `
@@ -52,6 +55,14 @@ end
 local function hasInstances (key)
   for _, field in ipairs(redis.call('HKEYS', key)) do
     if field:sub(1, 2) == 'i:' then return true end
+  end
+  return false
+end
+
+local function isBusy (key, authority)
+  local fields, own = redis.call('HGETALL', key), 'b:' .. authority .. ' '
+  for index = 1, #fields, 2 do
+    if fields[index]:sub(1, #own) == own and tonumber(fields[index + 1]) > now then return true end
   end
   return false
 end
@@ -105,10 +116,18 @@ return read(agent)`,
 if isOther() then return { 'other' } end
 standStill()
 local kind, name, authority = ARGV[3], ARGV[4], ARGV[5]
-local member = name .. ' ' .. authority
+local member, lapsed = name .. ' ' .. authority, ''
 if kind == 'lapsed' then
   local score = redis.call('ZSCORE', leases, member)
   if not score or tonumber(score) > now then return read(agent) end
+  if redis.call('HEXISTS', agent, 'd:' .. authority) == 1 then
+    kind = 'drained'
+  else
+    lapsed = ' ' .. cjson.decode(redis.call('HGET', agent, 'i:' .. authority)).ttlMs
+  end
+elseif kind == 'drained' then
+  local since = redis.call('HGET', agent, 'd:' .. authority)
+  if not since or now - since < ${drainMs} or isBusy(agent, authority) then return read(agent) end
 end
 if authority == '' then
   removeAll(agent, name)
@@ -117,7 +136,7 @@ else
   redis.call('ZREM', leases, member)
   if not hasInstances(agent) then removeAll(agent, name) end
 end
-tell(kind, name, authority)
+tell(kind, name, authority .. lapsed)
 return read(agent)`,
 
   /** name, authority → as read */
@@ -129,6 +148,11 @@ if redis.call('HEXISTS', agent, 'i:' .. authority) == 1 then
   tell('put', name, authority)
 end
 return read(agent)`,
+
+  /** authority, gateway: requests of this gateway are under way at an instance that drains */
+  busy: `
+if redis.call('HEXISTS', agent, 'd:' .. ARGV[3]) == 1 then redis.call('HSET', agent, 'b:' .. ARGV[3] .. ' ' .. ARGV[4], now + ${drainMs}) end
+return 1`,
 
   /** member, ttl → whether it has a lease */
   renew: `

@@ -57,6 +57,7 @@ export function agentOf (name: string, fields: Fields, rules: RegistrationHostRu
       const [field, value] = [fields[index]!, fields[index + 1]!]
       if (field.startsWith('d:')) draining.add(field.slice(2))
       else if (field.startsWith('i:')) instances.push(JSON.parse(value))
+      else if (field.startsWith('b:')) continue
       else if (field.startsWith('policy.')) policy[field.slice('policy.'.length)] = JSON.parse(value)
       else settings[field] = JSON.parse(value)
     }
@@ -66,5 +67,6 @@ export function agentOf (name: string, fields: Fields, rules: RegistrationHostRu
   }
   const agent = readKeptAgent({ name, ...settings, ...(Object.keys(policy).length > 0 && { policy }), instances }, name, rules, skipped)
   if (agent === undefined || agent.instances.length === 0) return null
-  return { ...agent, instances: agent.instances.map(instance => draining.has(authorityOf(instance.host, instance.port)) ? { ...instance, draining: true } : instance) }
+  const sorted = agent.instances.toSorted((a, b) => a.host < b.host ? -1 : a.host > b.host ? 1 : a.port - b.port) // as on every gateway
+  return { ...agent, instances: sorted.map(instance => draining.has(authorityOf(instance.host, instance.port)) ? { ...instance, draining: true } : instance) }
 }

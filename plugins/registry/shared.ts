@@ -55,6 +55,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   const keys = registryKeys((...parts) => redis.key(...parts))
   const run = loadScripts(client, keys)
   const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
+  const self = randomBytes(6).toString('hex')
   let seen = seenBefore
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
@@ -63,6 +64,9 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   let isClosed = false
   /** Agents to be read, and which of them were removed as a whole. */
   const dirty = new Map<string, { isRemoved: boolean }>()
+  /** How many changes of an agent are on their way: what is read meanwhile lacks what they are about. */
+  const writing = new Map<string, number>()
+  let isReadingSoon = false
   /** The version that each agent was read at: an older answer may come later. */
   const readAt = new Map<string, number>()
   /** What was told while it is not known yet which version was found. */
@@ -84,23 +88,33 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   /** Writes, and takes over what came of it. @throws NotKeptError */
   async function change (script: 'write' | 'remove' | 'drain', name: string, ...args: readonly (string | number)[]): Promise<unknown[]> {
     let answer: unknown[]
+    writing.set(name, (writing.get(name) ?? 0) + 1)
     try {
       answer = await run(script, name, seen!.epoch, keys.channel, ...args) as unknown[]
     } catch (error) {
       dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
       log.warn(error, 'The shared registry could not be written')
       throw notKept(error)
+    } finally {
+      const others = writing.get(name)! - 1
+      if (others > 0) writing.set(name, others)
+      else writing.delete(name)
     }
     if (answer[0] === 'other') {
       resync()
       throw notKept()
     }
     if (answer[0] !== 'taken') apply(name, answer)
+    if (dirty.size > 0) readSoon()
     return answer
   }
 
   function apply (name: string, [epoch, version, fields]: readonly unknown[], isRemoved = false): void {
     if (epoch !== seen?.epoch) return
+    if (writing.has(name)) {
+      dirty.set(name, { isRemoved })
+      return
+    }
     const at = Number(version)
     if (at < (readAt.get(name) ?? 0)) return
     readAt.set(name, at)
@@ -125,20 +139,30 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     }
   }
 
+  /** What came in one piece is read in one piece. */
+  function readSoon (): void {
+    if (isReadingSoon || !isSynced) return
+    isReadingSoon = true
+    queueMicrotask(() => {
+      isReadingSoon = false
+      void readDirty()
+    })
+  }
+
   function heard (message: string): void {
     if (early !== null) {
       early.push(message)
       return
     }
-    const [epoch = '', text = '', kind = '', name = '', authority = ''] = message.split(' ')
+    const [epoch = '', text = '', kind = '', name = '', authority = '', ttl = '0'] = message.split(' ')
     const version = Number(text)
     if (epoch !== seen?.epoch || version > seen.version + 1) return resync()
     if (version <= seen.version) return
     seen = { epoch, version }
     if (kind === 'all') return
-    if (kind === 'lapsed') registry.lapsedElsewhere(name, authority)
+    if (kind === 'lapsed') registry.lapsedElsewhere(name, authority, Number(ttl))
     dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
-    if (isSynced && dirty.size === 1) queueMicrotask(() => { void readDirty() }) // what came in one piece is read in one piece
+    readSoon()
   }
 
   /** From now on nothing is certain until everything was read. */
@@ -174,7 +198,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       for (const message of told) heard(message) // what changes from here on is read once more
       const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
       for (let from = 0; from < names.length; from += chunk) await Promise.all(names.slice(from, from + chunk).map(name => refresh(name)))
-    } while (isDoubtful || !isSubscribed)
+    } while (isDoubtful)
+    if (!isSubscribed) return // it begins anew when changes are told again
     isSynced = true
     wake()
     log.info({ version: seen?.version }, 'The registry is shared')
@@ -222,15 +247,27 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       const left = await run('ask', '', seen!.epoch, keys.channel, ...over.map(({ name, authority }) => `${name} ${authority}`)) as (string | number)[]
       if (left[0] === 'other') return resync()
       for (const [index, { name, authority }] of over.entries()) {
-        if (left[index] === '') dirty.set(name, { isRemoved: false })
-        else if (Number(left[index]) > 0) registry.renewLease(name, authority, Number(left[index]))
+        if (Number(left[index]) > 0) registry.renewLease(name, authority, Number(left[index]))
       }
-      await readDirty()
     }
     if (!isSynced) return
     const dropped: [name: string, authority: string][] = []
     registry.expire((name, authority) => dropped.push([name, authority]))
     await Promise.all(dropped.map(([name, authority]) => change('remove', name, 'lapsed', name, authority)))
+  }
+
+  /** An instance that drains leaves when no gateway has a request of it under way. */
+  async function settleDrains (): Promise<void> {
+    const drained: Promise<unknown>[] = []
+    for (const { name, instances } of registry.agents()) {
+      for (const { host, port, runtime } of instances) {
+        if (!runtime.draining) continue
+        const authority = authorityOf(host, port)
+        if (!registry.isRegistered(name, authority)) continue
+        drained.push(runtime.inFlight > 0 ? run('busy', name, seen!.epoch, keys.channel, authority, self) : change('remove', name, 'drained', name, authority))
+      }
+    }
+    await Promise.all(drained)
   }
 
   function instanceAt (nameOrAlias: string, id: string) {
@@ -276,6 +313,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
         }
         if (isSynced && dirty.size > 0) await readDirty()
         if (isSynced) await settleLeases()
+        if (isSynced) await settleDrains()
       } catch {
         // it is in the log that Redis does not answer
       } finally {
@@ -331,6 +369,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       }
       return registry.drain(name, id)
     },
+
+    endsDrainOf: ({ agent, host, port }) => registry.isRegistered(agent, authorityOf(host, port)),
 
     async removeAgent (nameOrAlias) {
       refuseUnsynced()

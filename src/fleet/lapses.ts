@@ -42,7 +42,7 @@ export class Lapses {
 
   /** Drops those of an agent's instances whose time is over, by the last judgement, and marks those that are kept. */
   settle (entry: Entry, now: number): { dropped: string[], marked: number, kept: number } {
-    const { api } = entry
+    const { name, api } = entry
     const dropped: string[] = []
     let [marked, kept] = [0, 0]
     for (const [authority, registered] of api.instances) {
@@ -57,19 +57,16 @@ export class Lapses {
         api.instances.set(authority, { ...registered, lease: { ...lease, lapsedAt: now } })
       } else {
         dropped.push(authority)
-        if (isNew) this.count(entry, authority, now)
         api.instances.delete(authority)
+        if (isNew && !isDraining) this.count(name, authority, lease.ttlMs, now)
       }
     }
     return { dropped, marked, kept }
   }
 
-  /** Counts an instance that leaves because its lease ran out, unless it said goodbye or was counted when that was found. */
-  count ({ name, api, built }: Entry, authority: string, now: number): void {
-    const registered = api.instances.get(authority)
-    if (!registered?.lease || registered.lease.lapsedAt !== undefined || drains({ built }, originOf(registered.protocol, authority))) return
-    // For one ttl: heartbeats come more often than that, so whatever holds up all of them lets all leases run out within that time.
-    this.#dropped.set(keyOf(name, authority), now + Math.min(registered.lease.ttlMs, mostMs))
+  /** Counts an instance that left because its lease ran out, for one ttl: heartbeats come more often, so whatever holds up all lets all run out in that time. */
+  count (name: string, authority: string, ttlMs: number, now: number): void {
+    this.#dropped.set(keyOf(name, authority), now + Math.min(ttlMs, mostMs))
   }
 
   /** An instance is registered again, so its lapse does not count any more. */
@@ -107,7 +104,7 @@ function hasRunOut ({ expiresAt, lapsedAt }: Lease, now: number): boolean {
   return lapsedAt !== undefined || expiresAt <= now
 }
 
-function drains ({ built }: Pick<Entry, 'built'>, origin: string): boolean {
+function drains ({ built }: Entry, origin: string): boolean {
   return built.get(origin)?.runtime.draining === true
 }
 

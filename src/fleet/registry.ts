@@ -331,9 +331,8 @@ export class Registry {
   }
 
   /** Counts a lapse that another gateway found, and for which it dropped the instance: whether too many lapsed is a question of all of them. */
-  lapsedElsewhere (name: string, authority: string): void {
-    const entry = this.#entries.get(name)
-    if (entry !== undefined) this.#lapses.count(entry, authority, this.#clock.now())
+  lapsedElsewhere (name: string, authority: string, ttlMs: number): void {
+    this.#lapses.count(name, authority, ttlMs, this.#clock.now())
   }
 
   /** What the registration API added, for keeping over a restart. */

@@ -117,13 +117,13 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     t.equal(second.registry.get('planner').instances[0]?.lease?.ttlMs, 60_000)
   })
 
-  await t.test('a drain is everywhere, and ends for an instance that registers again', async t => {
+  await t.test('a drain is everywhere, lasts as long as a request does at any gateway, and ends for an instance that registers again', async t => {
     const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
     let answer = () => {}
     const agent = await fakeAgent(t, (_request, response) => { answer = () => response.end('{}') })
     const { body: { instance: { id } } } = await register(a, { name: 'planner', host: agent.host, port: agent.port })
     await until(() => ports(b, 'planner').length === 1, 'both have it')
-    const running = ask(a, 'GET', '/api/planner/x')
+    const running = ask(b, 'GET', '/api/planner/x')
     await until(() => agent.requests.length === 1, 'the request is there')
 
     t.match(await ask(a, 'DELETE', `/registry/planner/instances/${id}?drain=true`), { status: 200 })
@@ -133,6 +133,8 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     t.match(await register(b, { name: 'planner', host: agent.host, port: agent.port }), { status: 200 })
     await until(() => !a.registry.instance('planner', id).runtime.draining, 'the first knows that it is over')
     t.match(await ask(a, 'DELETE', `/registry/planner/instances/${id}?drain=true`), { status: 200 })
+    await wait(3_000) // more than a gateway has for saying that it has requests
+    for (const gateway of [a, b]) t.same(ports(gateway, 'planner'), [agent.port], 'it is not gone before its last request')
     answer()
     t.match(await running, { status: 200 })
     for (const gateway of [a, b]) await until(() => ports(gateway, 'planner').length === 0, 'it leaves when its request is over')
@@ -154,12 +156,12 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
 
   await t.test('when most leases run out at once their instances stay, whichever gateways find that', async t => {
     const gateways = await gatewaysOn(t, redis.url, 3)
-    await Promise.all(Array.from({ length: 9 }, (_, index) => register(gateways[index % 3]!, { name: 'planner', port: 24_000 + index, ttl: 1 })))
+    await Promise.all(Array.from({ length: 9 }, (_, index) => register(gateways[index % 3]!, { name: 'planner', port: 24_000 + index, ttl: 3 })))
     await until(() => gateways.every(gateway => ports(gateway, 'planner').length === 9), 'all have all')
 
     await until(() => gateways.every(({ registry }) => registry.leaseCount.lapsed > 0), 'each keeps some without a lease')
 
-    await wait(2_500) // longer than another ttl
+    await wait(3_500) // longer than another ttl
     const kept = ports(gateways[0]!, 'planner')
     t.ok(kept.length >= 5, `of nine ${kept.length} are left: those that were found before half had lapsed were taken at their word`)
     for (const gateway of gateways) t.same(ports(gateway, 'planner'), kept)
@@ -170,6 +172,7 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     const agent = await fakeAgent(t)
     await register(a, { name: 'planner', host: agent.host, port: agent.port })
     await a.close()
+    await until(() => ports(b, 'planner').length === 1, 'what it acknowledged is told')
 
     t.match(await ask(b, 'GET', '/api/planner/x'), { status: 200 })
     t.match(await register(b, { name: 'planner', port: 25_001 }), { status: 201 })
