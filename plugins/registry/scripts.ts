@@ -123,7 +123,7 @@ if kind == 'lapsed' then
   if redis.call('HEXISTS', agent, 'd:' .. authority) == 1 then
     kind = 'drained'
   else
-    lapsed = ' ' .. cjson.decode(redis.call('HGET', agent, 'i:' .. authority)).ttlMs
+    lapsed = ' ' .. (cjson.decode(redis.call('HGET', agent, 'i:' .. authority) or '{}').ttlMs or 0)
   end
 elseif kind == 'drained' then
   local since = redis.call('HGET', agent, 'd:' .. authority)

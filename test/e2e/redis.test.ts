@@ -38,7 +38,7 @@ async function gatewaysOn (t: Test, url: string, count: number, options: FleetGa
   return await Promise.all(Array.from({ length: count }, () => startGateway(t, { ...unprobed, ...options, redis: { url, keyPrefix } })))
 }
 
-/** Cuts connections to Redis when it is told to, or lets nothing through without a word. */
+/** A way to Redis that can be cut. */
 async function cutter (t: Test, { port }: RedisServer) {
   const sockets = new Set<Socket>()
   const server = createServer(client => {
