@@ -3,9 +3,10 @@ import { once } from 'node:events'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as wait } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import type { FleetGatewayOptions } from '../../src/gateway.ts'
+import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { logLines } from '../helpers/log-lines.ts'
 import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
 
 /** Longer than anything here takes, on a busy machine. */
@@ -287,4 +288,26 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     t.match(ports(far, 'planner'), [agent.port])
     t.equal(ports(near, 'refused').length, 0)
   })
+})
+
+t.test('the password comes from a file and is in no log, and a wrong one keeps nobody from starting', { skip: noRedis }, async t => {
+  const redis = await startRedis(t, ['--requirepass', 'canary-7Kq'])
+  const folder = t.testdir({ right: 'canary-7Kq\n', wrong: 'canary-wrong\n' })
+  const log = logLines()
+  const start = async (passwordFile: string) => {
+    const gateway = await createGateway({ ...unprobed, auth: { enabled: false }, auditLog: { enabled: false }, redis: { url: redis.url, passwordFile } }, { loggerInstance: log.loggerInstance })
+    t.teardown(() => gateway.close())
+    return gateway
+  }
+
+  const [right, wrong] = [await start(`${folder}/right`), await start(`${folder}/wrong`)]
+
+  t.equal(right.redis.isUp, true)
+  t.equal(wrong.redis.isUp, false)
+  t.match(await wrong.inject({ method: 'POST', url: '/registry/register', payload: { name: 'planner', port: 1 } }), { statusCode: 503 })
+  t.notMatch(JSON.stringify(log.lines), /canary/)
+  await t.rejects(start(`${folder}/none`), { message: /redis\.passwordFile can not be read: ENOENT/ })
+  const refused = await createGateway({ redis: { url: 'redis://user:canary/x@host' } }).then(() => '', String)
+  t.match(refused, /redis\.url must be redis:/)
+  t.notMatch(refused, /canary/)
 })
