@@ -222,7 +222,7 @@ end
 return 1`
 } as const
 
-export type ScriptName = keyof typeof bodies
+type ScriptName = keyof typeof bodies
 
 /** Runs a script with the keys of the registry and of one agent. */
 export type Run = (name: ScriptName, agent: string, ...args: readonly (string | number)[]) => Promise<unknown>

@@ -17,7 +17,7 @@ import { loadScripts, registryKeys } from './scripts.ts'
 import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
 
 /** Which data in Redis this gateway has seen, and how much of it. */
-export interface SharedPoint {
+interface SharedPoint {
   readonly epoch: string
   readonly version: number
 }
