@@ -308,6 +308,6 @@ t.test('the password comes from a file and is in no log, and a wrong one keeps n
   t.notMatch(JSON.stringify(log.lines), /canary/)
   await t.rejects(start(`${folder}/none`), { message: /redis\.passwordFile can not be read: ENOENT/ })
   const refused = await createGateway({ redis: { url: 'redis://user:canary/x@host' } }).then(() => '', String)
-  t.match(refused, /redis\.url must be redis:/)
+  t.match(refused, /redis\.url: must be redis:/)
   t.notMatch(refused, /canary/)
 })
