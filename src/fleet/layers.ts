@@ -9,7 +9,7 @@ import { authorityOf } from './authority.ts'
 import { instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
 
 /** A registered instance. */
-interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
+export interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
 
 /** What one source says of an agent; its instances by authority. */
 export interface Layer<I extends InstanceDefinition> {
