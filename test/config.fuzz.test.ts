@@ -158,7 +158,7 @@ t.test('any value of any setting is taken, or refused by the name of the setting
       return
     }
     assertUnderstood(config)
-  }), runs(3_000))
+  }), runs(2_000))
 
   t.equal(({} as { polluted?: unknown }).polluted, undefined)
 })
@@ -189,7 +189,7 @@ t.test('a reload takes the whole file or leaves the whole fleet as it is', async
     if (isTaken) taken++
     else if (seen() !== before) throw new Error(`a refused file changed something:\n${before}\n${seen()}`)
     else refused++
-  }), runs(60))
+  }), runs(25))
 
   t.ok(taken > 0 && refused > 0, `${taken} taken, ${refused} refused`)
 })
