@@ -1,4 +1,5 @@
 /** Rate limits of several gateways on a real Redis: one bucket for all, on the server's time; and what holds while Redis is gone or paused. */
+import { isDeepStrictEqual } from 'node:util'
 import t, { type Test } from 'tap'
 import { takeScript } from '../../plugins/rate-limit/shared.ts'
 import { systemClock } from '../../src/clock.ts'
@@ -91,7 +92,9 @@ t.test('limits that gateways share', { skip: noRedis }, async t => {
       return await pipeline.exec()
     })
 
-    t.same(found, expected)
+    const other = expected.findIndex((answer, step) => !isDeepStrictEqual(found?.[step], answer))
+    t.equal(other, -1, 'the first step with another answer')
+    t.same(found?.[other], expected[other])
   })
 
   t.test('answers say what is left as they do without Redis', async t => {
