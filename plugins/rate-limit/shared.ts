@@ -7,8 +7,12 @@ import type { FleetRedis } from '../redis/index.ts'
 import type { Clock } from '../../src/clock.ts'
 import type { BucketLimits, Take } from '../../src/fleet/token-bucket.ts'
 
-/** A request waits so long for its token, then it is decided without. */
+/**
+ * A request waits so long for its token, then it is decided without. That is counted in ticks: when it is this process that stood still, the
+ * answer may be there and not read yet, and one tick is all that has passed.
+ */
 const answerMs = 250
+const tickMs = 50
 /** Between two questions whether it answers again. */
 const askAgainMs = 250
 
@@ -47,6 +51,12 @@ type Answer = [allowed: number, tokens: number, msToFull: number, msToNext: numb
 
 type TakeToken = (key: string, burst: number, perMinute: number) => Promise<Answer>
 
+/** A request without its token yet. */
+interface Waiting {
+  readonly sinceTick: number
+  readonly finish: (take: Take | null, why: string) => void
+}
+
 /** What the buckets need, and whom they tell. */
 export interface SharedBucketsOptions {
   readonly redis: FleetRedis
@@ -69,6 +79,10 @@ export class SharedBuckets {
   #isLost = false
   #failures = 0
   #stopAsking = () => {}
+  /** In the order in which they asked. */
+  readonly #waiting = new Set<Waiting>()
+  #tick = 0
+  #stopTicking: (() => void) | null = null
   #isClosed = false
 
   constructor ({ redis, client, clock, onLost, onFound }: SharedBucketsOptions) {
@@ -93,16 +107,14 @@ export class SharedBuckets {
       this.#failures++
       return decide(null)
     }
-    let isDecided = false
     const finish = (take: Take | null, why: string) => {
-      if (isDecided) return
-      isDecided = true
-      stopWaiting()
+      if (!this.#waiting.delete(waiting)) return
       if (take === null) this.#lose(why)
       decide(take)
     }
-    // When it was this process that was busy, the answer may be there and not read yet: it is before what is set for immediately.
-    const stopWaiting = this.#clock.after(answerMs, () => { setImmediate(finish, null, `no answer in ${answerMs} ms`) })
+    const waiting = { sinceTick: this.#tick, finish }
+    this.#waiting.add(waiting)
+    this.#stopTicking ??= this.#clock.every(tickMs, () => this.#giveUpLate())
     this.#takeToken(this.#redis.key(`limit ${key}`), burst, perMinute).then(
       ([allowed, tokens, msToFull, msToNext]) => finish({ allowed: allowed === 1, tokens, msToFull, msToNext }, ''),
       (error: unknown) => finish(null, (error as Error).message)
@@ -112,6 +124,18 @@ export class SharedBuckets {
   close (): void {
     this.#isClosed = true
     this.#stopAsking()
+    this.#stopTicking?.()
+  }
+
+  /** Those who asked first are first; nobody waits, nothing ticks. */
+  #giveUpLate (): void {
+    this.#tick++
+    for (const { sinceTick, finish } of this.#waiting) {
+      if ((this.#tick - sinceTick) * tickMs <= answerMs) return
+      finish(null, `no answer in ${answerMs} ms`)
+    }
+    this.#stopTicking?.()
+    this.#stopTicking = null
   }
 
   #lose (why: string): void {
