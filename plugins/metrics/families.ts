@@ -5,6 +5,7 @@
 import type { FastifyInstance } from 'fastify'
 import type {} from '../discovery/index.ts'
 import type {} from '../facts/index.ts'
+import type {} from '../rate-limit/index.ts'
 import type {} from '../redis/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
@@ -128,7 +129,10 @@ function configFamilies (fastify: FastifyInstance): Family[] {
 /** Only where one is configured: an alarm on 0 must not ring where there is none. */
 function redisFamilies (fastify: FastifyInstance): Family[] {
   if (!fastify.hasDecorator('redis') || !fastify.redis.enabled) return []
-  return [gauge('fleet_redis_up', 'Whether the Redis that gateways share answers.', [{ labels: {}, value: fastify.redis.isUp ? 1 : 0 }])]
+  return [
+    gauge('fleet_redis_up', 'Whether the Redis that gateways share answers.', [{ labels: {}, value: fastify.redis.isUp ? 1 : 0 }]),
+    ...(fastify.hasDecorator('rateLimiter') ? [plainCounter('fleet_rate_limit_store_failures_total', 'Requests whose limit could not be looked at in common with other gateways.', fastify.rateLimiter.storeFailures)] : [])
+  ]
 }
 
 function gauge (name: string, help: string, samples: Iterable<Sample>): Family {

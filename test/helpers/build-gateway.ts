@@ -3,7 +3,7 @@
  * FLEET_UPSTREAM_CLIENT=undici that speaks HTTP to agents, so that both clients can be held to the same tests.
  */
 import type { AddressInfo } from 'node:net'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 
@@ -21,15 +21,15 @@ const client: FleetGatewayOptions = process.env['FLEET_UPSTREAM_CLIENT'] === 'un
 export const unprobed = { health: { interval: '1h' } } as const satisfies FleetGatewayOptions
 
 /** Not listening: for `inject`. */
-export async function buildGateway (t: Test, options: FleetGatewayOptions = {}): Promise<FastifyInstance> {
-  const gateway = await createGateway({ ...quiet, ...client, ...options })
+export async function buildGateway (t: Test, options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
+  const gateway = await createGateway({ ...quiet, ...client, ...options }, server)
   t.teardown(() => gateway.close())
   return gateway
 }
 
 /** Listening on a free port of 127.0.0.1. */
-export async function startGateway (t: Test, options: FleetGatewayOptions = {}): Promise<ListeningGateway> {
-  const gateway = await buildGateway(t, options)
+export async function startGateway (t: Test, options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<ListeningGateway> {
+  const gateway = await buildGateway(t, options, server)
   await gateway.listen({ host: '127.0.0.1', port: 0 })
   const { port } = gateway.server.address() as AddressInfo
   return Object.assign(gateway, { port, origin: `http://127.0.0.1:${port}` })
