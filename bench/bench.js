@@ -13,6 +13,7 @@ import { countDisturbed, undisturbedPercent } from './figures.js'
 import { buildRows, keyRows } from './key-ratios.js'
 import { gateway, others, projectRoot } from './peers.js'
 import { hasProc } from './proc.js'
+import { redisServer, startRedis } from './redis.js'
 import { runScenario } from './rounds.js'
 import { scenarios } from './scenarios.js'
 import { createStage, findProgram } from './stage.js'
@@ -166,14 +167,20 @@ for (const scenario of scenarios) {
     continue
   }
   const taking = peers.filter(({ isGateway }) => isGateway || !scenario.onlyGateways)
-  if (taking.length < peers.length) skipped.push(`${scenario.name}: only the gateway has agents that register`)
+  if (taking.length < peers.length) skipped.push(`${scenario.name}: it compares the gateway with itself`)
   if (taking.length === 0) continue
+  if (scenario.needsRedis && redisServer === undefined) {
+    skipped.push(`${scenario.name}: redis-server is not installed`)
+    continue
+  }
   const upstreams = await startUpstreams(stage, { events: scenario.events, ownTools: options['own-tools'] })
+  const redis = scenario.needsRedis ? await startRedis(stage) : undefined
   say(`\n${scenario.name}: ${scenario.title}; upstreams: ${upstreams.about}`)
   const rounds = positive('rounds', scenario.rounds ?? (options.quick ? 4 : 5))
   const seconds = positive('seconds', scenario.seconds ?? (options.quick ? 1 : 5))
-  const { entries, problems: found } = await runScenario({ stage, upstreams, wrk, rounds, seconds, say }, scenario, taking)
+  const { entries, problems: found } = await runScenario({ stage, upstreams, redisUrl: redis?.url, wrk, rounds, seconds, say }, scenario, taking)
   await stage.end(upstreams.running)
+  if (redis !== undefined) await stage.end(redis.running)
   problems.push(...found)
   results.push({ scenario, rounds, seconds, upstreams: upstreams.about, entries })
   say(`\n${textTable(scenarioRows(scenario, entries))}`)

@@ -65,7 +65,7 @@ const onMachine = (name, about, { config, args, version, env }) => {
 }
 
 /** The fleet that our own builds serve: one agent in two instances, and every feature on. */
-function fleetFile (ports) {
+export function fleetFile (ports) {
   return `agents:
   - name: planner
     instances: [${ports.map(port => `{host: 127.0.0.1, port: ${port}}`).join(', ')}]

@@ -24,6 +24,7 @@ class InvalidRound extends Error {}
  * @typedef {object} Run
  * @property {ReturnType<import('./stage.js').createStage>} stage
  * @property {{ ports: number[] }} upstreams
+ * @property {string} [redisUrl] where there is a Redis, for scenarios that need one
  * @property {string | undefined} wrk
  * @property {number} rounds
  * @property {number} seconds
@@ -87,13 +88,13 @@ function tell ({ figures }, round) {
 
 /** Starts an entry's process, unless another entry has it already, and leaves its port with the entry. */
 async function prepare (run, scenario, entry, processes) {
-  const { stage, upstreams: { ports } } = run
+  const { stage, redisUrl, upstreams: { ports } } = run
   if (entry.isDirect) {
     entry.port = ports[0]
     return
   }
   const key = entry.process ?? entry.name
-  if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, fleet: entry.fleet?.(ports) }))
+  if (!processes.has(key)) processes.set(key, entry.peer.start(stage, { ports, fleet: entry.fleet?.(ports, { redisUrl }) }))
   const { running, port, proof } = await processes.get(key)
   Object.assign(entry, { running, port, proof })
   await stage.rests(running)

@@ -1,6 +1,6 @@
 /** What is measured: for each scenario who takes part in what order, what is put on it, and which figures come out. */
 import { request } from 'node:http'
-import { commonSettings, token } from './peers.js'
+import { commonSettings, fleetFile, token } from './peers.js'
 import { eventBytes, largeBytes, small } from './upstream/answers.js'
 
 const prefix = '/api/planner'
@@ -111,6 +111,23 @@ export const scenarios = [
         { name: base, base, peer, process: base, fleet: fleetOf(few), task: task(pathsOf(few, few)) },
         { name: `${peer.name}, 10,000, ${few} asked`, base, peer, process: `${peer.name} 10,000`, fleet: fleetOf(many), task: task(pathsOf(few, many)) },
         { name: `${peer.name}, 10,000, ${asked} asked`, base, peer, process: `${peer.name} 10,000`, fleet: fleetOf(many), task: task(pathsOf(asked, many)) }
+      ]
+    })
+  },
+  {
+    name: 'limits-redis',
+    title: 'rate limits shared by Redis against limits of its own, GET of 200 B, 64 connections',
+    note: 'One gateway and one Redis, which runs beside load and upstreams. Each request takes its token there, and waits for it. Ratios are to the same build without Redis.',
+    kind: 'load',
+    figures: loadFigures,
+    onlyGateways: true,
+    needsRedis: true,
+    entries: peers => peers.flatMap(peer => {
+      const base = `${peer.name}, alone`
+      const task = { paths: [`${prefix}/small`], connections: 64, headers, answerBytes: small.length }
+      return [
+        { name: base, base, peer, task },
+        { name: `${peer.name}, Redis`, base, peer, fleet: (ports, { redisUrl }) => `${fleetFile(ports)}redis: {url: '${redisUrl}'}\n`, task }
       ]
     })
   }

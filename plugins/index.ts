@@ -15,6 +15,8 @@ export { default as guard } from './guard/index.ts'
 export { default as drain } from './drain/index.ts'
 /** Cross-origin requests of browsers: `fastify.cors`, `fastify.corsEnabled`. */
 export { default as cors } from './cors/index.ts'
+/** The Redis that several gateways share: `fastify.redis`. */
+export { default as redis } from './redis/index.ts'
 /** Which instances serve which agent: `fastify.registry`, `fastify.registryState`, `fastify.registryRules`. */
 export { default as registry } from './registry/index.ts'
 /** Who may do what: `request.principal`, `fastify.auth`. */

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from 'node:util'
 import { headerProblems } from './agent-headers.ts'
 import type { FileAgentInput } from './agent-options.ts'
 import { canonicalHost, hostProblem } from './fleet/address.ts'
-import { authorityOf } from './fleet/instance.ts'
+import { authorityOf } from './fleet/authority.ts'
 import { durationMs, type OptionError } from './options.ts'
 
 /** The fields that say one thing in two ways, as written or resolved. */

@@ -14,7 +14,7 @@ export interface SettingChange {
 }
 
 /** Settings that a running gateway can't change; those below them neither. The documents are made of it. @public */
-export const settingsOfTheStart = ['server', 'registry.stateDir', 'metrics', 'docs', 'tracing', 'console'] as const
+export const settingsOfTheStart = ['server', 'registry.stateDir', 'redis', 'metrics', 'docs', 'tracing', 'console'] as const
 
 /** Whether a change of the setting takes effect when the gateway restarts, and not before. */
 export function waitsForRestart (path: string): boolean {

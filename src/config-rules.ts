@@ -15,11 +15,12 @@ type Section<Key extends keyof FleetConfigInput> = NonNullable<FleetConfigInput[
  */
 export function sectionProblems (config: FleetConfigInput, isSound: (path: string) => boolean, defaults: FleetConfig): OptionError[] {
   const problems: OptionError[] = []
-  const { server, auth, cors, registry, balancer = {} } = config
+  const { server, auth, cors, registry, redis, balancer = {} } = config
   if (server !== undefined && isSound('server')) problems.push(...serverProblems(server))
   if (auth !== undefined && isSound('auth')) problems.push(...keyProblems(auth.keys ?? []))
   if (cors !== undefined && isSound('cors')) problems.push(...corsProblems({ ...defaults.cors, ...cors }).map(problem => ({ ...problem, path: `cors.${problem.path}` })))
   if (registry !== undefined && isSound('registry')) problems.push(...allowedHostProblems(registry.allowedHosts ?? []))
+  if (redis !== undefined && isSound('redis')) problems.push(...redisProblems(redis))
   if (isSound('balancer')) {
     const { policy = defaults.balancer.policy } = balancer
     problems.push(...balancerProblems(balancer, policy, 'balancer'), ...agentBalancerProblems(config.agents, policy, isSound))
@@ -70,6 +71,21 @@ function allowedHostProblems (entries: readonly string[]): OptionError[] {
     const message = allowedHostProblem(entry)
     return message === undefined ? [] : [wrongValue(`registry.allowedHosts[${index}]`, message)]
   })
+}
+
+function redisProblems ({ url, tls }: Section<'redis'>): OptionError[] {
+  const message = url === undefined ? undefined : redisUrlProblem(url)
+  if (message !== undefined) return [wrongValue('redis.url', message)]
+  return url !== undefined && tls !== undefined && !url.startsWith('rediss:') ? [wrongValue('redis.tls', 'is for a url that begins with rediss://')] : []
+}
+
+/** What is wrong with the address of a Redis; it is not repeated, since it may hold a password. */
+export function redisUrlProblem (url: string): string | undefined {
+  const form = 'must be redis://[user[:password]@]host[:port][/database], or rediss:// for TLS; what is special in a password is percent-encoded'
+  if (!URL.canParse(url)) return form
+  const { protocol, hostname, pathname, search, hash } = new URL(url)
+  const isSound = ['redis:', 'rediss:'].includes(protocol) && hostname !== '' && /^(\/\d{0,3})?$/.test(pathname) && search === '' && hash === ''
+  return isSound && !/%(?![0-9a-f]{2})/i.test(url) ? undefined : form
 }
 
 function wrongValue (path: string, message: string): OptionError {

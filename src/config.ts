@@ -12,6 +12,7 @@ import { HealthOptions } from '../plugins/health/options.ts'
 import { MetricsOptions } from '../plugins/metrics/options.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from '../plugins/proxy/options.ts'
 import { RateLimitOptions } from '../plugins/rate-limit/options.ts'
+import { RedisOptions } from '../plugins/redis/options.ts'
 import { RegistryOptions } from '../plugins/registry/options.ts'
 import { TracingOptions } from '../plugins/tracing/options.ts'
 import { BalancerOptions, ConcurrencyOptions } from '../plugins/upstream/options.ts'
@@ -39,6 +40,7 @@ export const FleetOptions = Options({
   balancer: BalancerOptions,
   concurrency: ConcurrencyOptions,
   registry: RegistryOptions,
+  redis: RedisOptions,
   auditLog: AuditLogOptions,
   metrics: MetricsOptions,
   docs: DocsOptions,
@@ -66,6 +68,7 @@ export interface FleetConfigInput {
   balancer?: Partial<Static<typeof BalancerOptions>>
   concurrency?: Partial<Static<typeof ConcurrencyOptions>>
   registry?: Partial<Static<typeof RegistryOptions>>
+  redis?: Partial<Static<typeof RedisOptions>>
   auditLog?: Partial<Static<typeof AuditLogOptions>>
   metrics?: Partial<Static<typeof MetricsOptions>>
   docs?: Partial<Static<typeof DocsOptions>>

@@ -105,6 +105,8 @@ export const NoInstanceAvailableError = define('FLEET_NO_INSTANCE_AVAILABLE', 50
 export const AgentBusyError = define('FLEET_AGENT_BUSY', 503, 'The agent is busy')
 /** The keys by which the token would be judged can't be had now. */
 export const AuthUnavailableError = define('FLEET_AUTH_UNAVAILABLE', 503, 'The token can not be judged now')
+/** The buckets that gateways share can't be had now, and `rateLimit.onStoreFailure` is `closed`. */
+export const RateLimitUnavailableError = define('FLEET_RATE_LIMIT_UNAVAILABLE', 503, 'The limits can not be looked at now')
 /** What was registered or removed can't be written to the state folder, so it would not survive a restart. */
 export const NotKeptError = define('FLEET_NOT_KEPT', 503, 'The registry can not be kept')
 /** The gateway is shutting down, or not yet ready. */

@@ -2,6 +2,7 @@
  * Figures and times as they are shown, in browsers and in a terminal.
  */
 import type { InstanceFacts, InstanceRow } from '../plugins/console/wire.ts'
+import { authorityOf } from './fleet/authority.ts'
 
 /** What stands for a figure that there is none of. */
 export const nothing = '–'
@@ -73,9 +74,9 @@ export function reasonOf ({ state, why, since, until, ejections, lease }: Instan
   return joined(probeFailures > 0 ? `${probeFailures} ${probeFailures === 1 ? 'probe' : 'probes'} failed` : '', lapsed)
 }
 
-/** `host:port`, IPv6 in brackets. */
+/** `host:port`. */
 export function addressOfInstance ({ host, port }: InstanceFacts): string {
-  return `${host.includes(':') ? `[${host}]` : host}:${port}`
+  return authorityOf(host, port)
 }
 
 function joined (...parts: string[]): string {

@@ -27,6 +27,8 @@ import metrics from '../plugins/metrics/index.ts'
 import problem from '../plugins/problem/index.ts'
 import proxy, { type ProxyPluginOptions } from '../plugins/proxy/index.ts'
 import rateLimit from '../plugins/rate-limit/index.ts'
+import { readAccess } from '../plugins/redis/access.ts'
+import redis from '../plugins/redis/index.ts'
 import registry from '../plugins/registry/index.ts'
 import stats from '../plugins/stats/index.ts'
 import tracing from '../plugins/tracing/index.ts'
@@ -131,6 +133,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(guard, { viaPseudonym })                                 // nothing ambiguous goes further
   await gateway.register(drain, { clock })                                        // answers during a drain end their connections
   await gateway.register(cors, { ...corsOf(atStart), switchable: notFound })      // before auth: a preflight carries no credentials
+  await placing(atStart.source, () => gateway.register(redis, { ...input.redis, clock })) // before who shares something by it
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
   await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
@@ -212,11 +215,12 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
 /**
  * What would stop a start though the configuration is valid: files that it names, and what is in them. Looks, and changes nothing.
  */
-export function startErrors ({ server, agents, auth, auditLog }: FleetConfig): OptionError[] {
+export function startErrors ({ server, agents, auth, auditLog, redis }: FleetConfig): OptionError[] {
   return [
     ...(auth.enabled ? keyErrors(auth) : []),
     ...errorsOf(() => toAgentDefinitions(agents)),
     ...tlsProblems({ server, agents }),
+    ...readAccess(redis).problems.map(problem => ({ ...problem, path: `redis.${problem.path}` })),
     ...(auditLog.enabled && auditLog.file !== undefined ? auditFileErrors(auditLog.file) : [])
   ]
 }

@@ -2,13 +2,11 @@
  * Options said once: a TypeBox schema is the source of types, defaults, documentation and error messages.
  * Used by config.ts for the whole of fleet.yaml and by every plugin for its own part.
  */
-import { Type, type Static, type StaticDecode, type TSchema } from 'typebox'
-import { Settings } from 'typebox/system'
-import { Value } from 'typebox/value'
 import { ConfigError } from './config-error.ts'
 import type { FieldError } from './errors.ts'
 import { nearestNames } from './fleet/nearest-names.ts'
 import { withoutPasswords } from './secret-fields.ts'
+import { Settings, Type, Value, type Static, type StaticDecode, type TSchema } from './typebox.ts'
 
 export { Type, type Static, type StaticDecode, type TSchema }
 

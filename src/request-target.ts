@@ -49,20 +49,20 @@ export function originForm (target: string): string {
  * What the router sees. A path under /api whose percent-encoding is not UTF-8 is the agent's business, but the router would refuse it:
  * such segments are taken out of its sight. The proxy reads the original target.
  */
-export function routableTarget ({ url = '/' }: { url?: string | undefined }): string {
-  if (!url.includes('%') || !url.includes('/api/')) return url
-  const query = url.indexOf('?')
-  const path = query === -1 ? url : url.slice(0, query)
-  if (isDecodable(path) || brokenEncoding.test(path)) return url
+export function routableTarget (target: string): string {
+  if (!target.includes('%') || !target.includes('/api/')) return target
+  const query = target.indexOf('?')
+  const path = query === -1 ? target : target.slice(0, query)
+  if (isDecodable(path) || brokenEncoding.test(path)) return target
   return path.split('/').map(segment => isDecodable(segment) ? segment : '_').join('/')
 }
 
 const brokenEncoding = /%(?![0-9a-f]{2})/i
 
-/** Whether its percent-encodings are whole, and UTF-8. */
-export function isDecodable (segment: string): boolean {
+/** Whether the percent-encodings of a path, or a part of one, are whole, and UTF-8. */
+export function isDecodable (path: string): boolean {
   try {
-    decodeURIComponent(segment)
+    decodeURIComponent(path)
     return true
   } catch {
     return false

@@ -48,7 +48,7 @@ export function serverOptions<S extends Server | TlsServer = Server> (): Fastify
     serverFactory: (listener, { https, http2 }: HostOptions) => createListener(listener as RequestListener, http, https, http2) as S,
     clientErrorHandler: answerClientError,
     frameworkErrors: (error, _request, reply) => sendProblem(error, reply as FastifyReply),
-    rewriteUrl: routableTarget,
+    rewriteUrl: ({ url = '/' }) => routableTarget(url),
     ...withoutRequestLog<S>(), // the audit log has the line
     childLoggerFactory: logger => logger,
     requestIdHeader: false,

@@ -110,6 +110,23 @@ export class WatchedFleet {
   }
 }
 
+const statusRank = { down: 0, degraded: 1, healthy: 2 } as const
+const stateRank = { down: 0, ejected: 1, draining: 2, up: 3 } as const
+
+export function byName (a: FleetAgent, b: FleetAgent): number {
+  return a.name < b.name ? -1 : 1
+}
+
+/** Worst first. */
+export function byStatus (a: FleetAgent, b: FleetAgent): number {
+  return statusRank[a.status] - statusRank[b.status] || byName(a, b)
+}
+
+/** Worst first. */
+export function byState (a: FleetInstance, b: FleetInstance): number {
+  return stateRank[a.facts.state] - stateRank[b.facts.state]
+}
+
 /** What is told of an agent for the first time is all of it. */
 function isWhole (update: AgentUpdate): update is AgentPicture {
   return update.status !== undefined && update.row !== undefined && update.aliases !== undefined
@@ -156,7 +173,7 @@ function takeInstances (agent: FleetAgent, { facts = {}, rows = {} }: AgentUpdat
   for (const [id, fact] of Object.entries(facts)) {
     const known = agent.instances.get(id)
     if (known !== undefined) known.facts = fact
-    else agent.instances.set(id, { id, agent: agent.name, facts: fact, row: rows[id] ?? [0, 0, 0, 0, 0] })
+    else agent.instances.set(id, { id, agent: agent.name, facts: fact, row: Object.hasOwn(rows, id) ? rows[id]! : [0, 0, 0, 0, 0] })
   }
   for (const [id, row] of Object.entries(rows)) {
     const known = agent.instances.get(id)

@@ -197,7 +197,7 @@ t.test('an agent may say what to hash on where the gateway, or itself, says that
 })
 
 t.test('a key whose feature is not built yet is refused as unknown', async t => {
-  for (const key of ['redis']) {
+  for (const key of ['mcp']) {
     t.match(await problemsOf(t, `${key}: {}`), [new RegExp(`^1:1 ${key}: unknown key`)], key)
   }
 })

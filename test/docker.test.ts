@@ -22,7 +22,7 @@ import {
 } from './helpers/docker-by-hand.ts'
 import { fakeAgent } from './helpers/fake-agent.ts'
 
-// npm installs all dependencies once more, and the compiler runs: half a minute, or several times that where other tests have the processors.
+// npm installs what runs once more, and the compiler runs: half a minute, or several times that where other tests have the processors.
 t.setTimeout(180_000)
 
 // What a builder has; the machine's own could keep from the image's user what is made here.

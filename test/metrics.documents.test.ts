@@ -23,7 +23,7 @@ async function fullScrape (t: Test): Promise<Scrape> {
   const sockets = new WebSocketServer({ server: agent.server })
   sockets.on('connection', socket => socket.close())
   t.teardown(() => sockets.close())
-  const gateway = await startGateway(t, { ...unprobed, agents: [agentAt('planner', { host: '127.0.0.1', port: await deadPort() }, agent)] })
+  const gateway = await startGateway(t, { ...unprobed, redis: { url: `redis://127.0.0.1:${await deadPort()}` }, agents: [agentAt('planner', { host: '127.0.0.1', port: await deadPort() }, agent)] })
   for (const path of ['x', 'events', 'breaks']) await fetch(`${gateway.origin}/api/planner/${path}`).then(response => response.text()).catch(() => {})
   const socket = new WebSocket(`${gateway.origin.replace('http', 'ws')}/api/planner/ws`)
   await once(socket, 'close')

@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { ConfigError, parseConfig, type FleetConfig } from '../src/config.ts'
 import { createGateway, startErrors } from '../src/gateway.ts'
+import { runs } from './helpers/fuzz-runs.ts'
 
 /** As `check` and `serve` find it. */
 function foundBefore (input: object): boolean {
@@ -55,7 +56,7 @@ t.test('whatever is found before the start stops it, and nothing else does', asy
     good++
     await (gateway as Awaited<ReturnType<typeof createGateway>>).close()
     return !isFound
-  }), { numRuns: 300 })
+  }), runs(300))
 
   t.ok(good >= 20 && bad >= 20, `${good} good ones, ${bad} bad ones`)
 })

@@ -2,6 +2,7 @@
  * What somebody sees who opens the gateway's root: a short index of its routes.
  */
 import type { FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
+import { addVary } from '../../src/negotiation.ts'
 
 interface IndexEntry { path: string, methods: string, about: string }
 
@@ -27,7 +28,7 @@ const entries: readonly IndexEntry[] = [
 
 /** Answers with HTML to who prefers it, else with JSON. @param prefix where the gateway is mounted */
 export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
-  void reply.header('vary', 'accept')
+  addVary(reply, 'accept')
   // Plugins may be switched off, or left out by an application.
   const isThere = ({ path, methods }: IndexEntry) => path.includes('{') || request.server.hasRoute({ method: methods as HTTPMethods, url: prefix + path })
   const known = entries.filter(isThere)

@@ -13,7 +13,8 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
-import { authorityOf, type InstanceRuntime } from '../../src/fleet/instance.ts'
+import { authorityOf } from '../../src/fleet/authority.ts'
+import type { InstanceRuntime } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { mountPath } from '../../src/mount-path.ts'
 import { checkOptions, parseOptions } from '../../src/options.ts'
@@ -38,7 +39,7 @@ interface NameParams { name: string }
 interface InstanceParams extends NameParams { id: string }
 
 const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { allowedHosts, clock = systemClock }) => {
-  const { registry, registryState } = fastify
+  const { registry, registrations } = fastify
   /** Asked each time: a reload changes them. */
   const hostRules = (): RegistrationHostRules => {
     const hosts = allowedHosts ?? (fastify.hasDecorator('registryRules') ? fastify.registryRules.allowedHosts : undefined)
@@ -77,13 +78,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const trusted = hasScope(request.principal ?? anyone, 'admin')
     const given = known && credentialsFor(known)
     if (!trusted && given !== undefined) throw new ForbiddenError(`"${name}" is given ${given}, so only a key with the scope admin may register instances of it`)
-    const { created, instance, undo } = registry.register({ ...registration, trusted })
-    try {
-      await registryState.save()
-    } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart
-      undo()
-      throw error
-    }
+    const { created, instance } = await registrations.register({ ...registration, trusted })
     reconsider(name)
     void reply.code(created ? 201 : 200).header('location', `${mountedAt}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
     return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
@@ -91,7 +86,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
   fastify.put<{ Params: InstanceParams }>('/registry/:name/instances/:id', changing, async request => {
     const { id } = request.params
-    const instance = registry.heartbeat(ownAgent(request), id)
+    const instance = await registrations.heartbeat(ownAgent(request), id)
     return { message: `renewed ${id}`, name: instance.agent, instance: instanceView(instance), lease: instance.lease && leaseView(instance.lease) }
   })
 
@@ -100,8 +95,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (drain !== undefined) throw new BadRequestError('Instances are drained one by one: DELETE /registry/{name}/instances/{id}?drain=true')
     const name = ownAgent(request)
     if (host === undefined && port === undefined) {
-      const removed = registry.removeAgent(name)
-      return deregistered(removed.name, removed.inFile)
+      return deregistered(await registrations.removeAgent(name))
     }
     return removeInstance(name, instanceAt(registry.get(name), host, port))
   })
@@ -112,9 +106,9 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
     const name = ownAgent(request)
     if (drain === 'false') return removeInstance(name, id)
-    const instance = registry.drain(name, id)
+    const instance = await registrations.drain(name, id)
     reconsider(instance.agent)
-    removeWhenIdle(instance.agent, id, instance.runtime)
+    if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
 
@@ -136,12 +130,11 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   }
 
   async function removeInstance (nameOrAlias: string, id: string) {
-    const { name, inFile, instance: { source } } = registry.removeInstance(nameOrAlias, id)
-    return deregistered(name, inFile, source === 'dns')
+    const { instance: { source }, ...removed } = await registrations.removeInstance(nameOrAlias, id)
+    return deregistered(removed, source === 'dns')
   }
 
-  async function deregistered (name: string, inFile: boolean, inDns = false) {
-    await registryState.save()
+  function deregistered ({ name, inFile }: { name: string, inFile: boolean }, inDns = false) {
     const note = inFile
       ? 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
       : 'It was found in DNS, so it stays out until DNS names it no more, what fleet.yaml says changes, or the gateway restarts'
@@ -201,4 +194,4 @@ function instanceAt (agent: Agent, host: string | undefined, port: string | unde
   return instance.id
 }
 
-export default fp(adminPlugin, { name: 'fleet-admin', fastify: '5.x', encapsulate: true, decorators: { fastify: ['registry', 'registryState'] } })
+export default fp(adminPlugin, { name: 'fleet-admin', fastify: '5.x', encapsulate: true, decorators: { fastify: ['registry', 'registrations'] } })

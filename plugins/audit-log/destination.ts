@@ -76,6 +76,8 @@ class DescriptorDestination implements OpenDestination {
   #draining: Promise<void> | null = null
   /** Until then a busy pipe is tried again. */
   #giveUpAt = Infinity
+  /** The number of a file that was closed may be another file's by now. */
+  #isEnded = false
 
   constructor (fd: number, file: string | undefined, onError: (error: Error) => void) {
     this.#fd = fd
@@ -85,6 +87,7 @@ class DescriptorDestination implements OpenDestination {
 
   get isElsewhere (): boolean {
     if (this.#file === undefined) return false
+    if (this.#isEnded) return true
     try {
       const [own, named] = [fstatSync(this.#fd), statSync(this.#file)]
       return own.ino !== named.ino || own.dev !== named.dev
@@ -94,6 +97,10 @@ class DescriptorDestination implements OpenDestination {
   }
 
   write (text: string): void {
+    if (this.#isEnded) {
+      this.#onError(new Error('The audit log was closed before a line of it came'))
+      return
+    }
     if (this.#pendingLength + text.length > maxPendingLength) {
       this.#onError(new Error('The audit log is written too slowly'))
       return
@@ -114,6 +121,8 @@ class DescriptorDestination implements OpenDestination {
   }
 
   async end (): Promise<void> {
+    if (this.#isEnded) return
+    this.#isEnded = true
     this.#giveUpAt = performance.now() + patienceMs
     await this.#draining
     if (this.#fd !== standardOutput) await promisify(close)(this.#fd).catch(this.#onError)

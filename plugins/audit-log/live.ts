@@ -4,6 +4,7 @@
  */
 import type { ServerResponse } from 'node:http'
 import type { Clock } from '../../src/clock.ts'
+import { cutOffSoon } from '../../src/farewell.ts'
 import type { Predicate } from './filter.ts'
 import { lineJson } from './json.ts'
 import { mostRecent, type RecentExchanges } from './recent.ts'
@@ -47,8 +48,6 @@ const ticksToHeartbeat = 15_000 / tickMs
 const mostStuckTicks = 60_000 / tickMs
 /** What a client waits before it connects again. */
 const retryMs = 2_000
-/** What a reader gets to take the rest in, when its stream is ended. */
-const farewellMs = 1_000
 
 export class LiveStreams {
   readonly #ring: RecentExchanges
@@ -99,8 +98,7 @@ export class LiveStreams {
   #end ({ response }: Reader): void {
     if (response.writableEnded) return // it was told already, and has its time
     response.end()
-    const stopWaiting = this.#clock.after(farewellMs, () => response.destroy())
-    response.once('close', stopWaiting)
+    cutOffSoon(response, this.#clock)
   }
 
   #share (): number {

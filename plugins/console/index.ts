@@ -15,6 +15,7 @@ import type {} from '../registry/index.ts'
 import type {} from '../stats/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { RateLimitedError } from '../../src/errors.ts'
+import { cutOffSoon } from '../../src/farewell.ts'
 import { parseOptions } from '../../src/options.ts'
 import { anyone, hasScope, maySeeExchange, mayTouch, type Principal } from '../../src/principal.ts'
 import { pathOf } from '../../src/request-target.ts'
@@ -36,8 +37,6 @@ export interface ConsolePluginOptions extends Partial<ConsoleOptions> {
 const tickMs = 1_000
 /** The most streams that are open at once. */
 const mostViewers = 100
-/** What a viewer gets to take the rest in, when its stream is ended. */
-const farewellMs = 1_000
 /** Finished requests that a new viewer is told of. */
 const mostRequestsAtOnce = 200
 
@@ -184,8 +183,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
   function dismiss (viewer: Viewer, reason: 'unauthorized' | 'closing'): void {
     if (viewer.isOver) return
     viewer.dismiss(reason)
-    const stopWaiting = clock.after(farewellMs, () => viewer.destroy())
-    viewer.once('close', stopWaiting)
+    cutOffSoon(viewer, clock)
   }
 
   const stopTicking = clock.every(tickMs, tick)

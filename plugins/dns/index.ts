@@ -8,7 +8,7 @@ import type {} from '../discovery/index.ts'
 import type {} from '../registry/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import type { AgentDefinition, InstanceDefinition } from '../../src/fleet/definitions.ts'
-import { authorityOf } from '../../src/fleet/instance.ts'
+import { authorityOf } from '../../src/fleet/authority.ts'
 import { NameWatch } from './name-watch.ts'
 
 /** A name, and how asking for it went. */

@@ -37,8 +37,8 @@ export type Explanation = ReturnType<typeof explain>
 export function explain (gateway: FastifyInstance, question: Question) {
   const { routes } = gateway.problem
   const { method, target, principal } = question
-  const path = pathOf(routableTarget({ url: target }))
-  const framing = targetProblem(gateway, target)
+  const path = pathOf(routableTarget(target))
+  const framing = targetProblem(gateway, target, path)
   const route = framing === undefined ? routes.find(method, path) : undefined
   const config = route?.config
   const isProxy = config?.scope === 'proxy'
@@ -68,11 +68,14 @@ export function explain (gateway: FastifyInstance, question: Question) {
   }
 }
 
-function targetProblem (gateway: FastifyInstance, target: string): FleetError | undefined {
+const notAscii = /[\u0080-\uffff]/
+
+function targetProblem (gateway: FastifyInstance, target: string, path: string): FleetError | undefined {
   if (!target.startsWith('/')) return new BadRequestError('The path has to begin with "/"')
   const problem = gateway.hasDecorator('guard') ? gateway.guard.targetProblem(target) : undefined
   if (problem !== undefined) return new BadRequestError(problem)
-  return isDecodable(pathOf(routableTarget({ url: target }))) ? undefined : new BadRequestError('The path is no valid UTF-8 when it is decoded')
+  if (notAscii.test(target)) return new BadRequestError('The path and the query may have ASCII characters only, others percent-encoded') // Node's parser says it
+  return isDecodable(path) ? undefined : new BadRequestError('The path is no valid UTF-8 when it is decoded')
 }
 
 function routeProblem (method: string, path: string, routes: RouteTable<FleetRouteConfig>): FleetError {

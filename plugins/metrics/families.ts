@@ -5,6 +5,8 @@
 import type { FastifyInstance } from 'fastify'
 import type {} from '../discovery/index.ts'
 import type {} from '../facts/index.ts'
+import type {} from '../rate-limit/index.ts'
+import type {} from '../redis/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { inFlightOf, servingCount, type Agent } from '../../src/fleet/agent.ts'
@@ -95,7 +97,8 @@ export function fleetFamilies ({ fastify, counts, version, sees }: FleetFigures)
     plainCounter('fleet_lease_expirations_total', 'Instances that left because their lease ran out.', counts.leaseExpirations),
     plainCounter('fleet_rate_limited_total', 'Requests refused because their client made too many.', counts.rateLimited),
     plainCounter('fleet_auth_failures_total', 'Requests refused for want of a valid token.', counts.authFailures),
-    ...configFamilies(fastify)
+    ...configFamilies(fastify),
+    ...redisFamilies(fastify)
   ]
 }
 
@@ -120,6 +123,15 @@ function configFamilies (fastify: FastifyInstance): Family[] {
   return [
     gauge('fleet_config_last_reload_successful', 'Whether what runs is what the file says: 0 after a reload that failed.', [{ labels: {}, value: ok ? 1 : 0 }]),
     gauge('fleet_config_last_reload_success_timestamp_seconds', 'When the configuration that runs was loaded.', [{ labels: {}, value: Date.parse(loadedAt) / 1_000 }])
+  ]
+}
+
+/** Only where one is configured: an alarm on 0 must not ring where there is none. */
+function redisFamilies (fastify: FastifyInstance): Family[] {
+  if (!fastify.hasDecorator('redis') || !fastify.redis.enabled) return []
+  return [
+    gauge('fleet_redis_up', 'Whether the Redis that gateways share answers.', [{ labels: {}, value: fastify.redis.isUp ? 1 : 0 }]),
+    ...(fastify.hasDecorator('rateLimiter') ? [plainCounter('fleet_rate_limit_store_failures_total', 'Requests whose limit could not be looked at in common with other gateways.', fastify.rateLimiter.storeFailures)] : [])
   ]
 }
 

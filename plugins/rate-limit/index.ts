@@ -1,29 +1,34 @@
 /**
  * A token bucket per client. @fastify/rate-limit counts, over our store; one hook of ours says who is counted, by which limits, and
- * answers (draft-ietf-httpapi-ratelimit-headers). Register it behind auth, since the client is the key where there is one.
+ * answers (draft-ietf-httpapi-ratelimit-headers). Register it behind auth, since the client is the key where there is one, and behind redis,
+ * where several gateways shall count together.
  */
 import fastifyRateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/index.ts'
 import type {} from '../facts/index.ts'
+import type {} from '../redis/index.ts'
 import type {} from '../registry/index.ts'
 import { createAddressKeys } from '../../src/address-key.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { RateLimitedError } from '../../src/errors.ts'
+import { RateLimitUnavailableError, RateLimitedError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
 import { parseOptions } from '../../src/options.ts'
 import type { Principal } from '../../src/principal.ts'
 import { RateLimitOptions } from './options.ts'
-import { Quotas, type Quota } from './quota.ts'
-import { tokenBucketStore } from './store.ts'
+import { Quotas, type Limits, type Quota } from './quota.ts'
+import { SharedBuckets } from './shared.ts'
+import { sharedBucketStore, tokenBucketStore } from './store.ts'
 
 export interface RateLimiter {
   /** Takes new limits at once; buckets stay as full as they are, in proportion. @throws OptionsError */
   reconfigure (options: Partial<RateLimitOptions>): void
   /** The limits of a key, or of whoever has none, for an agent or for the gateway's own routes. */
-  limitsOf (principal: Pick<Principal, 'rateLimit'> | null, agent: Pick<Agent, 'policy'> | undefined): RateLimitOptions
+  limitsOf (principal: Pick<Principal, 'rateLimit'> | null, agent: Pick<Agent, 'policy'> | undefined): Limits
+  /** Requests that could not be counted in common with other gateways, since Redis did not answer; 0 where none is configured. */
+  readonly storeFailures: number
 }
 
 declare module 'fastify' {
@@ -40,6 +45,13 @@ export interface RateLimitPluginOptions extends Partial<RateLimitOptions> {
   maxBuckets?: number
 }
 
+/** What `onStoreFailure` comes to, for the log. */
+const substituteWords: Readonly<Record<RateLimitOptions['onStoreFailure'], string>> = {
+  local: 'this gateway counts by itself',
+  open: 'nothing is counted',
+  closed: 'what is limited is refused'
+}
+
 /** Whose bucket a request takes from, and by which limits. */
 interface Ticket {
   readonly key: string
@@ -52,12 +64,15 @@ type Ticketed = FastifyRequest & { [ticketOf]: Ticket }
 
 const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, maxBuckets, ...data } = opts
-  let quotas = new Quotas(parseOptions(RateLimitOptions, data, 'rateLimit'))
+  let options = parseOptions(RateLimitOptions, data, 'rateLimit')
+  let quotas = new Quotas(options)
   const addressKey = createAddressKeys()
+  const buckets = new TokenBuckets(maxBuckets)
+  const shared = shareBuckets()
 
   const createRateLimit = await limiterFactory(fastify, {
     global: false,
-    store: tokenBucketStore(new TokenBuckets(maxBuckets), clock),
+    store: shared === null ? tokenBucketStore(buckets, clock) : sharedBucketStore(shared, { buckets, clock, mode: substitute }),
     keyGenerator: request => (request as Ticketed)[ticketOf].key
   })
   const limiters = new WeakMap<Quota, ReturnType<CreateRateLimit>>()
@@ -67,6 +82,24 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
     let limiter = limiters.get(quota)
     if (limiter === undefined) limiters.set(quota, limiter = createRateLimit({ max: quota.burst, timeWindow: timeWindowOf(quota) }))
     return limiter
+  }
+
+  /** The buckets of all gateways; null when this one is alone. */
+  function shareBuckets (): SharedBuckets | null {
+    if (!fastify.hasDecorator('redis') || fastify.redis.client === null) return null
+    const { redis, log } = fastify
+    return new SharedBuckets({
+      redis,
+      client: fastify.redis.client,
+      clock,
+      onLost: why => log.warn(`Redis does not answer for rate limits (${why}): ${substituteWords[options.onStoreFailure]} until it does`),
+      onFound: () => log.info('Rate limits are counted by all gateways together again')
+    })
+  }
+
+  function substitute (): 'local' | 'open' | FleetError {
+    if (options.onStoreFailure !== 'closed') return options.onStoreFailure
+    return new RateLimitUnavailableError('The limits that gateways share can not be looked at just now; try again in 1 s', { headers: { 'retry-after': '1' } })
   }
 
   function clientOf (request: FastifyRequest): string {
@@ -97,18 +130,24 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
 
   fastify.decorateRequest(ticketOf, null)
   fastify.decorate('rateLimiter', {
-    reconfigure (options) { quotas = new Quotas(parseOptions(RateLimitOptions, options, 'rateLimit')) },
+    reconfigure (changed) {
+      options = parseOptions(RateLimitOptions, changed, 'rateLimit')
+      quotas = new Quotas(options)
+    },
     limitsOf (principal, agent) {
       const { enabled, perMinute, burst } = quotas.of(principal?.rateLimit, agent?.policy.rateLimit)
       return { enabled, perMinute, burst }
-    }
+    },
+    get storeFailures () { return shared?.failures ?? 0 }
   })
+  if (shared !== null) fastify.addHook('onClose', async () => shared.close())
   fastify.addHook('onRequest', async function limitRate (request, reply) {
     const ticket = ticketFor(request)
     if (ticket === null) return
     ;(request as Ticketed)[ticketOf] = ticket
     const result = await limiterOf(ticket.quota)(request)
     if (result.isAllowed) return // on an allow list: there is none
+    if (result.remaining === ticket.quota.burst) return // nothing was counted: there is nothing to tell
     const seconds = String(result.ttlInSeconds)
     addHeaders(reply, ticket.quota, result.remaining, seconds)
     if (result.isExceeded) {

@@ -5,8 +5,11 @@ import type { BucketLimits } from '../../src/fleet/token-bucket.ts'
 import type { RateLimitOptions } from './options.ts'
 import { refillMs } from './store.ts'
 
+/** What the gateway's limits are, and those of a key or an agent. */
+export type Limits = Pick<RateLimitOptions, 'enabled' | 'perMinute' | 'burst'>
+
 /** What a key or an agent sets differently. */
-export type LimitOverride = Partial<RateLimitOptions>
+export type LimitOverride = Partial<Limits>
 
 /** Limits of one bucket, and what is said of them in answers. */
 export interface Quota extends BucketLimits {
@@ -18,11 +21,11 @@ export interface Quota extends BucketLimits {
 
 /** Quotas by the numbers they have; those are the operator's, so there are few. */
 export class Quotas {
-  readonly #defaults: RateLimitOptions
+  readonly #defaults: Limits
   readonly #default: Quota
   readonly #made = new Map<string, Quota>()
 
-  constructor (defaults: RateLimitOptions) {
+  constructor (defaults: Limits) {
     this.#defaults = defaults
     this.#default = toQuota(defaults)
   }
@@ -37,7 +40,7 @@ export class Quotas {
   }
 }
 
-function toQuota ({ enabled, perMinute, burst }: RateLimitOptions): Quota {
+function toQuota ({ enabled, perMinute, burst }: Limits): Quota {
   const windowMs = refillMs({ burst, perMinute })
   return { enabled, perMinute, burst, windowMs, policy: `"default";q=${burst};w=${Math.ceil(windowMs / 1_000)}` }
 }

@@ -4,18 +4,24 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
+import type {} from '../redis/index.ts'
+import type {} from '../upstream/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { NotKeptError } from '../../src/errors.ts'
 import { registrationHostProblem } from '../../src/fleet/address.ts'
 import { Registry, type RegistryLimits, type RegistryState } from '../../src/fleet/registry.ts'
 import { parseOptions } from '../../src/options.ts'
 import { RegistryOptions } from './options.ts'
+import { ownRegistrations, type Registrations } from './registrations.ts'
+import { shareRegistrations } from './shared.ts'
 import { createStateFile } from './state-file.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
     /** Which instances serve which agent. Discovery and the API write who, health writes how well; the resolver reads both. */
     registry: Registry
+    /** What changes who is registered, and keeps that. */
+    registrations: Registrations
     /** Keeps what was registered. */
     registryState: RegistryStateKeeper
     /** What registrations are held to. */
@@ -54,6 +60,9 @@ const sweepMs = 250
 /** After a write that failed, the file is behind until one succeeds; it is tried so often without anybody asking for it. */
 const retryMs = 5_000
 
+/** What came from other gateways is written together. */
+const sharedWriteMs = 1_000
+
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
   const parse = (options: Partial<RegistryOptions>) => parseOptions(RegistryOptions, options, 'registry', ['clock'])
@@ -71,9 +80,30 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
   /** When the file is tried again; null while it says what the registry does. */
   let retryAt: number | null = null
 
+  /** Registrations that other gateways have as well; null for those of this one. */
+  const shared = fastify.hasDecorator('redis') && fastify.redis.enabled
+    ? shareRegistrations({
+      redis: fastify.redis,
+      registry,
+      clock,
+      log: fastify.log,
+      seen: saved?.state.shared ?? null,
+      hostRules: () => ({ ...(allowedHosts && { allowedHosts }) }),
+      onApplied (name) {
+        changedAt ??= clock.now()
+        if (fastify.hasDecorator('upstream')) fastify.upstream.reconsider(name)
+      }
+    })
+    : null
+  /** When the file fell behind what is shared; null while it is not. It is for a start without Redis, so nobody waits for it. */
+  let changedAt: number | null = null
+
   async function write (): Promise<void> {
     try {
-      await stateFile?.save((): RegistryState => registry.exportState())
+      await stateFile?.save((): RegistryState => {
+        const { version, agents } = registry.exportState()
+        return { version, ...(shared?.seen && { shared: shared.seen }), agents }
+      })
     } catch (error) {
       retryAt = clock.now() + retryMs
       throw error
@@ -105,7 +135,12 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
   }
 
   const stopSweep = clock.every(sweepMs, () => {
-    if (registry.expire()) {
+    if (shared !== null) void shared.sweep()
+    if (changedAt !== null && changedAt + sharedWriteMs <= clock.now()) {
+      changedAt = null
+      keeper.save().catch(() => {}) // it is in the log
+    }
+    if (shared === null && registry.expire()) {
       keeper.save().catch(() => {}) // it is in the log
     } else if (retryAt !== null && retryAt <= clock.now()) {
       retryAt = clock.now() + retryMs
@@ -130,6 +165,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
   }
 
   fastify.decorate('registry', registry)
+  fastify.decorate('registrations', shared ?? ownRegistrations(registry, () => keeper.save()))
   fastify.decorate('registryState', keeper)
   fastify.decorate('registryRules', {
     get allowedHosts () { return allowedHosts },
@@ -141,11 +177,14 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       dropRefused()
     }
   })
+  await shared?.begin()
   fastify.addHook('onClose', async () => {
     stopSweep()
+    await shared?.close()
+    if (changedAt !== null) await write().catch(() => {}) // it is in the log of earlier tries
     await stateFile?.close()
   })
 }
 
-export { RegistryOptions }
+export { RegistryOptions, type Registrations }
 export default fp(registryPlugin, { name: 'fleet-registry', fastify: '5.x' })

@@ -60,19 +60,22 @@ export interface KeptState {
  * @throws Error when the whole is not of the form; a single bad entry is only left out
  */
 export function readKeptState (text: string, rules: RegistrationHostRules = {}): KeptState {
-  const whole = JSON.parse(text) as { version?: unknown, agents?: unknown } | null
+  const whole = JSON.parse(text) as { version?: unknown, agents?: unknown, shared?: { epoch?: unknown, version?: unknown } } | null
   if (whole?.version !== 1) throw new Error('unknown version')
   if (!Array.isArray(whole.agents)) throw new Error('no agents')
   const agents: KeptAgent[] = []
   const skipped: string[] = []
   for (const [index, entry] of whole.agents.entries()) {
-    const agent = readAgent(entry, `agents[${index}]`, rules, skipped)
+    const agent = readKeptAgent(entry, `agents[${index}]`, rules, skipped)
     if (agent !== undefined) agents.push(agent)
   }
-  return { state: { version: 1, agents }, skipped }
+  const { epoch, version } = whole.shared ?? {}
+  const shared = typeof epoch === 'string' && typeof version === 'number' ? { epoch, version } : undefined
+  return { state: { version: 1, ...(shared && { shared }), agents }, skipped }
 }
 
-function readAgent (entry: unknown, path: string, rules: RegistrationHostRules, skipped: string[]): KeptAgent | undefined {
+/** Reads one agent. @param skipped gets a line for what is left out of it */
+export function readKeptAgent (entry: unknown, path: string, rules: RegistrationHostRules, skipped: string[]): KeptAgent | undefined {
   const instances: unknown = (entry as { instances?: unknown } | null)?.instances
   // Instances are judged one by one, so that a bad one does not take the others with it.
   const settings = Array.isArray(instances) ? { ...entry as object, instances: [] } : entry

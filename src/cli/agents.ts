@@ -3,7 +3,8 @@
  */
 import type { Command } from 'commander'
 import type { AgentStatus } from '../fleet/agent.ts'
-import { authorityOf, type InstanceState } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
+import type { InstanceState } from '../fleet/instance.ts'
 import { AgentShape } from './answers.ts'
 import { withClient, type AgentView } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'

@@ -2,9 +2,9 @@
  * What the client commands rely on in a gateway's answers. Whatever answers may be something else, old, broken or hostile, so each answer is
  * held against its shape before anything of it is used. A field more is no fault: a newer gateway may tell more.
  */
-import { Value } from 'typebox/value'
 import { namePattern } from '../agent-options.ts'
 import { Type, type TSchema } from '../options.ts'
+import { Value } from '../typebox.ts'
 
 /** Metadata may be nested 64 deep; an answer that is nested much deeper only wants to break who walks it. */
 const mostDepth = 100
@@ -94,17 +94,19 @@ export const AuditEntryShape = Type.Object({
 /** `GET /audit` */
 export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
 
+const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
+
 const Numbers = (length: number) => Type.Array(Type.Number(), { minItems: length })
 
 const InstanceFactsShape = Type.Object({
   host: Type.String(),
   port: Type.Integer(),
   state: Type.Union(['up', 'down', 'ejected', 'draining'].map(state => Type.Literal(state))),
-  why: Type.Union([Type.String(), Type.Null()]),
-  since: Type.Union([Type.Number(), Type.Null()]),
-  until: Type.Union([Type.Number(), Type.Null()]),
+  why: orNull(Type.String()),
+  since: orNull(Type.Number()),
+  until: orNull(Type.Number()),
   ejections: Type.Integer(),
-  lease: Type.Union([Type.Object({ lapsed: Type.Boolean() }), Type.Null()])
+  lease: orNull(Type.Object({ lapsed: Type.Boolean() }))
 })
 
 const AgentUpdateShape = Type.Object({
@@ -112,20 +114,22 @@ const AgentUpdateShape = Type.Object({
   row: Type.Optional(Numbers(6)),
   facts: Type.Optional(Type.Record(Type.String(), InstanceFactsShape)),
   rows: Type.Optional(Type.Record(Type.String(), Numbers(5))),
-  gone: Type.Optional(Type.Array(Type.String()))
+  gone: Type.Optional(Type.Array(Type.String())),
+  spark: Type.Optional(Type.Array(Type.Number()))
 })
 
 const FleetTotals = {
   now: Type.Number(),
   totals: Type.Object({ uptime_seconds: Type.Number(), requests: Type.Integer(), errors: Type.Integer(), in_flight: Type.Integer(), watching: Type.Integer() }),
-  config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) }))
+  config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) })),
+  requests: Type.Optional(Type.Union([Type.Array(Type.Object({})), Type.Null()]))
 }
 
 /** First message of `GET /console/events`; */
 export const FleetSnapshotShape = Type.Object({
   ...FleetTotals,
   sample_seconds: Type.Number({ exclusiveMinimum: 0 }),
-  agents: Type.Record(Type.String(), Type.Intersect([AgentUpdateShape, Type.Object({ status: Type.String(), aliases: Type.Array(Type.String()), row: Numbers(6), spark: Type.Optional(Type.Array(Type.Number())) })]))
+  agents: Type.Record(Type.String(), Type.Intersect([AgentUpdateShape, Type.Object({ status: Type.String(), aliases: Type.Array(Type.String()), row: Numbers(6) })]))
 })
 
 /** and those of every second. */
@@ -134,8 +138,6 @@ export const FleetTickShape = Type.Object({
   agents: Type.Optional(Type.Record(Type.String(), AgentUpdateShape)),
   gone: Type.Optional(Type.Array(Type.String()))
 })
-
-const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
 
 /** `GET /explain` */
 export const ExplanationShape = Type.Object({

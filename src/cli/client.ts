@@ -46,6 +46,16 @@ export interface GatewayAnswer {
 /** Nobody answers, or only that it can't be just now, so it is worth another try. */
 export class GatewayAwayError extends CommandError {}
 
+/** The gateway says no, for good. */
+export class GatewayRefusal extends CommandError {
+  /** The problem's (docs/errors.md). */
+  readonly code: string
+  constructor (message: string, code: string) {
+    super(message)
+    this.code = code
+  }
+}
+
 export class GatewayClient {
   readonly target: Target
   readonly #self: string
@@ -167,8 +177,8 @@ export class GatewayClient {
     }
     if (code === 'FLEET_FORBIDDEN') return new CommandError(`${detail}${token === undefined ? '' : ` (the token is from ${token.from})`}`)
     const hint = nearest.length > 0 && !detail.includes(nearest[0]!) ? `; did you mean ${nearest.map(name => `"${name}"`).join(' or ')}?` : ''
-    const Kind = status === 429 || status >= 500 ? GatewayAwayError : CommandError
-    return new Kind(errors.length > 1 ? [`${title}:`, ...errors.map(({ path, message }) => `  ${path} ${message}`)].join('\n') : detail + hint)
+    const text = errors.length > 1 ? [`${title}:`, ...errors.map(({ path, message }) => `  ${path} ${message}`)].join('\n') : detail + hint
+    return status === 429 || status >= 500 ? new GatewayAwayError(text) : new GatewayRefusal(text, code)
   }
 
   /**

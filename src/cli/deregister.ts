@@ -2,7 +2,7 @@
  * `fleet-gateway deregister NAME [ADDRESS]`: takes an agent, or one instance of it, out of the fleet.
  */
 import type { Command } from 'commander'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import { DeregisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, fleetOf, integer, jsonOption, withExamples, type Address } from './command.ts'

@@ -12,15 +12,23 @@ export interface StreamEvent {
   readonly id: string | undefined
 }
 
+const blockEnd = /\r?\n\r?\n/
+/** So many characters of an end may be there before the next chunk. */
+const longestSeam = 3
+
 /** @throws RangeError when an event does not end within so many characters */
 export async function * eventsIn (text: AsyncIterable<string>, mostCharacters = 1024 * 1024): AsyncGenerator<StreamEvent> {
+  let begun = ''
   let rest = ''
   let id: string | undefined
   for await (const chunk of text) {
+    // An event may come in thousands of chunks: what has no end in it is not looked through again with each of them.
     rest += chunk
-    const blocks = rest.split(/\r?\n\r?\n/)
-    rest = blocks.pop()!
-    if (rest.length > mostCharacters) throw new RangeError('an event without an end')
+    const ended = blockEnd.test(rest) ? begun + rest : undefined
+    const blocks = ended?.split(blockEnd) ?? []
+    begun = ended === undefined ? begun + rest.slice(0, -longestSeam) : ''
+    rest = ended === undefined ? rest.slice(-longestSeam) : blocks.pop()!
+    if (begun.length + rest.length > mostCharacters) throw new RangeError('an event without an end')
     for (const block of blocks) {
       const fields = block.split(/\r?\n/).map(fieldIn)
       const valuesOf = (name: string) => fields.filter(field => field.name === name).map(({ value }) => value)

@@ -3,7 +3,7 @@
  */
 import { InvalidArgumentError, type Command } from 'commander'
 import type { Explanation } from '../../plugins/explain/explanation.ts'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import { ExplanationShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'

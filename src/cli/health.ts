@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { HealthReport, ServiceHealth } from '../../plugins/health/routes.ts'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import { HealthShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'

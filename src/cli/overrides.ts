@@ -69,7 +69,8 @@ export function overridesOf (flags: ConfigFlags, env: CommandIo['env'], file: Fl
       ...said('rateLimit.perMinute', perMinute, flag('--rate-limit')),
       ...said('rateLimit.burst', burst, flag('--rate-limit'))
     },
-    registry: said('registry.stateDir', stateDir, variable('FLEET_STATE_DIR'))
+    registry: said('registry.stateDir', stateDir, variable('FLEET_STATE_DIR')),
+    redis: said('redis.url', env['FLEET_REDIS_URL'] || undefined, variable('FLEET_REDIS_URL'))
   }
   const given = Object.entries(config).filter(([, section]) => Object.keys(section).length > 0)
   return { config: Object.fromEntries(given) as FleetConfigInput, sources }

@@ -3,7 +3,7 @@
  */
 import { InvalidArgumentError, type Command } from 'commander'
 import type { instanceView, leaseView } from '../../plugins/admin/views.ts'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import { RegisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, durationOrSeconds, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'

@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { AgentStatus } from '../fleet/agent.ts'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import { statusText } from './agents.ts'
 import { IndexShape } from './answers.ts'
 import { withClient, type GatewayClient } from './client.ts'

@@ -3,7 +3,7 @@
  * without following where it leads, bounded in time and size, and whatever it answers is only data.
  */
 import { Agent, request } from 'undici'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import type { Listener } from './scan-listeners.ts'
 import { proposeNames, type ProposedName } from './scan-names.ts'
 

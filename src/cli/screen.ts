@@ -6,8 +6,8 @@ import type { ReadStream } from 'node:tty'
 import { stripVTControlCharacters } from 'node:util'
 import { onlyColours, type CommandIo } from './io.ts'
 
-/** Of a page of its own and back, of the cursor, and of what is behind the last character (ECMA-48; xterm's private modes). */
-const orders = { enter: '\u001b[?1049h\u001b[?25l', leave: '\u001b[?25h\u001b[?1049l', home: '\u001b[H', restOfLine: '\u001b[K', restOfPage: '\u001b[J', plain: '\u001b[0m' }
+/** Of a page of its own and back, of the cursor, of lines that go on in the next one, and of what is from the cursor on (ECMA-48; xterm's private modes). */
+const orders = { enter: '\u001b[?1049h\u001b[?25l\u001b[?7l', leave: '\u001b[?7h\u001b[?25h\u001b[?1049l', home: '\u001b[H', restOfLine: '\u001b[K', restOfPage: '\u001b[J', plain: '\u001b[0m' }
 
 export interface ScreenListeners {
   /** A character as it is, or the name of a key: `up`, `pagedown`. Ctrl-C is `q`. */
@@ -25,12 +25,27 @@ export class Screen {
   constructor ({ stdin, stdout }: Pick<CommandIo, 'stdin' | 'stdout'>, { onKey, onResize }: ScreenListeners) {
     this.#stdin = stdin
     this.#stdout = stdout
-    this.#onResize = onResize
-    this.#onKeypress = (_text, { name, ctrl }) => { if (name !== undefined) onKey(ctrl === true && name === 'c' ? 'q' : name) }
+    this.#onResize = () => this.#guarded(onResize)
+    this.#onKeypress = (_text, { name, ctrl }) => this.#guarded(() => { if (name !== undefined) onKey(ctrl === true && name === 'c' ? 'q' : name) })
   }
 
+  /** As `columns`: a terminal that does not know its size says 0. */
   get rows (): number {
-    return this.#stdout.rows ?? 24
+    return this.#stdout.rows || 24
+  }
+
+  get columns (): number {
+    return this.#stdout.columns || 80
+  }
+
+  /** What throws here ends the process, which has to leave the terminal as it was. */
+  #guarded (act: () => void): void {
+    try {
+      act()
+    } catch (error) {
+      this.close()
+      throw error
+    }
   }
 
   open (): void {
@@ -46,11 +61,16 @@ export class Screen {
   /** Shows these lines from the top, and one at the bottom; what is wider or more than there is room for is cut. */
   draw (lines: readonly string[], last: string): void {
     if (!this.#isOpen || this.#stdout.writableNeedDrain) return // who is slow sees the next one
-    const { columns = 80 } = this.#stdout
     const room = Math.max(this.rows - 1, 0)
     const shown = lines.slice(0, room)
-    const page = [...shown, ...Array<string>(room - shown.length).fill(''), last]
-    this.#stdout.write(orders.home + page.map(line => cut(onlyColours(line), columns) + orders.restOfLine).join('\r\n') + orders.restOfPage)
+    const page = [...shown, ...Array<string>(room - shown.length).fill('')].map(line => orders.restOfLine + this.#cut(line) + '\r\n')
+    // What was there is erased first: behind a line that fills the terminal the cursor stands on its last character.
+    this.#stdout.write(orders.home + page.join('') + orders.restOfPage + this.#cut(last))
+  }
+
+  /** A character that is wider than others ends at the terminal's edge, too, since no line goes on in the next one. */
+  #cut (line: string): string {
+    return cut(onlyColours(line), this.columns)
   }
 
   close (): void {

@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { HealthReport } from '../../plugins/health/routes.ts'
-import { authorityOf } from '../fleet/instance.ts'
+import { authorityOf } from '../fleet/authority.ts'
 import { adviceFor, type ProbeAnswer } from './advice.ts'
 import { AgentsShape, HealthShape, ProbeShape } from './answers.ts'
 import { withClient, type AgentView, type GatewayClient } from './client.ts'

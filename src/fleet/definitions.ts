@@ -72,5 +72,7 @@ export interface SavedInstance extends InstanceDefinition {
 /** What the registration API added, in a form that JSON can hold. */
 export interface RegistryState {
   readonly version: 1
+  /** What of the registry that gateways share was known here when this was written. */
+  readonly shared?: { readonly epoch: string, readonly version: number }
   readonly agents: readonly (Omit<AgentDefinition, 'instances' | 'headers' | 'dns'> & { readonly instances: readonly SavedInstance[] })[]
 }

@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import type { Attempt } from './attempt.ts'
+import { authorityOf } from './authority.ts'
 import type { LatencyRecord } from './latency.ts'
 
 export type Protocol = 'http' | 'https'
@@ -81,11 +82,6 @@ export interface Instance {
   readonly trusted: boolean
   readonly lease: Lease | null
   readonly runtime: InstanceRuntime
-}
-
-/** `host:port`, IPv6 in brackets: what `Host` names and what tells two instances of an agent apart. */
-export function authorityOf (host: string, port: number): string {
-  return `${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 /** The id of the instance of `agent` at `host:port`. */

@@ -7,10 +7,10 @@ import type { Lease } from './instance.ts'
 import { originOf, type Entry } from './layers.ts'
 
 /** Of fewer leased instances two that end together are already most of them, so each is taken at its word. */
-const leastLeased = 3
+export const leastLeased = 3
 
 /** The longest that an instance is kept without its lease, and that a lapse counts. */
-const mostMs = 10 * 60_000
+export const mostMs = 10 * 60_000
 
 /** The leases of one agent, or of all. */
 export interface LeaseSurvey {
@@ -40,8 +40,11 @@ export class Lapses {
     this.#areMassive = areMassive
   }
 
-  /** Drops those of an agent's instances whose time is over, by the last judgement, and marks those that are kept. */
-  settle (entry: Entry, now: number): { dropped: number, marked: number, kept: number } {
+  /**
+   * Drops those of an agent's instances whose time is over, by the last judgement, and marks those that are kept.
+   * @param keptByAll of registrations that gateways share: the keys of those that all of them keep. Then it drops none itself.
+   */
+  settle (entry: Entry, now: number, keptByAll?: ReadonlySet<string>): { dropped: number, marked: number, kept: number } {
     const { name, api } = entry
     let [dropped, marked, kept] = [0, 0, 0]
     for (const [authority, registered] of api.instances) {
@@ -49,7 +52,8 @@ export class Lapses {
       if (lease === null || !hasRunOut(lease, now)) continue
       const isDraining = drains(entry, originOf(protocol, authority))
       const isNew = lease.lapsedAt === undefined
-      if (!isDraining && this.#isKept(lease, now)) {
+      if (keptByAll !== undefined && !keptByAll.has(leaseKey(name, authority))) continue
+      if (keptByAll !== undefined || (!isDraining && this.#isKept(lease, now))) {
         kept++
         if (!isNew) continue
         marked++
@@ -58,7 +62,7 @@ export class Lapses {
         dropped++
         api.instances.delete(authority)
         // For one ttl: heartbeats come more often than that, so whatever holds up all of them lets all leases run out within that time.
-        if (isNew && !isDraining) this.#dropped.set(keyOf(name, authority), now + Math.min(lease.ttlMs, mostMs))
+        if (isNew && !isDraining) this.#dropped.set(leaseKey(name, authority), now + Math.min(lease.ttlMs, mostMs))
       }
     }
     return { dropped, marked, kept }
@@ -66,7 +70,7 @@ export class Lapses {
 
   /** An instance is registered again, so its lapse does not count any more. */
   forget (name: string, authority: string): void {
-    this.#dropped.delete(keyOf(name, authority))
+    this.#dropped.delete(leaseKey(name, authority))
   }
 
   #isKept ({ ttlMs, lapsedAt }: Lease, now: number): boolean {
@@ -103,6 +107,7 @@ function drains ({ built }: Entry, origin: string): boolean {
   return built.get(origin)?.runtime.draining === true
 }
 
-function keyOf (name: string, authority: string): string {
-  return `${name}\0${authority}`
+/** What a lease goes by. */
+export function leaseKey (name: string, authority: string): string {
+  return `${name} ${authority}`
 }

@@ -5,10 +5,11 @@
 import { NameConflictError } from '../errors.ts'
 import type { Agent, AgentPolicy, Rotation } from './agent.ts'
 import type { AgentDefinition, DnsSource, InstanceDefinition } from './definitions.ts'
-import { authorityOf, instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
+import { authorityOf } from './authority.ts'
+import { instanceId, newRuntime, type Instance, type Lease, type Protocol, type Source } from './instance.ts'
 
 /** A registered instance. */
-interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
+export interface ApiInstance extends InstanceDefinition { readonly lease: Lease | null, readonly trusted: boolean }
 
 /** What one source says of an agent; its instances by authority. */
 export interface Layer<I extends InstanceDefinition> {

@@ -5,10 +5,11 @@
 import { AgentNotFoundError, InstanceNotFoundError, InvalidRegistrationError, NameConflictError } from '../errors.ts'
 import type { Clock } from '../clock.ts'
 import type { Agent } from './agent.ts'
-import type { AgentDefinition, InstanceDefinition, Registration, RegistryState } from './definitions.ts'
-import { authorityOf, type Instance, type Lease } from './instance.ts'
-import { Lapses, surveyLeases } from './lapses.ts'
-import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type Entry, type LayerAt } from './layers.ts'
+import type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
+import { authorityOf } from './authority.ts'
+import type { Instance, Lease } from './instance.ts'
+import { Lapses, leaseKey, surveyLeases } from './lapses.ts'
+import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type ApiInstance, type Entry, type LayerAt } from './layers.ts'
 import { nearestNames } from './nearest-names.ts'
 
 export type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
@@ -42,6 +43,9 @@ export interface LeaseCount {
   /** Instances that are kept although theirs ran out. */
   readonly lapsed: number
 }
+
+/** An agent as gateways share it. */
+export type SharedAgent = Omit<RegistryState['agents'][number], 'instances'> & { readonly instances: readonly (SavedInstance & { readonly draining?: boolean })[] }
 
 type ChangeListener = (change: RegistryChange) => void
 
@@ -208,10 +212,15 @@ export class Registry {
       instance = this.#instance(entry, id)
     }
     if (instance.lease === null) return instance
-    // The commonest change of all, so it replaces just this instance.
-    const renewed = { ...instance, lease: this.#lease(instance.lease.ttlMs) }
+    return this.#renew(entry, instance, this.#lease(instance.lease.ttlMs))
+  }
+
+  /** The commonest change of all, so it replaces just this instance. */
+  #renew (entry: Entry, instance: Instance, lease: Lease): Instance {
+    this.#dueAt = Math.min(this.#dueAt, lease.expiresAt)
+    const renewed = { ...instance, lease }
     const authority = authorityOf(instance.host, instance.port)
-    entry.api.instances.set(authority, { ...entry.api.instances.get(authority)!, lease: renewed.lease })
+    entry.api.instances.set(authority, { ...entry.api.instances.get(authority)!, lease })
     entry.built.set(renewed.origin, renewed)
     entry.agent = { ...entry.agent, instances: entry.agent.instances.map(other => other === instance ? renewed : other) }
     return renewed
@@ -263,12 +272,14 @@ export class Registry {
 
   /**
    * Drops what is over: instances whose lease ran out, unless too many did at once, and agents without an instance for ten minutes.
+   * @param keptByAll of registrations that gateways share: the leases that ran out and that all of them keep, as `leasesOver()` names them. Then no
+   * lease is judged here.
    * @returns whether registrations changed, also by a file that claimed their names
    */
-  expire (): boolean {
+  expire (keptByAll?: ReadonlySet<string>): boolean {
     const changed = this.#unkept
     this.#unkept = false
-    return this.#lookAtLeases() || changed
+    return this.#lookAtLeases(keptByAll) || changed
   }
 
   /** How many leases expire() found. */
@@ -276,12 +287,82 @@ export class Registry {
     return this.#leaseCount
   }
 
+  /**
+   * Makes what is registered of one agent equal to what the gateways that share it agreed on. An instance of which nothing changed keeps its lease,
+   * another has a full ttl. Names that belong to others here are left to them; limits were the business of who registered.
+   * @param agent null for an agent of which nothing is registered any more
+   * @param isRemoved whether such an agent was removed as a whole, and so is unknown at once; else it is known for ten minutes
+   */
+  replaceRegistered (name: string, agent: SharedAgent | null, isRemoved = false): void {
+    const existing = this.#entries.get(name)
+    const owner = this.#ownerOf(name) ?? name
+    const saved = owner === name ? agent : null
+    if (saved === null && (existing === undefined || existing.api.instances.size === 0)) return
+    const entry = existing ?? newEntry(name)
+    const before = entry.api.instances
+    const aliases = saved?.aliases?.filter(alias => (this.#ownerOf(alias) ?? name) === name)
+    entry.api = { ...(saved && settingsOf({ ...saved, instances: before })), instances: new Map() }
+    if (aliases !== undefined) entry.api.aliases = aliases
+    for (const instance of saved?.instances ?? []) {
+      const { host, port, ttlMs, trusted = false, draining: _, ...others } = instance
+      const authority = authorityOf(host, port)
+      const known = before.get(authority)
+      const isSame = known !== undefined && known.lease?.ttlMs === ttlMs
+      const lease = ttlMs === undefined ? null : isSame ? known.lease : this.#lease(ttlMs)
+      entry.api.instances.set(authority, { host, port, ...others, trusted, lease })
+      if (known !== undefined) continue
+      entry.suppressed.delete(authority)
+      this.#lapses.forget(name, authority)
+    }
+    this.#releaseNames(entry)
+    const change = isRemoved && isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)
+    for (const { host, port, protocol, draining = false } of saved?.instances ?? []) {
+      const built = entry.built.get(originOf(protocol, authorityOf(host, port)))
+      if (built !== undefined) built.runtime.draining = draining
+    }
+    this.#publish([change])
+  }
+
+  /** What is registered of the agent there; undefined for what the file alone says. */
+  exportInstance (name: string, authority: string): SavedInstance | undefined {
+    const registered = this.#entries.get(name)?.api.instances.get(authority)
+    return registered && savedOf(registered)
+  }
+
+  /** Whether a registration, and not the file alone, has an instance of the agent there. */
+  isRegistered (name: string, authority: string): boolean {
+    return this.#entries.get(name)?.api.instances.has(authority) ?? false
+  }
+
+  /** The leases that are over as far as it is known here; others may know of a heartbeat. */
+  leasesOver (): { name: string, authority: string, key: string, isKept: boolean }[] {
+    const now = this.#clock.now()
+    if (now < this.#dueAt) return []
+    const over = []
+    for (const { name, api } of this.#entries.values()) {
+      for (const [authority, { lease }] of api.instances) {
+        if (lease === null || lease.expiresAt > now) continue
+        over.push({ name, authority, key: leaseKey(name, authority), isKept: lease.lapsedAt !== undefined })
+      }
+    }
+    return over
+  }
+
+  /** Takes over what is left of a lease from who knows it. @returns the instance; undefined when it has no lease any more */
+  renewLease (name: string, authority: string, leftMs: number): Instance | undefined {
+    const entry = this.#entries.get(name)
+    const registered = entry?.api.instances.get(authority)
+    const instance = registered && entry?.built.get(originOf(registered.protocol, authority))
+    if (entry === undefined || instance === undefined || !registered?.lease) return undefined
+    return this.#renew(entry, instance, { ttlMs: registered.lease.ttlMs, expiresAt: this.#clock.now() + leftMs })
+  }
+
   /** What the registration API added, for keeping over a restart. */
   exportState (): RegistryState {
     const agents = []
     for (const { name, api } of this.#entries.values()) {
       if (api.instances.size === 0) continue
-      const instances = [...api.instances.values()].map(({ lease, ...definition }) => ({ ...definition, ...(lease && { ttlMs: lease.ttlMs }) }))
+      const instances = [...api.instances.values()].map(savedOf)
       agents.push({ name, ...settingsOf(api), instances })
     }
     return { version: 1, agents }
@@ -381,7 +462,7 @@ export class Registry {
   }
 
   /** Decides about leases that ran out, and forgets agents that have been empty for long. @returns whether anything went */
-  #lookAtLeases (): boolean {
+  #lookAtLeases (keptByAll?: ReadonlySet<string>): boolean {
     const now = this.#clock.now()
     if (now < this.#dueAt) return false
     this.#dueAt = Infinity
@@ -401,7 +482,7 @@ export class Registry {
     }
     this.#lapses.judge({ leased, over }, now)
     for (const entry of concerned) {
-      const { dropped, marked, kept } = this.#lapses.settle(entry, now)
+      const { dropped, marked, kept } = this.#lapses.settle(entry, now, keptByAll)
       gone += dropped
       lapsed += kept
       if (dropped + marked === 0) continue
@@ -409,8 +490,8 @@ export class Registry {
       changes.push(this.#rebuild(entry))
     }
     this.#leaseCount = { leased: leased - over + lapsed, lapsed }
-    // For how long they are kept depends on what becomes of others.
-    if (lapsed > 0) this.#dueAt = now
+    // For how long they are kept depends on what becomes of others, or others decide.
+    if (lapsed > 0 || (keptByAll !== undefined && over > 0)) this.#dueAt = now
     this.#publish(changes)
     return gone > 0
   }
@@ -496,6 +577,10 @@ export class Registry {
     if (change.added.length + change.removed.length > 0) for (const listener of this.#listeners) listener(change)
     return change
   }
+}
+
+function savedOf ({ lease, ...definition }: ApiInstance): SavedInstance {
+  return { ...definition, ...(lease && { ttlMs: lease.ttlMs }) }
 }
 
 function tooMany (path: string, message: string) {

@@ -1,31 +1,19 @@
 /** The client commands against a real gateway, run in this process with streams of the test's own. */
 import t, { type Test } from 'tap'
-import { spawnSync } from 'node:child_process'
-import { lstat, readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import { run } from '../../src/cli/program.ts'
 import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
-import { fakeIo } from '../helpers/fake-io.ts'
+import { runCommand } from '../helpers/run-command.ts'
 
 const secret = 'fleet-secret-token'
-
-interface Ended { code: number, stdout: string, stderr: string }
-
-/** Runs a command in a pipe, or at a terminal. */
-async function command (args: readonly string[], { isTTY = false, env = {} }: { isTTY?: boolean, env?: Record<string, string> } = {}): Promise<Ended> {
-  const { io, stdout, stderr } = fakeIo({ isTTY, env })
-  const code = await run(args, io)
-  return { code, stdout: stdout(), stderr: stderr() }
-}
 
 /** A gateway with auth, and how to run commands against it. */
 async function fleet (t: Test, options: FleetGatewayOptions = {}) {
   const gateway = await startGateway(t, { auth: { secret }, ...options })
   const env = { FLEET_URL: gateway.origin, FLEET_SECRET: secret }
-  return { gateway, env, ask: (...args: string[]) => command(args, { env }), json: async (...args: string[]) => JSON.parse((await command([...args, '--json'], { env })).stdout) as Record<string, never> }
+  return { gateway, env, ask: (...args: string[]) => runCommand(args, { env }), json: async (...args: string[]) => JSON.parse((await runCommand([...args, '--json'], { env })).stdout) as Record<string, never> }
 }
 
 t.test('agents: all in columns, one in full, and as the API has them', async t => {
@@ -74,8 +62,8 @@ t.test('commands work with a gateway under somebody\'s prefix', async t => {
   await app.listen({ host: '127.0.0.1', port: 0 })
   const url = `http://127.0.0.1:${(app.server.address() as AddressInfo).port}/fleet/`
 
-  t.match((await command(['routes', '--url', url, '--secret', secret])).stdout, /\n\/fleet\/api\/planner\/\{path\} /)
-  t.match(await command(['test', '--url', url, '--secret', secret]), { code: 0, stdout: /ok {6}planner/ })
+  t.match((await runCommand(['routes', '--url', url, '--secret', secret])).stdout, /\n\/fleet\/api\/planner\/\{path\} /)
+  t.match(await runCommand(['test', '--url', url, '--secret', secret]), { code: 0, stdout: /ok {6}planner/ })
 })
 
 t.test('health: 0 when every agent can be served, else 1; details for who may read', async t => {
@@ -87,7 +75,7 @@ t.test('health: 0 when every agent can be served, else 1; details for who may re
 
   gateway.registry.instance('planner', gateway.registry.get('planner').instances[0]!.id).runtime.health.up = false
   t.match(await ask('health'), { code: 1, stdout: new RegExp(`^degraded: 1 agent[^]*planner +0 of 1 +127\\.0\\.0\\.1:${agent.port} is down\n$`), stderr: '' })
-  t.match(await command(['health', '--json', '--url', env.FLEET_URL]), { code: 1, stdout: /"degraded"/ }, 'without a token, too')
+  t.match(await runCommand(['health', '--json', '--url', env.FLEET_URL]), { code: 1, stdout: /"degraded"/ }, 'without a token, too')
 })
 
 t.test('stats: totals and a line per agent', async t => {
@@ -192,16 +180,16 @@ t.test('test passes where everything answers, with auth off, too', async t => {
   const agent = await fakeAgent(t)
   const { gateway } = await fleet(t, { auth: { enabled: false }, agents: [agentAt('planner', agent)] })
 
-  t.match(await command(['test', '--url', gateway.origin]), { code: 0, stderr: '', stdout: /ok {6}auth {2}[\d.]+ ms, off: the gateway asks for no token\n/ })
+  t.match(await runCommand(['test', '--url', gateway.origin]), { code: 0, stderr: '', stdout: /ok {6}auth {2}[\d.]+ ms, off: the gateway asks for no token\n/ })
 })
 
 t.test('test: a gateway that does not answer, and a token that is not taken', async t => {
   const { gateway } = await fleet(t)
   const nowhere = `http://127.0.0.1:${await deadPort()}`
 
-  t.match(await command(['test', '--url', nowhere, '--secret', secret]), { code: 1, stdout: new RegExp(`^failed {2}gateway ${nowhere}\n {10}No gateway listens at`) })
-  t.match(await command(['test', '--url', nowhere, '--secret', secret, '--json']), { code: 1, stdout: /"ok": false/, stderr: '' })
-  const refused = await command(['test', '--url', gateway.origin, '--secret', 'not-the-secret'])
+  t.match(await runCommand(['test', '--url', nowhere, '--secret', secret]), { code: 1, stdout: new RegExp(`^failed {2}gateway ${nowhere}\n {10}No gateway listens at`) })
+  t.match(await runCommand(['test', '--url', nowhere, '--secret', secret, '--json']), { code: 1, stdout: /"ok": false/, stderr: '' })
+  const refused = await runCommand(['test', '--url', gateway.origin, '--secret', 'not-the-secret'])
   t.match(refused, { code: 1, stdout: /failed {2}auth\n[^]*does not take the token from --secret/ })
   t.notMatch(refused.stdout + refused.stderr, 'not-the-secret')
 })
@@ -228,12 +216,12 @@ t.test('why a gateway can\'t be asked is a line with its cure', async t => {
   ]
 
   for (const [url, args, code, message] of cases) {
-    const ended = await command(['agents', '--url', url, '--fleet', join(t.testdirName, 'none.yaml'), ...args])
+    const ended = await runCommand(['agents', '--url', url, '--fleet', join(t.testdirName, 'none.yaml'), ...args])
     t.match(ended, { code, stdout: '', stderr: message }, url)
     t.equal(ended.stderr.trim().split('\n').length, 1, 'one line')
     t.notMatch(ended.stderr, /secret-password|another-token/)
   }
-  t.match(await command(['register', 'x', '9000', '--url', reader.origin, '--secret', 'token-of-reader']), { code: 1, stderr: /scope.*\(the token is from --secret\)/ })
+  t.match(await runCommand(['register', 'x', '9000', '--url', reader.origin, '--secret', 'token-of-reader']), { code: 1, stderr: /scope.*\(the token is from --secret\)/ })
 })
 
 t.test('JSON that is not a gateway\'s is no reason to break', async t => {
@@ -242,7 +230,7 @@ t.test('JSON that is not a gateway\'s is no reason to break', async t => {
     for (const body of bodies) {
       const other = await fakeAgent(t, (_request, response) => { response.writeHead(status, { 'content-type': 'application/json' }).end(body) })
       for (const args of [['agents'], ['agents', 'a'], ['agents', '--json'], ['routes'], ['health'], ['stats'], ['test'], ['register', 'a', '80'], ['deregister', 'a']]) {
-        const { code, stdout, stderr } = await command([...args, '--url', other.origin, '--secret', secret])
+        const { code, stdout, stderr } = await runCommand([...args, '--url', other.origin, '--secret', secret])
         t.equal(code, 1, `${args.join(' ')} ${body}`)
         t.match(stdout + stderr, 'is no Fleet Gateway')
         t.notMatch(stdout + stderr, /TypeError|\n +at |NaN|undefined/)
@@ -278,15 +266,15 @@ t.test('address and token are found where serve would find them', async t => {
     ['the same, where the environment says that it is', ['--fleet', join(dir, 'state.yaml')], { FLEET_STATE_DIR: join(dir, '.fleet') }]
   ]
 
-  for (const [name, args, env] of cases) t.match(await command(['agents', ...args], { env }), { code: 0, stderr: '' }, name)
-  t.match(await command(['agents', '--fleet', join(dir, 'bad.yaml')], { env: { FLEET_URL: gateway.origin } }), { code: 0, stderr: /bad\.yaml is not valid and is not used here; "fleet-gateway check" tells why/ })
-  t.match(await command(['agents', '--fleet', join(dir, 'secret.yaml')], { env: { FLEET_PORT: 'tcp://10.0.0.1:9001' } }), { code: 0 }, 'Kubernetes means something else')
-  t.match(await command(['agents'], { env: { FLEET_PORT: 'x' } }), { code: 2, stderr: /FLEET_PORT must be a port/ })
+  for (const [name, args, env] of cases) t.match(await runCommand(['agents', ...args], { env }), { code: 0, stderr: '' }, name)
+  t.match(await runCommand(['agents', '--fleet', join(dir, 'bad.yaml')], { env: { FLEET_URL: gateway.origin } }), { code: 0, stderr: /bad\.yaml is not valid and is not used here; "fleet-gateway check" tells why/ })
+  t.match(await runCommand(['agents', '--fleet', join(dir, 'secret.yaml')], { env: { FLEET_PORT: 'tcp://10.0.0.1:9001' } }), { code: 0 }, 'Kubernetes means something else')
+  t.match(await runCommand(['agents'], { env: { FLEET_PORT: 'x' } }), { code: 2, stderr: /FLEET_PORT must be a port/ })
 })
 
 t.test('colour is for terminals, unless NO_COLOR or FORCE_COLOR say otherwise', async t => {
   const { env } = await fleet(t)
-  const coloured = async (isTTY: boolean, more: Record<string, string>) => (await command(['routes'], { isTTY, env: { ...env, ...more } })).stdout.includes('\u001b[')
+  const coloured = async (isTTY: boolean, more: Record<string, string>) => (await runCommand(['routes'], { isTTY, env: { ...env, ...more } })).stdout.includes('\u001b[')
 
   t.equal(await coloured(true, {}), true)
   t.equal(await coloured(false, {}), false)
@@ -295,8 +283,8 @@ t.test('colour is for terminals, unless NO_COLOR or FORCE_COLOR say otherwise', 
   t.equal(await coloured(true, { TERM: 'dumb' }), false)
   t.equal(await coloured(false, { FORCE_COLOR: '1' }), true)
   t.equal(await coloured(true, { FORCE_COLOR: '0' }), false)
-  t.equal((await command(['agents', '--json'], { isTTY: true, env })).stdout, '{}\n', 'JSON has none')
-  t.match((await command(['nonsense'], { isTTY: true })).stderr, '\u001b[31m')
+  t.equal((await runCommand(['agents', '--json'], { isTTY: true, env })).stdout, '{}\n', 'JSON has none')
+  t.match((await runCommand(['nonsense'], { isTTY: true })).stderr, '\u001b[31m')
 })
 
 t.test('check: what serve would refuse, all of it, with places', async t => {
@@ -317,26 +305,26 @@ t.test('check: what serve would refuse, all of it, with places', async t => {
   })
   const at = (name: string) => join(dir, name)
 
-  t.match(await command(['check', at('good.yaml')]), { code: 0, stdout: /^ok {2}\S+good\.yaml: 2 agents, 4 instances\n$/ })
-  t.match(await command(['check', '--fleet', at('good.yaml')]), { code: 0 })
-  t.match(await command(['check', at('bad.yaml')]), { code: 1, stdout: '', stderr: /bad\.yaml:3:5 agents\[0\]\.prot: unknown key, did you mean "port"\?\n\S+bad\.yaml:5:9 server\.port: [^\n]+\n\S+bad\.yaml has 2 problems/ })
-  t.match(await command(['check', at('syntax.yaml')]), { code: 1, stderr: /syntax\.yaml:\d+:\d+/ })
-  t.match(await command(['check', at('none.yaml')]), { code: 1, stderr: /^\S+none\.yaml: there is no such file; "fleet-gateway onboard --fleet \S+none\.yaml" writes one\n$/ })
-  t.match(await command(['check', at('files.yaml')]), { code: 1, stderr: /files\.yaml:2:15 auth\.secretFile: can not be read: ENOENT \(nowhere\.txt\)\n\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
+  t.match(await runCommand(['check', at('good.yaml')]), { code: 0, stdout: /^ok {2}\S+good\.yaml: 2 agents, 4 instances\n$/ })
+  t.match(await runCommand(['check', '--fleet', at('good.yaml')]), { code: 0 })
+  t.match(await runCommand(['check', at('bad.yaml')]), { code: 1, stdout: '', stderr: /bad\.yaml:3:5 agents\[0\]\.prot: unknown key, did you mean "port"\?\n\S+bad\.yaml:5:9 server\.port: [^\n]+\n\S+bad\.yaml has 2 problems/ })
+  t.match(await runCommand(['check', at('syntax.yaml')]), { code: 1, stderr: /syntax\.yaml:\d+:\d+/ })
+  t.match(await runCommand(['check', at('none.yaml')]), { code: 1, stderr: /^\S+none\.yaml: there is no such file; "fleet-gateway onboard --fleet \S+none\.yaml" writes one\n$/ })
+  t.match(await runCommand(['check', at('files.yaml')]), { code: 1, stderr: /files\.yaml:2:15 auth\.secretFile: can not be read: ENOENT \(nowhere\.txt\)\n\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
   for (const env of [{ FLEET_SECRET: 'of-the-environment' }, { FLEET_SECRET_FILE: at('token.txt') }]) {
-    t.match(await command(['check', at('secret.yaml')], { env }), { code: 0 }, 'serve would not read it')
-    t.match(await command(['check', at('files.yaml')], { env }), { code: 1, stderr: /^\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
+    t.match(await runCommand(['check', at('secret.yaml')], { env }), { code: 0 }, 'serve would not read it')
+    t.match(await runCommand(['check', at('files.yaml')], { env }), { code: 1, stderr: /^\S+files\.yaml:3:\d+ auth\.keys\[0\]\.tokenFile/ })
   }
-  t.match(await command(['check', at('secret.yaml')], { env: { FLEET_SECRET: '' } }), { code: 1 })
-  t.match(await command(['check', at('short.yaml')]), { code: 1, stderr: /short\.yaml:1:20 auth\.secretFile: must hold at least 8 characters/ })
-  t.match(await command(['check', at('off.yaml')]), { code: 0 })
-  t.match(await command(['check', at('twice.yaml')]), { code: 1, stderr: /twice\.yaml:4:26 auth\.keys\[0\]\.tokenFile: is the same as secret\n/ })
-  t.match(await command(['check', at('audit.yaml')]), { code: 1, stderr: /audit\.yaml:1:18 auditLog\.file: can't be written: \S+ is a folder\n/ })
-  t.match(await command(['check', at('below.yaml')]), { code: 1, stderr: /below\.yaml:2:9 auditLog\.file: can't be written: / })
-  t.match(await command(['check', at('silent.yaml')]), { code: 0 })
-  t.match(await command(['check', at('good.yaml'), '--fleet', at('bad.yaml')]), { code: 2, stderr: /once/ })
-  t.match(JSON.parse((await command(['check', at('bad.yaml'), '--json'])).stdout), { ok: false, problems: [{ line: 3, column: 5, path: 'agents[0].prot' }, {}] })
-  const { stdout, code } = await command(['check', at('good.yaml'), '--json'])
+  t.match(await runCommand(['check', at('secret.yaml')], { env: { FLEET_SECRET: '' } }), { code: 1 })
+  t.match(await runCommand(['check', at('short.yaml')]), { code: 1, stderr: /short\.yaml:1:20 auth\.secretFile: must hold at least 8 characters/ })
+  t.match(await runCommand(['check', at('off.yaml')]), { code: 0 })
+  t.match(await runCommand(['check', at('twice.yaml')]), { code: 1, stderr: /twice\.yaml:4:26 auth\.keys\[0\]\.tokenFile: is the same as secret\n/ })
+  t.match(await runCommand(['check', at('audit.yaml')]), { code: 1, stderr: /audit\.yaml:1:18 auditLog\.file: can't be written: \S+ is a folder\n/ })
+  t.match(await runCommand(['check', at('below.yaml')]), { code: 1, stderr: /below\.yaml:2:9 auditLog\.file: can't be written: / })
+  t.match(await runCommand(['check', at('silent.yaml')]), { code: 0 })
+  t.match(await runCommand(['check', at('good.yaml'), '--fleet', at('bad.yaml')]), { code: 2, stderr: /once/ })
+  t.match(JSON.parse((await runCommand(['check', at('bad.yaml'), '--json'])).stdout), { ok: false, problems: [{ line: 3, column: 5, path: 'agents[0].prot' }, {}] })
+  const { stdout, code } = await runCommand(['check', at('good.yaml'), '--json'])
   t.same(JSON.parse(stdout), { ok: true, file: at('good.yaml'), agents: 2, instances: 4, problems: [] })
   t.equal(code, 0)
 })
@@ -377,7 +365,7 @@ t.test('wrong usage is 2, with what was meant', async t => {
     [['serve', '--no-auth', '--secret', secret], /contradict/]
   ]
 
-  for (const [args, message] of cases) t.match(await command(args), { code: 2, stdout: '', stderr: message }, args.join(' ') || '(nothing)')
+  for (const [args, message] of cases) t.match(await runCommand(args), { code: 2, stdout: '', stderr: message }, args.join(' ') || '(nothing)')
 })
 
 t.test('what the environment says wrong is wrong usage, and is named', async t => {
@@ -390,15 +378,15 @@ t.test('what the environment says wrong is wrong usage, and is named', async t =
   ]
 
   for (const [env, message] of cases) {
-    t.same(await command(['serve', '--fleet', 'none.yaml'], { env }), { code: 2, stdout: '', stderr: message })
-    t.same(await command(['agents', '--fleet', 'none.yaml'], { env }), { code: 2, stdout: '', stderr: message })
+    t.same(await runCommand(['serve', '--fleet', 'none.yaml'], { env }), { code: 2, stdout: '', stderr: message })
+    t.same(await runCommand(['agents', '--fleet', 'none.yaml'], { env }), { code: 2, stdout: '', stderr: message })
   }
 })
 
 t.test('of a file with the secret no more is read than a secret needs', async t => {
   const dir = t.testdir({ 'crlf.txt': `${secret}\r\n`, 'empty.txt': '', 'huge.txt': 'x'.repeat(1_000_000) })
   const { gateway } = await fleet(t)
-  const withFile = (file: string) => command(['agents', '--url', gateway.origin], { env: { FLEET_SECRET_FILE: file } })
+  const withFile = (file: string) => runCommand(['agents', '--url', gateway.origin], { env: { FLEET_SECRET_FILE: file } })
 
   t.match(await withFile(join(dir, 'crlf.txt')), { code: 0 })
   for (const file of [join(dir, 'empty.txt'), join(dir, 'huge.txt'), '/dev/zero']) t.match(await withFile(file), { code: 1, stderr: /^The secret of FLEET_SECRET_FILE \(.*\) must be 8 or more/ }, file)
@@ -406,17 +394,17 @@ t.test('of a file with the secret no more is read than a secret needs', async t 
 })
 
 t.test('a misspelt option does not give its value away', async t => {
-  const { code, stdout, stderr } = await command(['serve', `--secert=${secret}`])
+  const { code, stdout, stderr } = await runCommand(['serve', `--secert=${secret}`])
 
   t.same({ code, stdout, stderr }, { code: 2, stdout: '', stderr: 'error: unknown option \'--secert\'\n(Did you mean --secret?)\n("fleet-gateway serve --help" tells more)\n' })
-  t.match(await command(['agents', `--zzzzzzzzzzzz=${secret}`]), { code: 2, stderr: /^error: unknown option '--zzzzzzzzzzzz'\n\(/ })
+  t.match(await runCommand(['agents', `--zzzzzzzzzzzz=${secret}`]), { code: 2, stderr: /^error: unknown option '--zzzzzzzzzzzz'\n\(/ })
 })
 
 t.test('what was typed gives the terminal no orders either', async t => {
   const orders = 'a\u001b[2J\u009b31m\rb'
   const dir = t.testdir({ 'keys.yaml': '"a\\e[2J\\x9b31mb": 1\n' })
   for (const args of [[orders], ['agents', `--${orders}`], ['agents', orders, orders], ['register', 'a', orders], ['check', orders], ['check', join(dir, 'keys.yaml')], ['check', orders, '--json'], ['agents', '--url', orders]]) {
-    const { code, stdout, stderr } = await command(args)
+    const { code, stdout, stderr } = await runCommand(args)
     t.not(code, 0)
     // eslint-disable-next-line no-control-regex
     t.notMatch(stdout + stderr, /[\u001b\u009b\r]/, JSON.stringify(args))
@@ -424,18 +412,18 @@ t.test('what was typed gives the terminal no orders either', async t => {
 })
 
 t.test('help: every command, with examples, and a version', async t => {
-  const { stdout, code } = await command(['--help'])
+  const { stdout, code } = await runCommand(['--help'])
 
   t.equal(code, 0)
   for (const name of ['serve', 'routes', 'agents', 'test', 'onboard', 'check', 'register', 'deregister', 'stats', 'health']) {
     t.match(stdout, new RegExp(`^ {2}${name} `, 'm'))
-    const help = await command([name, '--help'])
+    const help = await runCommand([name, '--help'])
     t.match(help, { code: 0, stdout: new RegExp(`^Usage: fleet-gateway ${name} [^]*\nExamples:\n {2}\\$ .*fleet-gateway ${name}`) }, name)
     if (!['serve', 'onboard'].includes(name)) t.match(help.stdout, '--json', name)
     t.notMatch(help.stdout, '\u001b')
   }
-  t.match((await command(['help', 'test'])).stdout, /^Usage: fleet-gateway test/)
-  t.match(await command(['--version']), { code: 0, stdout: /^\d+\.\d+\.\d+\n$/ })
+  t.match((await runCommand(['help', 'test'])).stdout, /^Usage: fleet-gateway test/)
+  t.match(await runCommand(['--version']), { code: 0, stdout: /^\d+\.\d+\.\d+\n$/ })
 })
 
 t.test('a gateway at its rate limit is waited for, unless it takes too long', async t => {
@@ -448,125 +436,6 @@ t.test('a gateway at its rate limit is waited for, unless it takes too long', as
   })
   const url = gateway.origin
 
-  t.match(await command(['agents', '--json', '--url', url, '--secret', secret]), { code: 0, stdout: '{}\n' })
-  t.match(await command(['agents', '--json', '--url', url, '--secret', secret]), { code: 1, stderr: 'Try again in 3600 s\n' })
-})
-
-t.test('onboard writes a valid file with comments, and never over one without a yes', async t => {
-  const dir = t.testdir({ 'there.yaml': 'agents: []\n' })
-  const file = join(dir, 'new.yaml')
-  const written = await command(['onboard', '--fleet', file, '--agent', 'planner=8501', '--agent', 'planner=[::1]:8502', '--agent', 'null=10.0.0.7:80'])
-
-  t.match(written, { code: 0, stdout: '', stderr: /new\.yaml is written, with 2 agents;[^]*fleet-gateway serve/ })
-  const text = await readFile(file, 'utf8')
-  t.match(text, /^# yaml-language-server: \$schema=\S+schema\/fleet\.schema\.json\n/)
-  t.match(await command(['check', file]), { code: 0, stdout: /2 agents, 3 instances/ })
-
-  const there = join(dir, 'there.yaml')
-  t.match(await command(['onboard', '--fleet', file, '--agent', 'a=1', '--agent', 'a=1', '--yes']), { code: 1, stderr: /is an instance of "a" already/ })
-  t.equal(await readFile(file, 'utf8'), text, 'what does not go together is not written')
-  for (const [answer, isYes] of [['', false], ['n\n', false], ['\n', false], ['y\n', true]] as const) {
-    await writeFile(there, 'agents: []\n')
-    const { io, stdin, stderr } = fakeIo()
-    stdin.end(answer)
-    const code = await run(['onboard', '--fleet', there], io)
-    t.match(stderr(), /there\.yaml is there already\. Write over it\? \[y\/N\]/)
-    t.equal(code, isYes ? 0 : 1, JSON.stringify(answer))
-    t.equal(await readFile(there, 'utf8') === 'agents: []\n', !isYes)
-  }
-  t.match(await command(['check', there]), { code: 0, stdout: /0 agents/ })
-  t.match(await command(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: there is no folder/ })
-})
-
-t.test('onboard writes through a link, and over nothing that is no file', async t => {
-  const dir = t.testdir({ 'real.yaml': 'agents: []\n', folder: {}, 'link.yaml': t.fixture('symlink', 'real.yaml'), 'dangling.yaml': t.fixture('symlink', 'nowhere.yaml'), 'loop.yaml': t.fixture('symlink', 'loop.yaml') })
-  const pipe = join(dir, 'pipe.yaml')
-  t.equal(spawnSync('mkfifo', [pipe]).status, 0)
-  const refused: [file: string, why: RegExp][] = [
-    ['folder', /folder can't be written: it is a folder/],
-    ['pipe.yaml', /it is no ordinary file/],
-    ['dangling.yaml', /it is a link to a file that does not exist; remove it, or name that file/],
-    ['none/fleet.yaml', /there is no folder .*none/],
-    ['loop.yaml', /ELOOP/],
-    ['real.yaml/fleet.yaml', /real\.yaml is no folder/]
-  ]
-
-  for (const [name, why] of refused) {
-    t.match(await command(['onboard', '--fleet', join(dir, name), '--yes']), { code: 1, stderr: why })
-    t.match(await typed(['onboard', '--fleet', join(dir, name)], []), { code: 1, stderr: why }, 'before anything is asked')
-  }
-  t.match(await command(['onboard', '--fleet', '/dev/null', '--yes']), { code: 1, stderr: /no ordinary file/ })
-  t.ok((await lstat(pipe)).isFIFO())
-  t.match(await command(['onboard', '--fleet', join(dir, 'link.yaml'), '--agent', 'planner=8501', '--yes']), { code: 0 })
-  t.equal(await readlink(join(dir, 'link.yaml')), 'real.yaml')
-  t.match(await readFile(join(dir, 'real.yaml'), 'utf8'), 'planner')
-  t.same((await readdir(dir)).sort(), ['dangling.yaml', 'folder', 'link.yaml', 'loop.yaml', 'pipe.yaml', 'real.yaml'], 'nothing is left behind')
-})
-
-t.test('what onboard leaves as comments is valid, too', async t => {
-  const file = join(t.testdir({ token: 'token-token\n' }), 'fleet.yaml')
-  await command(['onboard', '--fleet', file])
-  const text = await readFile(file, 'utf8')
-  const settings = text.slice(text.indexOf('# server:')).replaceAll(/^# (?=[a-zA-Z]+:$| {2}[a-zA-Z]+:)/gm, '').replace('/run/secrets/fleet', join(t.testdirName, 'token'))
-  const agent = text.slice(text.indexOf('# What else'), text.indexOf('# Everything')).replaceAll(/^# {4}/gm, '    ')
-  await writeFile(file, `${settings}agents:\n  - name: planner\n    port: 8501\n${agent}`)
-
-  t.match(await command(['check', file]), { code: 0, stderr: '' })
-  t.equal((await readFile(file, 'utf8')).match(/^[a-zA-Z]+:/gm)?.length, 9, 'all of them')
-})
-
-/** Types at a terminal, each answer when its question is there. */
-async function typed (args: readonly string[], answers: readonly [question: RegExp, keys: string][]) {
-  const terminal = fakeIo({ isTTY: true, env: { TERM: 'xterm' } })
-  for (const [question, keys] of answers) terminal.onLine(question, () => terminal.stdin.write(keys))
-  const code = await run(args, terminal.io)
-  return { code, stdout: terminal.stdout(), stderr: terminal.stderr() }
-}
-
-t.test('onboard asks at a terminal for names and addresses, and explains what comes next', async t => {
-  const file = join(t.testdir(), 'fleet.yaml')
-
-  const { code, stderr } = await typed(['onboard', '--fleet', file], [
-    [/What is your agent called\?/, 'planner\r'],
-    [/Where does planner listen\?/, '8501\r'],
-    [/One more agent\?/, 'coder\r'],
-    [/Where does coder listen\?/, '10.0.0.7:8502\r'],
-    [/coder listen\?[^]*One more agent\?/, '\r']
-  ])
-
-  t.equal(code, 0, stderr)
-  t.match(stderr, /fleet-gateway serve +starts the gateway/)
-  t.match(await command(['check', file]), { code: 0, stdout: /2 agents, 2 instances/ })
-})
-
-t.test('the same address twice is refused when it is typed', async t => {
-  const { code, stderr } = await typed(['onboard', '--fleet', join(t.testdir(), 'fleet.yaml')], [
-    [/What is your agent called\?/, 'planner\r'],
-    [/Where does planner listen\?/, '8501\r'],
-    [/One more agent\?/, 'planner\r'],
-    [/One more agent\?[^]*planner listen\?/, 'localhost:8501\r'],
-    [/planner is there already/, '\u0003']
-  ])
-
-  t.equal(code, 1)
-  t.match(stderr, /planner is there already[^]*Nothing was written/)
-})
-
-t.test('with --agent nothing is asked at a terminal, but whether to write over a file', async t => {
-  const file = join(t.testdir(), 'fleet.yaml')
-
-  t.match(await typed(['onboard', '--fleet', file, '--agent', 'planner=8501'], []), { code: 0 })
-  t.match(await typed(['onboard', '--fleet', file, '--agent', 'coder=8502'], [[/Write over it\?/, 'y']]), { code: 0 })
-  t.match(await readFile(file, 'utf8'), /name: coder/)
-})
-
-t.test('onboard leaves everything as it is when somebody says no, or leaves', async t => {
-  const file = join(t.testdir({ 'fleet.yaml': 'agents: []\n' }), 'fleet.yaml')
-  const other = join(t.testdirName, 'other.yaml')
-
-  t.match(await typed(['onboard', '--fleet', file], [[/Write over it\?/, '\r']]), { code: 1, stderr: /is left as it is/ })
-  t.match(await typed(['onboard', '--fleet', other], [[/called\?/, '\u0004']]), { code: 1, stderr: /Nothing was written; there is no/ }, 'Ctrl-D')
-  t.match(await typed(['onboard', '--fleet', other], [[/called\?/, '\u0003']]), { code: 1, stderr: /Nothing was written; there is no/ })
-  t.equal(await readFile(file, 'utf8'), 'agents: []\n')
-  await t.rejects(readFile(other), { code: 'ENOENT' })
+  t.match(await runCommand(['agents', '--json', '--url', url, '--secret', secret]), { code: 0, stdout: '{}\n' })
+  t.match(await runCommand(['agents', '--json', '--url', url, '--secret', secret]), { code: 1, stderr: 'Try again in 3600 s\n' })
 })

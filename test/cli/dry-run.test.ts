@@ -4,17 +4,10 @@ import { join } from 'node:path'
 import { CORE_SCHEMA, load } from 'js-yaml'
 import t, { type Test } from 'tap'
 import type { ValueSource } from '../../src/cli/overrides.ts'
-import { run } from '../../src/cli/program.ts'
 import { FleetOptions, parseConfig, type FleetConfigInput } from '../../src/config.ts'
-import { fakeIo } from '../helpers/fake-io.ts'
+import { runCommand } from '../helpers/run-command.ts'
 
-interface Ended { code: number, stdout: string, stderr: string }
-
-async function command (args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
-  const { io, stdout, stderr } = fakeIo({ env })
-  const code = await run(args, io)
-  return { code, stdout: stdout(), stderr: stderr() }
-}
+const command = (args: readonly string[], env: Record<string, string> = {}) => runCommand(args, { env })
 
 interface Shown { ok: boolean, file: string, config: Record<string, Record<string, unknown>>, sources: Record<string, ValueSource> }
 

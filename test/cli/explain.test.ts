@@ -3,10 +3,9 @@ import t, { type Test } from 'tap'
 import { execFile } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { run } from '../../src/cli/program.ts'
 import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
-import { fakeIo } from '../helpers/fake-io.ts'
+import { runCommand } from '../helpers/run-command.ts'
 
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
 const secret = 'fleet-secret-token'
@@ -20,11 +19,7 @@ async function fleet (t: Test) {
     ...unprobed
   })
   const env = { FLEET_URL: gateway.origin, FLEET_SECRET: secret }
-  async function ask (...args: string[]) {
-    const { io, stdout, stderr } = fakeIo({ env })
-    const code = await run(['explain', ...args], io)
-    return { code, stdout: stdout(), stderr: stderr() }
-  }
+  const ask = (...args: string[]) => runCommand(['explain', ...args], { env })
   return { gateway, env, ask, one, two }
 }
 

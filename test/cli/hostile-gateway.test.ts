@@ -2,10 +2,10 @@
 import t from 'tap'
 import type { ServerResponse } from 'node:http'
 import { GatewayClient } from '../../src/cli/client.ts'
+import { eventsIn } from '../../src/cli/event-stream.ts'
 import { onlyColours, plain } from '../../src/cli/io.ts'
-import { run } from '../../src/cli/program.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
-import { fakeIo } from '../helpers/fake-io.ts'
+import { runCommand } from '../helpers/run-command.ts'
 
 /** Colour, a title, a cleared screen, the same with 8-bit codes, backspaces, a second line, a line that reads backwards. */
 const orders = '\u001b[31mX\u001b]0;title\u0007\u001b[2J\u009b2J\u009d0;title\u009c\b\b\u007f\rok    all\nok    forged\u2028\u202etxt'
@@ -43,10 +43,8 @@ function json (response: ServerResponse, body: unknown, status = 200): void {
 }
 
 /** Runs a command on a terminal without colour. */
-async function command (...args: string[]) {
-  const { io, stdout, stderr } = fakeIo({ isTTY: true, env: { NO_COLOR: '1', FLEET_SECRET: 'fleet-secret-token' } })
-  const code = await run(args, io)
-  return { code, stdout: stdout(), stderr: stderr() }
+function command (...args: string[]) {
+  return runCommand(args, { isTTY: true, env: { NO_COLOR: '1', FLEET_SECRET: 'fleet-secret-token' } })
 }
 
 t.test('whatever a gateway puts into its answers, the terminal gets text, and a field is a line', async t => {
@@ -167,6 +165,21 @@ t.test('an answer that does not end, by its length or by its time, is given up',
   await t.rejects(ask(chatty.origin, { wholeMs: 60_000, bytes: 1_000_000 }), { message: /is no Fleet Gateway, to go by an answer of more than 1000000 bytes/, exitCode: 1 })
   await t.rejects(ask(slow.origin, { wholeMs: 200, bytes: 1_000_000 }), { message: /does not finish its answer within 0\.2 s/, exitCode: 1 })
   await t.rejects(ask(early.origin, { wholeMs: 200, bytes: 1_000_000 }), { message: /does not finish its answer within 0\.2 s/, exitCode: 1 })
+})
+
+t.test('an event in thousands of chunks is read in no more time than its length takes', async t => {
+  const chunk = `data: ${'x'.repeat(1_000)}\n`
+  async function * text () {
+    for (let count = 0; count < 4_000; count++) yield chunk
+    for (const character of '\r\n\r\n: a comment\r\n\r\nevent: tick\r\ndata: 1\n\ndata: no end') yield character
+  }
+  const startMark = performance.now()
+
+  const events = []
+  for await (const { type, data } of eventsIn(text(), 8 * 1024 * 1024)) events.push([type, data.length])
+
+  t.same(events, [['message', 4_000 * 1_001 - 1], ['message', 0], ['tick', 1]])
+  t.ok(performance.now() - startMark < 2_000, 'looked through again with each chunk it would be some 8 GB')
 })
 
 t.test('ten thousand agents are no trouble', async t => {

@@ -5,6 +5,7 @@ import t from 'tap'
 import { withKey, withoutKey, type KeyEntry } from '../../src/cli/key-edit.ts'
 import { parseConfig, type FleetConfigInput } from '../../src/config.ts'
 import { parseYaml } from '../../src/yaml.ts'
+import { runs } from '../helpers/fuzz-runs.ts'
 
 const digest = 'ab'.repeat(32)
 const ci: KeyEntry = { id: 'ci', tokenSha256: digest, scopes: ['read', 'proxy'] }
@@ -141,5 +142,5 @@ t.test('whatever stands around it: adding and revoking gives the text back, or w
     if (addition(before, edited).startsWith('not an insertion')) return false
     const back = withoutKey(edited, keys.length)
     return isDeepStrictEqual(valueOf(back), { ...others, auth: { ...had, keys } })
-  }), { numRuns: 1_000 })
+  }), runs(1_000))
 })

@@ -4,11 +4,10 @@ import { once } from 'node:events'
 import { readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { run } from '../../src/cli/program.ts'
 import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
-import { fakeIo } from '../helpers/fake-io.ts'
+import { runCommand } from '../helpers/run-command.ts'
 import { launch, main } from '../helpers/serve-process.ts'
 
 const secret = 'fleet-secret-token'
@@ -21,11 +20,7 @@ async function fleet (t: Test, options: FleetGatewayOptions = {}) {
   return { gateway, env, ask }
 }
 
-async function command (args: readonly string[], env: Record<string, string>, isTTY = false) {
-  const { io, stdout, stderr } = fakeIo({ isTTY, env })
-  const code = await run(args, io)
-  return { code, stdout: stdout(), stderr: stderr() }
-}
+const command = (args: readonly string[], env: Record<string, string>, isTTY = false) => runCommand(args, { isTTY, env })
 
 t.test('logs: a line for each of the last requests', async t => {
   const { gateway, env, ask } = await fleet(t)

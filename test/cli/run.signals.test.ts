@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import t, { type Test } from 'tap'
 import { startGateway } from '../helpers/build-gateway.ts'
-import { listenerCommand, runWords, startRunner, startWords, untilInstances } from '../helpers/fleet-runner.ts'
+import { listenerCommand, noTerminal, runWords, startRunner, startWords, untilInstances } from '../helpers/fleet-runner.ts'
 
 const secret = 'fleet-secret-token'
 const authorization = `Bearer ${secret}`
@@ -19,7 +19,6 @@ async function fleet (t: Test) {
 }
 
 const has = (program: string, ...args: string[]) => spawnSync(program, args).status === 0
-const noTerminal = has('script', '--version') ? false : 'there is no script(1) from util-linux here, which gives a terminal'
 const noPid1 = process.getuid?.() === 0 && has('unshare', '--pid', '--fork', 'true') ? false : 'needs root and unshare'
 
 t.test('signals that ask for something else are passed on at once', async t => {
@@ -147,7 +146,8 @@ const quoted = (words: readonly string[]) => words.map(word => `'${word.replaceA
 t.test('Ctrl-C in a terminal reaches the program once, also through npm', { skip: noTerminal }, async t => {
   const { gateway, env } = await fleet(t)
   const dir = t.testdir({ 'package.json': JSON.stringify({ scripts: { agent: quoted(runWords('web', '--', ...listenerCommand())) } }) })
-  const script = (command: string) => startWords(t, ['script', '-qec', command, '/dev/null'], { env: { ...env, TERM: 'xterm' }, cwd: dir })
+  // A shell in between would get the Ctrl-C as well: bash gives way to its last command, dash does so when told.
+  const script = (command: string) => startWords(t, ['script', '-qec', `exec ${command}`, '/dev/null'], { env: { ...env, TERM: 'xterm' }, cwd: dir })
 
   const direct = script(quoted(runWords('web', '--', ...listenerCommand())))
   await direct.printed(/registered web/)

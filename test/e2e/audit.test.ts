@@ -1,7 +1,6 @@
 /** `/audit` over real sockets: what it shows, to whom, and the same as it happens. */
 import { once } from 'node:events'
-import { createServer, get, type IncomingMessage, type ServerResponse } from 'node:http'
-import { connect } from 'node:net'
+import { createServer, get, type IncomingMessage } from 'node:http'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
 import type { AuditEntry } from '../../plugins/audit-log/index.ts'
@@ -11,6 +10,7 @@ import { agentAt, startGateway, unprobed, type ListeningGateway } from '../helpe
 import { readEvents, type StreamEvent } from '../helpers/event-reader.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
+import { stuckReader, untilFull } from '../helpers/stuck-reader.ts'
 
 const keys: NonNullable<FleetGatewayOptions['auth']>['keys'] & object = [
   { id: 'all', token: 'token-of-all', scopes: ['read', 'proxy'] },
@@ -241,11 +241,7 @@ t.test('what left the ring before it could be sent is counted', async t => {
 
 t.test('a reader that does not read holds up nobody and is kept nothing for; one that does misses nothing', async t => {
   const { gateway, ask } = await scene(t)
-  const slow = connect(gateway.port, '127.0.0.1').pause()
-  slow.on('error', () => {})
-  t.teardown(() => slow.destroy())
-  slow.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n')
-  await once(gateway.server, 'request')
+  const { client: slow } = await stuckReader(t, gateway, '/audit')
   const picky = await readEvents(t, `${gateway.origin}/audit?status=404`)
 
   // As under load: far more than the ring holds, in one turn of the event loop and the next.
@@ -322,20 +318,22 @@ t.test('a comment keeps a quiet stream alive and says where it is', async t => {
   t.same(ids, [ids[0], ids[0]! + 1], 'who connects again need not be told what it did not want')
 })
 
+/** One who follows the audit log and reads nothing, when no more is taken of what it is told. @param tick lets streams have their share */
+async function stuckAtAudit (t: Test, gateway: ListeningGateway, tick: () => unknown) {
+  const { response } = await stuckReader(t, gateway, '/audit', 'token-of-all')
+  const path = '/' + 'x'.repeat(2_000)
+  await untilFull(response, async () => {
+    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
+    await tick()
+  })
+  return response
+}
+
 t.test('a reader that takes nothing for a minute is cut off', async t => {
   const clock = fakeClock(Date.now())
   const { gateway } = await scene(t, { clock })
-  const stuck = connect(gateway.port, '127.0.0.1').pause()
-  stuck.on('error', () => {})
-  t.teardown(() => stuck.destroy())
-  stuck.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n')
-  const [, response] = await once(gateway.server, 'request') as [IncomingMessage, ServerResponse]
+  const response = await stuckAtAudit(t, gateway, () => clock.advance(100))
   const closed = once(response, 'close')
-  const path = '/' + 'x'.repeat(2_000)
-  for (let round = 0; !response.writableNeedDrain; round++) {
-    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
-    clock.advance(100)
-  }
 
   clock.advance(61_000)
 
@@ -346,17 +344,8 @@ t.test('a reader that takes nothing for a minute is cut off', async t => {
 t.test('a reader that takes nothing and whose key is revoked is cut off soon', async t => {
   const clock = fakeClock(Date.now())
   const { gateway } = await scene(t, { clock, auth: { keys }, rateLimit: { enabled: false } })
-  const stuck = connect(gateway.port, '127.0.0.1').pause()
-  stuck.on('error', () => {})
-  t.teardown(() => stuck.destroy())
-  stuck.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nAuthorization: Bearer token-of-all\r\n\r\n')
-  const [, response] = await once(gateway.server, 'request') as [IncomingMessage, ServerResponse]
+  const response = await stuckAtAudit(t, gateway, () => clock.advance(100))
   const closed = once(response, 'close')
-  const path = '/' + 'x'.repeat(2_000)
-  while (!response.writableNeedDrain) {
-    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
-    clock.advance(100)
-  }
 
   gateway.auth.reconfigure({ keys: [keys[1]!] })
   for (let second = 0; second < 3; second++) {
@@ -371,16 +360,7 @@ t.test('a reader that takes nothing and whose key is revoked is cut off soon', a
 t.test('however long the end of a stream takes, it is told once', async t => {
   const clock = fakeClock(Date.now())
   const { gateway } = await scene(t, { clock })
-  const stuck = connect(gateway.port, '127.0.0.1').pause()
-  stuck.on('error', () => {})
-  t.teardown(() => stuck.destroy())
-  stuck.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n')
-  const [, response] = await once(gateway.server, 'request') as [IncomingMessage, ServerResponse]
-  const path = '/' + 'x'.repeat(2_000)
-  while (!response.writableNeedDrain) {
-    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
-    clock.advance(100)
-  }
+  const response = await stuckAtAudit(t, gateway, () => clock.advance(100))
   const listeners = response.listenerCount('close')
 
   const drained = gateway.drain.begin({ delayMs: 0, timeoutMs: 60_000 })
@@ -403,16 +383,7 @@ t.test('streams end properly when the gateway drains, which they do not hold up'
 t.test('streams end when the gateway closes, also one whose client takes nothing', async t => {
   const { gateway } = await scene(t)
   const stream = await readEvents(t, `${gateway.origin}/audit`)
-  const stuck = connect(gateway.port, '127.0.0.1').pause()
-  stuck.on('error', () => {})
-  t.teardown(() => stuck.destroy())
-  stuck.write('GET /audit HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n')
-  const [, response] = await once(gateway.server, 'request') as [IncomingMessage, ServerResponse]
-  const path = '/' + 'x'.repeat(2_000)
-  while (!response.writableNeedDrain) {
-    await Promise.all(Array.from({ length: 100 }, () => gateway.inject(path)))
-    await once(stream.response, 'data') // a tick, by which each gets its share
-  }
+  await stuckAtAudit(t, gateway, () => once(stream.response, 'data')) // a tick, by which each gets its share
 
   await gateway.close()
 

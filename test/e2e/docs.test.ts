@@ -368,6 +368,7 @@ t.test('under a prefix everything is below it, the host\'s routes are not ours t
 
 t.test('files of a page say what they depend on beside what CORS says, and come packed to who takes that alone', async t => {
   const gateway = await buildGateway(t, { cors: { origins: ['https://app.example.com'] } })
+  t.match(await gateway.inject('/'), { headers: { vary: 'Origin, accept' } }, 'the index, too')
 
   for (const url of ['/docs/docs.css', '/console/']) {
     const packed = await gateway.inject({ url, headers: { origin: 'https://app.example.com', 'accept-encoding': 'gzip' } })

@@ -2,6 +2,7 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import { request, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { json } from 'node:stream/consumers'
 import type { FastifyInstance } from 'fastify'
 import Fastify from 'fastify'
@@ -10,6 +11,7 @@ import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, buildGateway, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent, type FakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
+import { rawClient } from '../helpers/raw-client.ts'
 
 const secret = 'a-long-secret-token'
 const admin = { authorization: `Bearer ${secret}` }
@@ -241,6 +243,18 @@ t.test('however a path is encoded, it is explained as it is routed', async t => 
       const { statusCode } = await gateway.inject({ url: path, headers })
       t.equal(outcome === 'refused' ? refusal!.status : 200, statusCode, `${path} with ${token}`)
     }
+  }
+})
+
+t.test('what the parser refuses is refused in an explanation, too', async t => {
+  const { gateway } = await fleet(t, 1)
+  const { port } = gateway.server.address() as AddressInfo
+
+  for (const target of ['/health?x=ä', '/api/planner/ä', '/api/planner/日本', '/nowhere/ä', '/api/planner/a b', '/api/planner/\u007f']) {
+    t.match(await ask(gateway, 'GET', target), { outcome: 'refused', refusal: { status: 400, code: 'FLEET_BAD_REQUEST' } }, target)
+    const client = await rawClient(t, port)
+    client.send(Buffer.from(`GET ${target} HTTP/1.1\r\nHost: x\r\n\r\n`))
+    t.match(await client.closed(), /^HTTP\/1\.1 400 /, target)
   }
 })
 

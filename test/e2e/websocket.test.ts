@@ -13,6 +13,7 @@ import { FrameWalk } from '../../plugins/proxy/frame-walk.ts'
 import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
+import { runs } from '../helpers/fuzz-runs.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 
 const switching = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'
@@ -318,7 +319,7 @@ t.test('frames are told apart however their bytes are cut into chunks', async t 
     stopping.follow(bytes.subarray(0, cut))
     const passed = stopping.follow(bytes.subarray(cut), true)
     return boundaries.has(cut + passed) && [...boundaries].every(boundary => boundary < cut || boundary >= cut + passed)
-  }))
+  }), runs(100))
 
   const walk = new FrameWalk()
   walk.follow(Buffer.from([0x88, 0]))

@@ -6,6 +6,7 @@ import { isFailure, type Attempt, type AttemptOutcome } from '../../src/fleet/at
 import { roundRobin } from '../../src/fleet/round-robin.ts'
 import { isAvailable, isServing, newRuntime, stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { beginTrial, recordAttempt, recordProbe, type HealthChange } from '../../src/fleet/outlier.ts'
+import { runs } from '../helpers/fuzz-runs.ts'
 
 const start = 1_700_000_000_000
 const trialMs = 30_000
@@ -173,7 +174,7 @@ function expectChange (change: HealthChange | null, before: string, after: strin
 }
 
 t.test('whatever happens, ejections, verdicts, trials and what is told of them are as the contract says', async t => {
-  fc.assert(fc.property(setting, history => { play(history) }), { numRuns: 3_000 })
+  fc.assert(fc.property(setting, history => { play(history) }), runs(3_000))
   t.pass()
 })
 
@@ -191,6 +192,6 @@ t.test('whatever happened, all are up again after good probes, good answers and 
 
     for (const instance of s.instances) if (stateOf(instance) !== 'up') fail(stateOf(instance))
     for (const instance of s.instances) if (!isAvailable(instance, s.now)) fail('up, and not available')
-  }), { numRuns: 500 })
+  }), runs(500))
   t.pass()
 })

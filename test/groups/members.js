@@ -10,6 +10,7 @@ const testFolder = new URL('..', import.meta.url)
 /** By name: a folder below test/, and which of its files, by the beginnings of their names. */
 const groups = {
   fleet: { folder: 'fleet' },
+  cli: { folder: 'cli', beginnings: ['commands', 'dry-run', 'explain', 'hostile', 'key-edit', 'onboard', 'top'] },
   'plugins-a': { folder: 'plugins', beginnings: ['answer', 'audit', 'auth.t', 'balanc', 'c', 'd', 'e', 'f', 'g'] },
   'plugins-h': { folder: 'plugins', beginnings: ['h', 'm', 'p', 'r', 's', 'u'] },
   'e2e-wire': { folder: 'e2e', beginnings: ['wire-f', 'wire-refusals', 'wire-responses', 'wire.', 'forwarding'] },
@@ -30,9 +31,12 @@ export function membersOf (name) {
     .map(file => `${folder}/${file}`)
 }
 
-/** All files of a whole run, as paths from test/: the groups, and whoever is in none. */
+/** What takes longest alone: it begins first, so that it is not what the others wait for. */
+const longest = ['secrets', 'docker', 'documents', 'package.installed', 'soak', 'cli/serve'].map(name => `${name}.test.ts`)
+
+/** All files of a whole run, as paths from test/: those that take longest, the groups, and whoever is in none. */
 export function filesOfWholeRun () {
-  const grouped = new Set(Object.keys(groups).flatMap(membersOf))
+  const apart = new Set([...Object.keys(groups).flatMap(membersOf), ...longest])
   const all = readdirSync(testFolder, { recursive: true }).sort().filter(file => file.endsWith('.test.ts'))
-  return [...Object.keys(groups).map(name => `groups/${name}.test.ts`), ...all.filter(file => !grouped.has(file) && !file.startsWith('groups/'))]
+  return [...longest, ...Object.keys(groups).map(name => `groups/${name}.test.ts`), ...all.filter(file => !apart.has(file) && !file.startsWith('groups/'))]
 }

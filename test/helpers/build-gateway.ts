@@ -3,7 +3,7 @@
  * FLEET_UPSTREAM_CLIENT=undici that speaks HTTP to agents, so that both clients can be held to the same tests.
  */
 import type { AddressInfo } from 'node:net'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 
@@ -12,27 +12,24 @@ export interface ListeningGateway extends FastifyInstance {
   readonly origin: string
 }
 
-const quiet: FleetGatewayOptions = {
-  auth: { enabled: false },
-  rateLimit: { enabled: false },
-  auditLog: { enabled: false },
-  cors: { enabled: false },
-  ...(process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' && { upstreamClient: 'undici' })
-}
+/** What is off unless a test turns it on. */
+export const quiet = { auth: { enabled: false }, rateLimit: { enabled: false }, auditLog: { enabled: false }, cors: { enabled: false } } as const satisfies FleetGatewayOptions
+
+const client: FleetGatewayOptions = process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' ? { upstreamClient: 'undici' } : {}
 
 /** For tests of single connections: no probes come between. */
 export const unprobed = { health: { interval: '1h' } } as const satisfies FleetGatewayOptions
 
 /** Not listening: for `inject`. */
-export async function buildGateway (t: Test, options: FleetGatewayOptions = {}): Promise<FastifyInstance> {
-  const gateway = await createGateway({ ...quiet, ...options })
+export async function buildGateway (t: Test, options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
+  const gateway = await createGateway({ ...quiet, ...client, ...options }, server)
   t.teardown(() => gateway.close())
   return gateway
 }
 
 /** Listening on a free port of 127.0.0.1. */
-export async function startGateway (t: Test, options: FleetGatewayOptions = {}): Promise<ListeningGateway> {
-  const gateway = await buildGateway(t, options)
+export async function startGateway (t: Test, options: FleetGatewayOptions = {}, server: FastifyServerOptions = {}): Promise<ListeningGateway> {
+  const gateway = await buildGateway(t, options, server)
   await gateway.listen({ host: '127.0.0.1', port: 0 })
   const { port } = gateway.server.address() as AddressInfo
   return Object.assign(gateway, { port, origin: `http://127.0.0.1:${port}` })

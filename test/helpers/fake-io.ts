@@ -11,11 +11,13 @@ export interface FakeIo {
   readonly stdin: PassThrough
   /** Calls `then`, once, after something that matches was written to standard error. */
   readonly onLine: (pattern: RegExp, then: () => void) => void
+  /** Resolves once what was written to standard output, all of it, matches. */
+  readonly printed: (pattern: RegExp) => Promise<void>
   /** As if the process had got it. */
   readonly signal: (name: NodeJS.Signals) => void
 }
 
-interface FakeIoOptions {
+export interface FakeIoOptions {
   /** Whether a person sits there. @default false */
   isTTY?: boolean
   env?: Record<string, string>
@@ -24,7 +26,14 @@ interface FakeIoOptions {
 export function fakeIo ({ isTTY = false, env = {} }: FakeIoOptions = {}): FakeIo {
   const waiting: { pattern: RegExp, then: () => void }[] = []
   const listeners: ((name: NodeJS.Signals) => void)[] = []
-  const stdout = collector(isTTY)
+  const expected = new Set<{ pattern: RegExp, resolve: () => void }>()
+  const stdout = collector(isTTY, text => {
+    for (const one of expected) {
+      if (!one.pattern.test(text)) continue
+      expected.delete(one)
+      one.resolve()
+    }
+  })
   const stderr = collector(isTTY, text => {
     const index = waiting.findIndex(({ pattern }) => pattern.test(text))
     if (index !== -1) setImmediate(waiting.splice(index, 1)[0]!.then)
@@ -46,6 +55,9 @@ export function fakeIo ({ isTTY = false, env = {} }: FakeIoOptions = {}): FakeIo
     stdout: stdout.text,
     stderr: stderr.text,
     stdin,
+    printed: async pattern => {
+      if (!pattern.test(stdout.text())) await new Promise<void>(resolve => { expected.add({ pattern, resolve }) })
+    },
     onLine: (pattern, then) => { waiting.push({ pattern, then }) },
     signal: name => { for (const listener of listeners) listener(name) }
   }

@@ -1,5 +1,5 @@
 /** `fleet-gateway run` as a process, with programs that tell what becomes of them. */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
@@ -54,6 +54,9 @@ export interface RunnerOptions {
   around?: readonly string[]
 }
 
+/** Why tests that need a terminal can't run; false when they can. */
+export const noTerminal = spawnSync('script', ['--version']).status === 0 ? false : 'there is no script(1) from util-linux here, which gives a terminal'
+
 /** The words of `fleet-gateway run …`, for who runs them differently. */
 export function runWords (...args: readonly string[]): string[] {
   return [process.execPath, main, 'run', ...args]
@@ -61,7 +64,7 @@ export function runWords (...args: readonly string[]): string[] {
 
 /** Starts a command, and ends it and the listeners it started with the test. */
 export function startWords (t: Test, [file = '', ...args]: readonly string[], { env = {}, cwd = root, covered = false }: Omit<RunnerOptions, 'around'> = {}): Runner {
-  const { FLEET_URL, FLEET_HOST, FLEET_PORT, FLEET_SECRET, FLEET_SECRET_FILE, PORT, HOST, NODE_OPTIONS, ...inherited } = process.env
+  const { FLEET_URL, FLEET_HOST, FLEET_PORT, FLEET_SECRET, FLEET_SECRET_FILE, PORT, HOST, SHELL, NODE_OPTIONS, ...inherited } = process.env
   // A session of its own has no terminal, wherever the tests run: a signal is then never taken for a key of one.
   const child = spawn(file, args, { cwd, env: { ...inherited, NO_COLOR: '1', ...(covered && { NODE_OPTIONS }), ...env }, stdio: ['pipe', 'pipe', 'pipe'], detached: true })
   const printing = gatherFrom(child)

@@ -6,7 +6,7 @@ import Fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
 interface Meta { name: string, fastify: string, decorators?: { fastify?: string[] } }
 
 /** Who brings a decorator that another plugin declares. */
-const providers: Readonly<Record<string, string>> = { stats: 'stats', registry: 'registry', registryState: 'registry', discovery: 'discovery', upstream: 'upstream', facts: 'facts', problem: 'problem' }
+const providers: Readonly<Record<string, string>> = { stats: 'stats', registry: 'registry', registrations: 'registry', registryState: 'registry', discovery: 'discovery', upstream: 'upstream', facts: 'facts', problem: 'problem' }
 
 /** What a plugin can't be without. */
 const needed: Readonly<Record<string, object>> = {

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { connect, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -345,18 +345,24 @@ t.test('a destination: what is written faster than it goes out is bounded, and i
   t.equal(readFileSync(file, 'utf8').split('\n').map(line => line[0] ?? '').join(''), '0123456789012345')
 })
 
-t.test('a destination that fails later tells of it, and works again when it can', async t => {
-  const file = join(t.testdir(), 'audit.log')
+t.test('a destination that was ended writes nothing more, whoever has the number of its file by then', async t => {
+  const folder = t.testdir()
   const errors: unknown[] = []
-  const destination = openDestination(file, error => { errors.push(error) })
+  const destination = openDestination(join(folder, 'audit.log'), error => { errors.push(error) })
   destination.write('one\n')
   await destination.end!()
+  const others = Array.from({ length: 20 }, (_, index) => openSync(join(folder, `other-${index}`), 'w')) // the lowest number that is free first
 
   destination.write('two\n')
   await destination.end!()
 
-  t.match(errors, [{ code: 'EBADF' }, { code: 'EBADF' }])
-  t.equal(readFileSync(file, 'utf8'), 'one\n')
+  for (const fd of others) {
+    t.equal(fstatSync(fd).size, 0)
+    closeSync(fd)
+  }
+  t.match(errors, [{ message: /closed/ }])
+  t.equal(readFileSync(join(folder, 'audit.log'), 'utf8'), 'one\n')
+  t.equal(destination.isElsewhere, true)
 })
 
 /** Runs a small program that logs one request to standard output. @param last what it does in the end */

@@ -1,6 +1,5 @@
 import { once } from 'node:events'
-import { request, type IncomingMessage, type ServerResponse } from 'node:http'
-import { connect } from 'node:net'
+import { request, type IncomingMessage } from 'node:http'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
@@ -13,6 +12,7 @@ import { newLatencyBuckets, countLatency, percentilesSince } from '../../src/lat
 import { agentAt, buildGateway, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
+import { stuckReader, untilFull } from '../helpers/stuck-reader.ts'
 
 const secret = 'fleet-secret-token'
 const withAuth = { auth: { enabled: true, secret } }
@@ -252,18 +252,14 @@ t.test('who reads nothing is told nothing, costs one message, and begins anew wh
   t.equal(Object.keys((message!.data as Snapshot).agents['agent-0']!.facts).length, 31)
 })
 
-/** A fleet too large for what the system keeps of a stream, and one who watches it and reads nothing. */
+/** A fleet of which more is to be told than the system keeps of a stream (some 4 MiB), and one who watches it and reads nothing. */
 async function stuckViewer (t: Test, more: FleetGatewayOptions = {}) {
-  const agents = Array.from({ length: 20_000 }, (_, index) => ({ name: `agent-${index}`, host: '10.0.0.1', port: 1_000 + index, aliases: [`alias-of-agent-${index}`] }))
-  const { clock, gateway } = await fleetWith(t, { agents, registry: { maxAgents: 20_000 }, ...more })
-  const asked = once(gateway.server, 'request') as Promise<[IncomingMessage, ServerResponse]>
-  const client = connect(gateway.port, '127.0.0.1').pause() // from the first byte on: the system keeps the more for who reads quickly
-  client.on('error', () => {})
-  t.teardown(() => client.destroy())
-  client.write(`GET /console/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${secret}\r\n\r\n`)
-  const [, response] = await asked
+  const aliases = (index: number) => Array.from({ length: 30 }, (_, number) => `alias-${index}-${number}-${'x'.repeat(45)}`)
+  const agents = Array.from({ length: 2_500 }, (_, index) => ({ name: `agent-${index}`, host: '10.0.0.1', port: 1_000 + index, aliases: aliases(index) }))
+  const { clock, gateway } = await fleetWith(t, { agents, registry: { maxAgents: 2_500 }, ...more })
+  const { response } = await stuckReader(t, gateway, '/console/events', secret)
   const closed = once(response, 'close')
-  while (!response.writableNeedDrain) await new Promise(resolve => setImmediate(resolve))
+  await untilFull(response, () => new Promise(resolve => setImmediate(resolve)))
   return { clock, gateway, response, closed }
 }
 

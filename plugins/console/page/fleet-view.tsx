@@ -2,9 +2,9 @@
  * The fleet at a glance: each agent with how it fares, what is asked of it and what is wrong; or all instances in one list.
  */
 import { signal } from '@preact/signals'
-import type { InstanceState } from '../wire.ts'
 import { openRegistration } from './changes.tsx'
 import { agents, beat, fleet, overall, totals, type FleetAgent, type FleetInstance } from './fleet.ts'
+import { byName, byState, byStatus } from '../../../src/watched-fleet.ts'
 import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, nothing, reasonOf } from '../../../src/figures.ts'
 import { may } from './gateway.ts'
 import { InstanceActions, instanceColumns } from './instances.tsx'
@@ -19,15 +19,11 @@ const instanceFilter = signal<Mark | null>(null)
 const agentOrder = signal<Order>({ key: 'state', isDescending: false })
 const instanceOrder = signal<Order>({ key: 'state', isDescending: false })
 
-const statusRank = { down: 0, degraded: 1, healthy: 2 } as const
-const stateRank: Readonly<Record<InstanceState, number>> = { down: 0, ejected: 1, draining: 2, up: 3 }
 /** So many instances of an agent are drawn one by one. */
 const mostDots = 14
 
-const byName = (a: FleetAgent, b: FleetAgent) => a.name < b.name ? -1 : 1
-
 const agentColumns: readonly Column<FleetAgent>[] = [
-  { key: 'state', title: 'State', compare: (a, b) => statusRank[a.status] - statusRank[b.status] || byName(a, b), cell: ({ status }) => <State of={status} /> },
+  { key: 'state', title: 'State', compare: byStatus, cell: ({ status }) => <State of={status} /> },
   { key: 'name', title: 'Agent', compare: byName, cell: agent => <AgentName agent={agent} /> },
   { key: 'instances', title: 'Instances', compare: (a, b) => a.instances.size - b.instances.size, cell: agent => <InstancesAtAGlance agent={agent} /> },
   { key: 'spark', title: 'Last five minutes', isTitleHidden: true, cell: ({ spark }) => <Spark values={spark} length={60} /> },
@@ -45,11 +41,6 @@ function AgentName ({ agent: { name, aliases } }: { agent: FleetAgent }) {
       {aliases.length > 0 && <span class='aside'>{aliases.join(', ')}</span>}
     </>
   )
-}
-
-/** Worst first. */
-function byState (a: FleetInstance, b: FleetInstance): number {
-  return stateRank[a.facts.state] - stateRank[b.facts.state]
 }
 
 function InstancesAtAGlance ({ agent }: { agent: FleetAgent }) {

@@ -5,11 +5,10 @@ import { askToDrain, askToRemove } from './changes.tsx'
 import { notice } from './dialogs.tsx'
 import { fleet, type FleetInstance } from './fleet.ts'
 import { addressOfInstance, formatCount, formatDuration, formatMs, formatTime, nothing, reasonOf, sourceInWords } from '../../../src/figures.ts'
+import { byState } from '../../../src/watched-fleet.ts'
 import { ask, may, Refusal } from './gateway.ts'
 import type { Column } from './long-table.tsx'
 import { State } from './marks.tsx'
-
-const stateRank = { down: 0, ejected: 1, draining: 2, up: 3 } as const
 
 const byAddress = (a: FleetInstance, b: FleetInstance) => {
   const [one, other] = [addressOfInstance(a.facts), addressOfInstance(b.facts)]
@@ -18,7 +17,7 @@ const byAddress = (a: FleetInstance, b: FleetInstance) => {
 
 /** What is told of an instance wherever it is listed. */
 export const instanceColumns: readonly Column<FleetInstance>[] = [
-  { key: 'state', title: 'State', compare: (a, b) => stateRank[a.facts.state] - stateRank[b.facts.state] || byAddress(a, b), cell: ({ facts }) => <State of={facts.state} /> },
+  { key: 'state', title: 'State', compare: (a, b) => byState(a, b) || byAddress(a, b), cell: ({ facts }) => <State of={facts.state} /> },
   { key: 'address', title: 'Address', compare: byAddress, cell: ({ facts }) => <><span class='address'>{addressOfInstance(facts)}</span><span class='aside'>{facts.protocol}{facts.weight !== 1 && ` · weight ${facts.weight}`} · {sourceInWords(facts.source)}</span></> },
   { key: 'why', title: 'Why', cell: instance => <Why instance={instance} /> },
   { key: 'lease', title: 'Lease', cell: ({ facts: { lease } }) => lease === null ? <span class='aside'>{nothing}</span> : lease.lapsed ? <State of='lapsed' /> : formatDuration(lease.expires_at - fleet.now()) },

@@ -3,7 +3,7 @@
  * gateway that is away, or refuses, is said once and asked again and again; nothing of that is a failure of the program.
  */
 import type { Clock } from '../../clock.ts'
-import { authorityOf } from '../../fleet/instance.ts'
+import { authorityOf } from '../../fleet/authority.ts'
 import { RegisteredShape, RenewedShape } from '../answers.ts'
 import type { GatewayAnswer, GatewayClient } from '../client.ts'
 

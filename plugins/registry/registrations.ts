@@ -1,0 +1,48 @@
+/** What changes who is registered: each change counts, and is kept, when its promise resolves. */
+import type { Agent } from '../../src/fleet/agent.ts'
+import type { Instance } from '../../src/fleet/instance.ts'
+import type { Registration, Registry } from '../../src/fleet/registry.ts'
+
+export interface Registrations {
+  /** @throws NameConflictError InvalidRegistrationError NotKeptError; nothing has changed then */
+  register (registration: Registration): Promise<{ created: boolean, agent: Agent, instance: Instance }>
+  /** Renews the lease of an instance. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
+  heartbeat (name: string, id: string): Promise<Instance>
+  /** Takes an instance out of the rotation. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
+  drain (name: string, id: string): Promise<Instance>
+  /** Whether an instance that drains is removed without further ado when its last request has ended, at whichever gateway. */
+  endsDrainOf (instance: Instance): boolean
+  /** @throws AgentNotFoundError NotKeptError */
+  removeAgent (nameOrAlias: string): Promise<{ name: string, inFile: boolean }>
+  /** @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
+  removeInstance (nameOrAlias: string, id: string): Promise<{ name: string, inFile: boolean, instance: Instance }>
+}
+
+/** Those of one gateway, which are kept on its disk. @param save resolves when the registry's present state is kept */
+export function ownRegistrations (registry: Registry, save: () => Promise<void>): Registrations {
+  return {
+    async register (registration) {
+      const { undo, ...registered } = registry.register(registration)
+      try {
+        await save()
+      } catch (error) { // what can't be kept must not be served either, or it would be gone after a restart
+        undo()
+        throw error
+      }
+      return registered
+    },
+    async heartbeat (name, id) { return registry.heartbeat(name, id) },
+    async drain (name, id) { return registry.drain(name, id) },
+    endsDrainOf: () => false,
+    async removeAgent (nameOrAlias) {
+      const removed = registry.removeAgent(nameOrAlias)
+      await save()
+      return removed
+    },
+    async removeInstance (nameOrAlias, id) {
+      const removed = registry.removeInstance(nameOrAlias, id)
+      await save()
+      return removed
+    }
+  }
+}

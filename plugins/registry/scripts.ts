@@ -1,0 +1,305 @@
+/**
+ * What gateways do to the registry in Redis, as scripts: each is one step, on the server's time. Every change has the next version and is told to
+ * all in a line `epoch version kind name authority`; what it came to, they read themselves.
+ *
+ * `meta` has the epoch (which data this is), the version, the origin (what a restored epoch was made of), when a gateway last looked, and whether too
+ * many leases are over. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
+ * (`d:authority`), and until when a gateway says that one which drains has requests of it (`b:authority gateway`). Leases are a sorted set by expiry,
+ * and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts). Leases of instances
+ * that drain are in `drains`: they have said goodbye, so their end says nothing of others. `lapses` has who left, by when that counts no more.
+ */
+import type { Redis } from 'ioredis'
+import { leastLeased, mostMs } from '../../src/fleet/lapses.ts'
+
+/** While no gateway looked for longer than this, no agent could renew anything: that time does not count. */
+const stillMs = 3_000
+/** By then every gateway knows of a drain, and has said whether requests of it are under way. */
+const drainMs = 2_000
+
+/** KEYS: meta, agents, leases, drains, lapses, names, agent (or what agents' keys begin with). ARGV: epoch, channel, … */
+const common = `
+local meta, agents, leases, drains, lapses, names, agent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local epoch, channel = ARGV[1], ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function standStill ()
+  local seen = tonumber(redis.call('HGET', meta, 'seen') or now)
+  if now - seen > ${stillMs} then
+    for _, set in ipairs({ leases, drains, lapses }) do
+      local all = redis.call('ZRANGE', set, 0, -1, 'WITHSCORES')
+      for index = 1, #all, 2 do redis.call('ZADD', set, all[index + 1] + now - seen, all[index]) end
+    end
+  end
+  if now - seen > 500 or now == seen then redis.call('HSET', meta, 'seen', now) end
+end
+
+local function isOther ()
+  return redis.call('HGET', meta, 'epoch') ~= epoch
+end
+
+local function read (key)
+  local version = redis.call('HGET', meta, 'version') or '0'
+  return { redis.call('HGET', meta, 'epoch') or '', version, redis.call('HGETALL', key) }
+end
+
+local function tell (kind, name, authority)
+  local version = redis.call('HINCRBY', meta, 'version', 1)
+  redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. ' ' .. version .. ' ' .. kind .. ' ' .. name .. ' ' .. authority)
+end
+
+local function ownerOf (name)
+  return redis.call('HGET', names, name) or (redis.call('SISMEMBER', agents, name) == 1 and name) or nil
+end
+
+local function releaseAliases (key)
+  for _, alias in ipairs(cjson.decode(redis.call('HGET', key, 'aliases') or '[]')) do redis.call('HDEL', names, alias) end
+end
+
+local function hasInstances (key)
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if field:sub(1, 2) == 'i:' then return true end
+  end
+  return false
+end
+
+local function isBusy (key, authority)
+  local fields, own = redis.call('HGETALL', key), 'b:' .. authority .. ' '
+  for index = 1, #fields, 2 do
+    if fields[index]:sub(1, #own) == own and tonumber(fields[index + 1]) > now then return true end
+  end
+  return false
+end
+
+local function endLease (member)
+  redis.call('ZREM', leases, member)
+  redis.call('ZREM', drains, member)
+end
+
+local function drainLease (member)
+  local score = redis.call('ZSCORE', leases, member)
+  if not score then return end
+  redis.call('ZREM', leases, member)
+  redis.call('ZADD', drains, score, member)
+end
+
+local function removeAll (key, name)
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if field:sub(1, 2) == 'i:' then endLease(name .. ' ' .. field:sub(3)) end
+  end
+  releaseAliases(key)
+  redis.call('DEL', key)
+  redis.call('SREM', agents, name)
+end
+
+local function removeInstance (key, name, authority)
+  redis.call('HDEL', key, 'i:' .. authority, 'd:' .. authority)
+  endLease(name .. ' ' .. authority)
+  if not hasInstances(key) then removeAll(key, name) end
+end
+`
+
+const bodies = {
+  /** → epoch, version, origin */
+  look: `
+standStill()
+return { redis.call('HGET', meta, 'epoch') or '', redis.call('HGET', meta, 'version') or '0', redis.call('HGET', meta, 'origin') or '' }`,
+
+  /** → epoch, version, fields of the agent */
+  read: 'return read(agent)',
+
+  /** name, authority, ttl or '', fields and values → as read; or `taken`, the name, its owner */
+  write: `
+if isOther() then return { 'other' } end
+local name, authority, ttl = ARGV[3], ARGV[4], ARGV[5]
+local aliases
+for index = 6, #ARGV, 2 do
+  if ARGV[index] == 'aliases' then aliases = cjson.decode(ARGV[index + 1]) end
+end
+local owner = ownerOf(name)
+if owner and owner ~= name then return { 'taken', name, owner } end
+for _, alias in ipairs(aliases or {}) do
+  owner = ownerOf(alias)
+  if owner and owner ~= name then return { 'taken', alias, owner } end
+end
+if aliases then
+  releaseAliases(agent)
+  for _, alias in ipairs(aliases) do redis.call('HSET', names, alias, name) end
+end
+redis.call('SADD', agents, name)
+for index = 6, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
+redis.call('HDEL', agent, 'd:' .. authority)
+local member = name .. ' ' .. authority
+endLease(member)
+redis.call('ZREM', lapses, member)
+if ttl ~= '' then redis.call('ZADD', leases, now + ttl, member) end
+tell('put', name, authority)
+return read(agent)`,
+
+  /** kind, name, authority or '' for all of it → as read */
+  remove: `
+if isOther() then return { 'other' } end
+standStill()
+local kind, name, authority = ARGV[3], ARGV[4], ARGV[5]
+if kind == 'drained' then
+  local since = redis.call('HGET', agent, 'd:' .. authority)
+  if not since or now - since < ${drainMs} or isBusy(agent, authority) then return read(agent) end
+end
+if authority == '' then removeAll(agent, name) else removeInstance(agent, name, authority) end
+tell(kind, name, authority)
+return read(agent)`,
+
+  /** name, authority → as read */
+  drain: `
+if isOther() then return { 'other' } end
+local name, authority = ARGV[3], ARGV[4]
+if redis.call('HEXISTS', agent, 'i:' .. authority) == 1 then
+  redis.call('HSET', agent, 'd:' .. authority, now)
+  drainLease(name .. ' ' .. authority)
+  tell('put', name, authority)
+end
+return read(agent)`,
+
+  /** authority, gateway: requests of this gateway are under way at an instance that drains */
+  busy: `
+if redis.call('HEXISTS', agent, 'd:' .. ARGV[3]) == 1 then redis.call('HSET', agent, 'b:' .. ARGV[3] .. ' ' .. ARGV[4], now + ${drainMs}) end
+return 1`,
+
+  /** member, ttl → whether it has a lease */
+  renew: `
+if isOther() then return { 'other' } end
+standStill()
+for _, set in ipairs({ leases, drains }) do
+  if redis.call('ZSCORE', set, ARGV[3]) then
+    redis.call('ZADD', set, now + ARGV[4], ARGV[3])
+    return 1
+  end
+end
+return 0`,
+
+  /**
+   * members → what is left of each lease in milliseconds, '' where there is none, 0 where it ran out and its instance is kept. Decides first about
+   * all leases that ran out, as src/fleet/lapses.ts does for one gateway: together, so that no two gateways each find less than half.
+   */
+  settle: `
+if isOther() then return { 'other' } end
+standStill()
+local function drop (member, name, authority)
+  removeInstance(agent .. name, name, authority)
+  endLease(member)
+  tell('lapsed', name, authority)
+end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', drains, '-inf', now)) do drop(member, member:match('^(%S+) (.+)$')) end
+redis.call('ZREMRANGEBYSCORE', lapses, '-inf', now)
+local gone = redis.call('ZCARD', lapses)
+local all, over = redis.call('ZCARD', leases) + gone, redis.call('ZCOUNT', leases, '-inf', now) + gone
+local areMassive = all >= ${leastLeased} and over * 2 > all
+if areMassive then
+  redis.call('HSET', meta, 'massive', 1)
+elseif redis.call('HDEL', meta, 'massive') == 1 then
+  redis.call('HSET', meta, 'calmSince', now)
+end
+local calmSince = tonumber(redis.call('HGET', meta, 'calmSince') or 0)
+local ended = redis.call('ZRANGEBYSCORE', leases, '-inf', areMassive and now - ${mostMs} or now, 'WITHSCORES')
+for index = 1, #ended, 2 do
+  local member, endedAt = ended[index], tonumber(ended[index + 1])
+  local name, authority = member:match('^(%S+) (.+)$')
+  local instance = redis.call('HGET', agent .. name, 'i:' .. authority)
+  local ttl = instance and cjson.decode(instance).ttlMs or 0
+  local wasKept = areMassive or endedAt <= calmSince
+  if areMassive or not wasKept or now >= math.min(calmSince + ttl, endedAt + ${mostMs}) then
+    drop(member, name, authority)
+    if not wasKept then redis.call('ZADD', lapses, now + math.min(ttl, ${mostMs}), member) end
+  end
+end
+local left = {}
+for index = 3, #ARGV do
+  local score = redis.call('ZSCORE', leases, ARGV[index]) or redis.call('ZSCORE', drains, ARGV[index])
+  left[index - 2] = score and tostring(math.max(0, math.floor(score - now))) or ''
+end
+return left`,
+
+  /** new epoch, version known, origin, agents in JSON: puts them in the place of data that is gone, or older than what is known → whether it did */
+  restore: `
+local found = redis.call('HGET', meta, 'epoch') or ''
+if found ~= epoch or (found ~= '' and tonumber(redis.call('HGET', meta, 'version') or '0') >= tonumber(ARGV[4])) then return 0 end
+for _, name in ipairs(redis.call('SMEMBERS', agents)) do redis.call('DEL', agent .. name) end
+redis.call('DEL', agents, leases, drains, lapses, names)
+for _, entry in ipairs(cjson.decode(ARGV[6])) do
+  redis.call('SADD', agents, entry.name)
+  for _, alias in ipairs(entry.aliases) do redis.call('HSET', names, alias, entry.name) end
+  for index = 1, #entry.fields, 2 do redis.call('HSET', agent .. entry.name, entry.fields[index], entry.fields[index + 1]) end
+  for index = 1, #entry.leases, 2 do
+    local member = entry.name .. ' ' .. entry.leases[index]
+    redis.call('ZADD', leases, now + entry.leases[index + 1], member)
+    if redis.call('HEXISTS', agent .. entry.name, 'd:' .. entry.leases[index]) == 1 then drainLease(member) end
+  end
+end
+redis.call('HDEL', meta, 'massive', 'calmSince')
+redis.call('HSET', meta, 'epoch', ARGV[3], 'version', ARGV[4], 'origin', ARGV[5], 'seen', now)
+tell('all', '', '')
+return 1`,
+
+  /** agents in JSON: adds what is not there, and changes nothing */
+  merge: `
+if isOther() then return { 'other' } end
+for _, entry in ipairs(cjson.decode(ARGV[3])) do
+  local owner, key, changed = ownerOf(entry.name), agent .. entry.name, false
+  if not owner or owner == entry.name then
+    if not owner then
+      local free = {}
+      for _, alias in ipairs(entry.aliases) do
+        if not ownerOf(alias) then
+          redis.call('HSET', names, alias, entry.name)
+          free[#free + 1] = alias
+        end
+      end
+      if #free > 0 then redis.call('HSET', key, 'aliases', cjson.encode(free)) end
+    end
+    for index = 1, #entry.fields, 2 do
+      if entry.fields[index] ~= 'aliases' and redis.call('HSETNX', key, entry.fields[index], entry.fields[index + 1]) == 1 then
+        changed = true
+        for other = 1, #entry.leases, 2 do
+          local member = entry.name .. ' ' .. entry.leases[other]
+          if entry.fields[index] == 'i:' .. entry.leases[other] then redis.call('ZADD', leases, 'NX', now + entry.leases[other + 1], member) end
+          if entry.fields[index] == 'd:' .. entry.leases[other] then drainLease(member) end
+        end
+      end
+    end
+    if changed then
+      redis.call('SADD', agents, entry.name)
+      tell('put', entry.name, '')
+    end
+  end
+end
+return 1`
+} as const
+
+type ScriptName = keyof typeof bodies
+
+/** Runs a script with the keys of the registry and of one agent. */
+export type Run = (name: ScriptName, agent: string, ...args: readonly (string | number)[]) => Promise<unknown>
+
+/** What the registry's keys are called. */
+export interface RegistryKeys {
+  readonly meta: string
+  readonly agents: string
+  readonly leases: string
+  readonly drains: string
+  readonly lapses: string
+  readonly names: string
+  readonly channel: string
+  agent (name: string): string
+}
+
+export function registryKeys (key: (...parts: readonly string[]) => string): RegistryKeys {
+  const of = (...parts: string[]) => key('registry', ...parts)
+  return { meta: of('meta'), agents: of('agents'), leases: of('leases'), drains: of('drains'), lapses: of('lapses'), names: of('names'), channel: of('changes'), agent: name => of('agent', name) }
+}
+
+/** Loads the scripts into a client; the server has each once. */
+export function loadScripts (client: Redis, { meta, agents, leases, drains, lapses, names, agent }: RegistryKeys): Run {
+  for (const [name, body] of Object.entries(bodies)) client.defineCommand(`fleet_${name}`, { numberOfKeys: 7, lua: common + body })
+  const commands = client as unknown as Record<string, (...args: (string | number)[]) => Promise<unknown>>
+  return (name, agentName, ...args) => commands[`fleet_${name}`]!(meta, agents, leases, drains, lapses, names, agent(agentName), ...args)
+}

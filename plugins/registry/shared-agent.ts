@@ -1,0 +1,72 @@
+/** An agent as Redis has it, a hash of texts, and as the registry does. */
+import type { RegistrationHostRules } from '../../src/fleet/address.ts'
+import { authorityOf } from '../../src/fleet/authority.ts'
+import type { Registration, RegistryState, SharedAgent } from '../../src/fleet/registry.ts'
+import { readKeptAgent } from './kept-state.ts'
+
+type KeptAgent = RegistryState['agents'][number]
+type KeptInstance = KeptAgent['instances'][number]
+
+/** Fields of the hash and their values, one after the other. */
+export type Fields = readonly string[]
+
+/** An agent as scripts take it whole. */
+export interface AgentEntry {
+  readonly name: string
+  readonly aliases: readonly string[]
+  readonly fields: Fields
+  /** Authorities and ttls in milliseconds, one after the other. */
+  readonly leases: readonly (string | number)[]
+}
+
+/** Settings one by one, so that two gateways that are told different ones at once lose none. */
+export function settingFields ({ name, aliases, metadata, policy = {} }: Pick<Registration, 'name' | 'aliases' | 'metadata' | 'policy'>): Fields {
+  return [
+    ...(aliases === undefined ? [] : ['aliases', JSON.stringify(aliases.filter(alias => alias !== name))]),
+    ...(metadata === undefined ? [] : ['metadata', JSON.stringify(metadata)]),
+    ...Object.entries(policy).flatMap(([key, value]) => [`policy.${key}`, JSON.stringify(value)])
+  ]
+}
+
+export function instanceFields (instance: KeptInstance): Fields {
+  return [`i:${authorityOf(instance.host, instance.port)}`, JSON.stringify(instance)]
+}
+
+/** @param drains whether the instance at an authority drains */
+export function entryOf (agent: KeptAgent, drains: (authority: string) => boolean): AgentEntry {
+  const authorities = agent.instances.map(({ host, port }) => authorityOf(host, port))
+  return {
+    name: agent.name,
+    aliases: agent.aliases ?? [],
+    fields: [...settingFields(agent), ...agent.instances.flatMap(instanceFields), ...authorities.filter(drains).flatMap(authority => [`d:${authority}`, '0'])],
+    leases: agent.instances.flatMap(({ ttlMs }, index) => ttlMs === undefined ? [] : [authorities[index]!, ttlMs])
+  }
+}
+
+/**
+ * What a hash says; null when no instance of it can be taken. It is held to the rules of a registration.
+ * @param skipped gets a line for what is left out
+ */
+export function agentOf (name: string, fields: Fields, rules: RegistrationHostRules, skipped: string[]): SharedAgent | null {
+  const policy: Record<string, unknown> = {}
+  const settings: Record<string, unknown> = {}
+  const instances: unknown[] = []
+  const draining = new Set<string>()
+  try {
+    for (let index = 0; index < fields.length; index += 2) {
+      const [field, value] = [fields[index]!, fields[index + 1]!]
+      if (field.startsWith('d:')) draining.add(field.slice(2))
+      else if (field.startsWith('i:')) instances.push(JSON.parse(value))
+      else if (field.startsWith('b:')) continue
+      else if (field.startsWith('policy.')) policy[field.slice('policy.'.length)] = JSON.parse(value)
+      else settings[field] = JSON.parse(value)
+    }
+  } catch (error) {
+    skipped.push(`${name}: ${(error as Error).message}`)
+    return null
+  }
+  const agent = readKeptAgent({ name, ...settings, ...(Object.keys(policy).length > 0 && { policy }), instances }, name, rules, skipped)
+  if (agent === undefined || agent.instances.length === 0) return null
+  const sorted = agent.instances.toSorted((a, b) => a.host < b.host ? -1 : a.host > b.host ? 1 : a.port - b.port) // as on every gateway
+  return { ...agent, instances: sorted.map(instance => draining.has(authorityOf(instance.host, instance.port)) ? { ...instance, draining: true } : instance) }
+}

@@ -1,0 +1,403 @@
+/**
+ * Registrations that several gateways have in common, in Redis. A change is written there before it is answered, and every gateway is told which
+ * agent changed and reads it; so what is applied is always what Redis has, in whatever order messages come. After any doubt (a connection
+ * that was lost, a version that was not heard of) everything is read again. Without Redis a gateway goes on with what it knows, and drops nothing.
+ */
+import { randomBytes } from 'node:crypto'
+import type { FastifyBaseLogger } from 'fastify'
+import type {} from '../redis/index.ts'
+import type { FleetRedis } from '../redis/index.ts'
+import type { Clock } from '../../src/clock.ts'
+import { NameConflictError, NotKeptError } from '../../src/errors.ts'
+import type { RegistrationHostRules } from '../../src/fleet/address.ts'
+import { authorityOf } from '../../src/fleet/authority.ts'
+import type { Registry } from '../../src/fleet/registry.ts'
+import type { Registrations } from './registrations.ts'
+import { loadScripts, registryKeys } from './scripts.ts'
+import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
+
+/** Which data in Redis this gateway has seen, and how much of it. */
+interface SharedPoint {
+  readonly epoch: string
+  readonly version: number
+}
+
+export interface SharedOptions {
+  readonly redis: FleetRedis
+  readonly registry: Registry
+  readonly clock: Clock
+  readonly log: FastifyBaseLogger
+  /** What this gateway had seen when it was last stopped; null when what it knows was never in Redis. */
+  readonly seen: SharedPoint | null
+  readonly hostRules: () => RegistrationHostRules
+  /** An agent was taken over from Redis. */
+  readonly onApplied: (name: string) => void
+}
+
+export interface SharedRegistrations extends Registrations {
+  /** Which data the registry is the same as; of the last time when there is no connection. */
+  readonly seen: SharedPoint | null
+  /** Resolves when the registry was taken over for the first time, or can't be just now. */
+  begin (): Promise<void>
+  /** Decides about leases that are over, and looks whether everything was heard of. Does nothing while Redis can't be asked. */
+  sweep (): Promise<void>
+  close (): Promise<void>
+}
+
+/** So many agents are asked for at once. */
+const chunk = 500
+const lookMs = 1_000
+/** The start waits so long for what others know. */
+const beginMs = 5_000
+
+export function shareRegistrations ({ redis, registry, clock, log, seen: seenBefore, hostRules, onApplied }: SharedOptions): SharedRegistrations {
+  const client = redis.client!
+  const keys = registryKeys((...parts) => redis.key(...parts))
+  const run = loadScripts(client, keys)
+  const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
+  const self = randomBytes(6).toString('hex')
+  let seen = seenBefore
+  /** Whether the registry is what Redis has, but for messages that are on their way. */
+  let isSynced = false
+  let isSubscribed = false
+  let syncing: Promise<void> | null = null
+  let isClosed = false
+  /** Agents to be read, and which of them were removed as a whole. */
+  const dirty = new Map<string, { isRemoved: boolean }>()
+  /** How many changes of an agent are on their way: what is read meanwhile lacks what they are about. */
+  const writing = new Map<string, number>()
+  let isReadingSoon = false
+  /** The version that each agent was read at: an older answer may come later. */
+  const readAt = new Map<string, number>()
+  /** What was told while it is not known yet which version was found. */
+  let early: string[] | null = null
+  /** Whether something was told that does not fit what was read. */
+  let isDoubtful = false
+  let lookedAt = -Infinity
+  let settledAt = -Infinity
+  let aheadAt = 0
+  let wake = () => {}
+  const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
+
+  const notKept = (cause?: unknown) => new NotKeptError('The registry that gateways share can not be written just now; the gateway\'s log says why', { headers: { 'retry-after': '1' } }, ...(cause === undefined ? [] : [{ cause }]))
+
+  /** What a gateway can't write it must not change either. @throws NotKeptError */
+  function refuseUnsynced (): void {
+    if (!isSynced || !redis.isUp) throw notKept()
+  }
+
+  /** Writes, and takes over what came of it. @throws NotKeptError */
+  async function change (script: 'write' | 'remove' | 'drain', name: string, ...args: readonly (string | number)[]): Promise<unknown[]> {
+    let answer: unknown[]
+    writing.set(name, (writing.get(name) ?? 0) + 1)
+    try {
+      answer = await run(script, name, seen!.epoch, keys.channel, ...args) as unknown[]
+    } catch (error) {
+      dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
+      log.warn(error, 'The shared registry could not be written')
+      throw notKept(error)
+    } finally {
+      const others = writing.get(name)! - 1
+      if (others > 0) writing.set(name, others)
+      else writing.delete(name)
+    }
+    if (answer[0] === 'other') {
+      resync()
+      throw notKept()
+    }
+    if (answer[0] !== 'taken') apply(name, answer)
+    if (dirty.size > 0) readSoon()
+    return answer
+  }
+
+  function apply (name: string, [epoch, version, fields]: readonly unknown[], isRemoved = false): void {
+    if (epoch !== seen?.epoch) return
+    if (writing.has(name)) {
+      dirty.set(name, { isRemoved })
+      return
+    }
+    const at = Number(version)
+    if (at < (readAt.get(name) ?? 0)) return
+    readAt.set(name, at)
+    const skipped: string[] = []
+    registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
+    for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
+    onApplied(name)
+  }
+
+  async function refresh (name: string, isRemoved = false): Promise<void> {
+    apply(name, await run('read', name) as unknown[], isRemoved)
+  }
+
+  /** Reads what was heard of. */
+  async function readDirty (): Promise<void> {
+    const names = [...dirty]
+    dirty.clear()
+    try {
+      await Promise.all(names.map(([name, { isRemoved }]) => refresh(name, isRemoved)))
+    } catch {
+      resync()
+    }
+  }
+
+  /** What came in one piece is read in one piece. */
+  function readSoon (): void {
+    if (isReadingSoon || !isSynced) return
+    isReadingSoon = true
+    queueMicrotask(() => {
+      isReadingSoon = false
+      void readDirty()
+    })
+  }
+
+  function heard (message: string): void {
+    if (early !== null) {
+      early.push(message)
+      return
+    }
+    const [epoch = '', text = '', kind = '', name = '', authority = ''] = message.split(' ')
+    const version = Number(text)
+    if (epoch !== seen?.epoch || version > seen.version + 1) return resync()
+    if (version <= seen.version) return
+    seen = { epoch, version }
+    if (kind === 'all') return
+    if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
+    dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
+    readSoon()
+  }
+
+  /** From now on nothing is certain until everything was read. */
+  function resync (): void {
+    isSynced = false
+    isDoubtful = true
+    if (syncing !== null || isClosed || !redis.isUp || !isSubscribed) return
+    syncing = synchronise().catch((error: unknown) => {
+      early = null
+      if (!isClosed) log.warn(error, 'The shared registry could not be read')
+      clock.after(lookMs, () => { if (!isSynced) resync() })
+    }).finally(() => { syncing = null })
+  }
+
+  async function synchronise (): Promise<void> {
+    do {
+      isDoubtful = false
+      early = []
+      const [epoch, text, origin] = await run('look', '', '', keys.channel) as [string, string, string]
+      const version = Number(text)
+      if (epoch === '' || (epoch === seen?.epoch && version < seen.version)) {
+        await restore(epoch)
+        isDoubtful = true
+        continue
+      }
+      if (epoch !== seen?.epoch) {
+        if (!covers(origin)) await run('merge', '', epoch, keys.channel, JSON.stringify(everything()))
+        readAt.clear()
+      }
+      seen = { epoch, version }
+      const told = early
+      early = null
+      for (const message of told) heard(message) // what changes from here on is read once more
+      const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
+      for (let from = 0; from < names.length; from += chunk) await Promise.all(names.slice(from, from + chunk).map(name => refresh(name)))
+    } while (isDoubtful)
+    if (!isSubscribed) return // it begins anew when changes are told again
+    isSynced = true
+    wake()
+    log.info({ version: seen?.version }, 'The registry is shared')
+    await readDirty()
+  }
+
+  /** What is known here takes the place of data that Redis lost, wholly or in part. */
+  async function restore (epoch: string): Promise<void> {
+    const entries = everything()
+    const origin = seen === null ? '' : `${seen.epoch}:${seen.version}`
+    const restored = await run('restore', '', epoch, keys.channel, randomBytes(8).toString('hex'), seen?.version ?? 0, origin, JSON.stringify(entries))
+    if (restored === 1) log.warn({ agents: entries.length }, epoch === '' ? 'Redis had no registry; what is known here was written' : 'Redis had an older registry; what is known here was written')
+  }
+
+  /** Whether the data was made of all that this gateway had seen. */
+  function covers (origin: string): boolean {
+    if (seen === null) return false
+    const [epoch, version] = origin.split(':')
+    return epoch === seen.epoch && Number(version) >= seen.version
+  }
+
+  function everything () {
+    return registry.exportState().agents.map(agent => {
+      const drains = new Set(registry.find(agent.name)?.instances.filter(({ runtime }) => runtime.draining).map(({ host, port }) => authorityOf(host, port)))
+      return entryOf(agent, authority => drains.has(authority))
+    })
+  }
+
+  /** Sees whether a change was made that was not told here, or other data is there. */
+  async function look (): Promise<void> {
+    const before = seen // messages may be faster than the answer
+    const [epoch, text] = await run('look', '', '', keys.channel) as [string, string]
+    const version = Number(text)
+    if (!isSynced || seen === null || before === null) return
+    if (epoch !== before.epoch || version < before.version) return resync()
+    const isBehind = aheadAt > seen.version // since the last look, too
+    aheadAt = version > seen.version ? version : 0
+    if (isBehind) subscriber.disconnect(true)
+  }
+
+  /** Has all gateways decide about leases that seem to be over here: another may have had the heartbeat. What leaves is told like any change. */
+  async function settleLeases (): Promise<void> {
+    const over = registry.leasesOver()
+    const kept = new Set<string>()
+    if (over.length > 0 && over.every(({ isKept }) => isKept) && clock.now() - settledAt < lookMs) return
+    settledAt = clock.now()
+    if (over.length > 0) {
+      const left = await run('settle', '', seen!.epoch, keys.channel, ...over.map(({ key }) => key)) as string[]
+      if (left[0] === 'other') return resync()
+      for (const [index, { name, authority, key }] of over.entries()) {
+        const leftMs = Number(left[index] || NaN)
+        if (leftMs > 0) registry.renewLease(name, authority, leftMs)
+        else if (leftMs === 0) kept.add(key)
+      }
+    }
+    if (isSynced) registry.expire(kept)
+  }
+
+  /** An instance that drains leaves when no gateway has a request of it under way. */
+  async function settleDrains (): Promise<void> {
+    const drained: Promise<unknown>[] = []
+    for (const { name, instances } of registry.agents()) {
+      for (const { host, port, runtime } of instances) {
+        if (!runtime.draining) continue
+        const authority = authorityOf(host, port)
+        if (!registry.isRegistered(name, authority)) continue
+        drained.push(runtime.inFlight > 0 ? run('busy', name, seen!.epoch, keys.channel, authority, self) : change('remove', name, 'drained', name, authority))
+      }
+    }
+    await Promise.all(drained)
+  }
+
+  function instanceAt (nameOrAlias: string, id: string) {
+    const instance = registry.instance(nameOrAlias, id)
+    const authority = authorityOf(instance.host, instance.port)
+    return { instance, name: instance.agent, authority, isShared: registry.isRegistered(instance.agent, authority) }
+  }
+
+  let isSweeping = false
+  const stopWatching = redis.onStatus(isUp => {
+    isSynced = false
+    if (isUp) resync()
+  })
+  subscriber.on('error', () => {}) // the other connection's are in the log
+  subscriber.on('message', (_channel: string, message: string) => heard(message))
+  subscriber.on('close', () => { isSubscribed = isSynced = false })
+  subscriber.on('ready', () => {
+    subscriber.subscribe(keys.channel).then(() => {
+      isSubscribed = true
+      resync()
+    }, () => subscriber.disconnect(true))
+  })
+
+  return {
+    get seen () { return seen },
+
+    async begin () {
+      subscriber.connect().catch(() => {}) // it goes on trying
+      if (!redis.isUp) return
+      let stopWaiting = () => {}
+      const isTimeUp = new Promise<void>(resolve => { const timer = setTimeout(resolve, beginMs); stopWaiting = () => clearTimeout(timer) })
+      await Promise.race([isSyncedOnce, isTimeUp])
+      stopWaiting()
+    },
+
+    async sweep () {
+      if (isSweeping || !isSynced || !redis.isUp) return
+      isSweeping = true
+      try {
+        if (clock.now() - lookedAt >= lookMs) {
+          lookedAt = clock.now()
+          await look()
+        }
+        if (isSynced && dirty.size > 0) await readDirty()
+        if (isSynced) await settleLeases()
+        if (isSynced) await settleDrains()
+      } catch {
+        // it is in the log that Redis does not answer
+      } finally {
+        isSweeping = false
+      }
+    },
+
+    async register (registration) {
+      refuseUnsynced()
+      const { name, host, port } = registration
+      const { created, instance, undo } = registry.register(registration)
+      const authority = authorityOf(host, port)
+      const saved = registry.exportInstance(name, authority)!
+      let answer: unknown[]
+      try {
+        answer = await change('write', name, name, authority, saved.ttlMs ?? '', ...settingFields(registration), ...instanceFields(saved))
+      } catch (error) {
+        undo()
+        throw error
+      }
+      if (answer[0] === 'taken') {
+        undo()
+        throw new NameConflictError(answer[1] === name ? `"${name}" is an alias of the agent "${String(answer[2])}"` : `The alias "${String(answer[1])}" belongs to the agent "${String(answer[2])}"`)
+      }
+      const agent = registry.get(name)
+      return { created, agent, instance: agent.instances.find(({ id }) => id === instance.id) ?? instance }
+    },
+
+    async heartbeat (nameOrAlias, id) {
+      const { instance, name, authority } = instanceAt(nameOrAlias, id)
+      if (instance.lease === null) return instance
+      refuseUnsynced()
+      const { ttlMs } = instance.lease
+      let answer: unknown
+      try {
+        answer = await run('renew', name, seen!.epoch, keys.channel, `${name} ${authority}`, ttlMs)
+        if (answer === 0) await refresh(name)
+      } catch (error) {
+        throw notKept(error)
+      }
+      if (Array.isArray(answer)) {
+        resync()
+        throw notKept()
+      }
+      return (answer === 1 ? registry.renewLease(name, authority, ttlMs) : undefined) ?? registry.instance(name, id)
+    },
+
+    async drain (nameOrAlias, id) {
+      const { name, authority, isShared } = instanceAt(nameOrAlias, id)
+      if (isShared) {
+        refuseUnsynced()
+        await change('drain', name, name, authority)
+      }
+      return registry.drain(name, id)
+    },
+
+    endsDrainOf: ({ agent, host, port }) => registry.isRegistered(agent, authorityOf(host, port)),
+
+    async removeAgent (nameOrAlias) {
+      refuseUnsynced()
+      const { name } = registry.get(nameOrAlias)
+      const removed = registry.removeAgent(name)
+      await change('remove', name, 'removed', name, '')
+      return removed
+    },
+
+    async removeInstance (nameOrAlias, id) {
+      const { name, authority, isShared } = instanceAt(nameOrAlias, id)
+      if (isShared) refuseUnsynced()
+      const removed = registry.removeInstance(name, id)
+      if (isShared) await change('remove', name, 'removed', name, authority)
+      return removed
+    },
+
+    async close () {
+      isClosed = true
+      stopWatching()
+      subscriber.removeAllListeners()
+      subscriber.on('error', () => {})
+      subscriber.disconnect()
+      await syncing
+    }
+  }
+}

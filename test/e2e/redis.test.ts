@@ -1,0 +1,313 @@
+/** Several gateways that share a fleet by a real Redis: what one is told, all serve; and what becomes of it when Redis is slow, gone, or empty. */
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import { setTimeout as wait } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { fakeAgent } from '../helpers/fake-agent.ts'
+import { logLines } from '../helpers/log-lines.ts'
+import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
+
+/** Longer than anything here takes, on a busy machine. */
+const patienceMs = 20_000
+
+/** Resolves when it is so; what is looked at here tells nobody that it changed. */
+async function until (isSo: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  for (const end = Date.now() + patienceMs; !await isSo();) {
+    if (Date.now() > end) throw new Error(`It never was so: ${what}`)
+    await wait(10)
+  }
+}
+
+interface Answer<B = Record<string, unknown>> { status: number, headers: Headers, body: B }
+
+async function ask<B = Record<string, unknown>> (gateway: ListeningGateway, method: string, path: string, body?: object): Promise<Answer<B>> {
+  const answer = await fetch(gateway.origin + path, { method, ...(body !== undefined && { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }) })
+  return { status: answer.status, headers: answer.headers, body: await answer.json() as B }
+}
+
+const register = (gateway: ListeningGateway, body: object) => ask<{ instance: { id: string } }>(gateway, 'POST', '/registry/register', body)
+
+function ports (gateway: ListeningGateway, name: string): number[] {
+  return (gateway.registry.find(name)?.instances ?? []).map(({ port }) => port).sort()
+}
+
+/** Gateways that share everything under a prefix of the test's own. */
+async function gatewaysOn (t: Test, url: string, count: number, options: FleetGatewayOptions = {}): Promise<ListeningGateway[]> {
+  const keyPrefix = `${t.name.replaceAll(/[^a-z]+/g, '-').slice(0, 60)}:`
+  return await Promise.all(Array.from({ length: count }, () => startGateway(t, { ...unprobed, ...options, redis: { url, keyPrefix } })))
+}
+
+/** A way to Redis that can be cut. */
+async function cutter (t: Test, { port }: RedisServer) {
+  const sockets = new Set<Socket>()
+  const server = createServer(client => {
+    const upstream = connect(port, '127.0.0.1')
+    for (const socket of [client, upstream]) {
+      sockets.add(socket)
+      socket.on('error', () => {}).on('close', () => { sockets.delete(socket); client.destroy(); upstream.destroy() })
+    }
+    client.pipe(upstream).pipe(client)
+  })
+  const listen = async (at: number) => {
+    server.listen(at, '127.0.0.1')
+    await once(server, 'listening')
+  }
+  await listen(0)
+  const { port: own } = server.address() as AddressInfo
+  const cut = async () => {
+    if (!server.listening) return
+    const closed = once(server, 'close')
+    server.close()
+    for (const socket of sockets) socket.destroy()
+    await closed
+  }
+  t.teardown(cut)
+  return { url: `redis://127.0.0.1:${own}`, cut, mend: () => listen(own) }
+}
+
+t.test('gateways that share a Redis', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+
+  await t.test('what is registered at one is served by all when it is answered, and gone from all when it is removed', async t => {
+    const [a, b, c] = await gatewaysOn(t, redis.url, 3) as [ListeningGateway, ListeningGateway, ListeningGateway]
+    const agent = await fakeAgent(t)
+
+    const answer = await register(a, { name: 'planner', host: agent.host, port: agent.port, aliases: ['plan'], metadata: { about: ['plans'] }, timeouts: { response: '5s' } })
+
+    t.equal(answer.status, 201)
+    for (const gateway of [b, c]) await until(() => ports(gateway, 'plan').length === 1, 'every gateway has it')
+    for (const gateway of [a, b, c]) t.match(await ask(gateway, 'GET', '/api/plan/x'), { status: 200, body: { port: agent.port } })
+    t.match(c.registry.get('planner'), { aliases: ['plan'], metadata: { about: ['plans'] }, policy: { timeouts: { response: 5_000 } } })
+    t.match(await register(b, { name: 'planner', host: agent.host, port: agent.port, weight: 3 }), { status: 200 }, 'it is known there')
+    await until(() => a.registry.get('planner').instances[0]?.weight === 3, 'the first has what the second was told')
+    t.match(a.registry.get('planner').metadata, { about: ['plans'] })
+
+    t.match(await ask(c, 'DELETE', '/registry/plan'), { status: 200 })
+
+    for (const gateway of [a, b]) await until(() => gateway.registry.find('planner') === undefined, 'it is unknown everywhere')
+    t.match(await ask(a, 'GET', '/api/planner/x'), { status: 404 })
+  })
+
+  await t.test('registrations at several at once are all there, and a name is given once', async t => {
+    const gateways = await gatewaysOn(t, redis.url, 3)
+
+    const answers = await Promise.all(Array.from({ length: 60 }, (_, index) => register(gateways[index % 3]!, { name: 'crowd', port: 20_000 + index, metadata: { index } })))
+    const named = await Promise.all(gateways.map((gateway, index) => register(gateway, { name: `claimant-${index}`, port: 21_000, aliases: ['prize'] })))
+
+    t.same(new Set(answers.map(({ status }) => status)), new Set([201]))
+    t.same(named.map(({ status }) => status).sort(), [201, 409, 409])
+    for (const gateway of gateways) await until(() => ports(gateway, 'crowd').length === 60, 'all are everywhere')
+    const winner = named.findIndex(({ status }) => status === 201)
+    for (const gateway of gateways) await until(() => gateway.registry.find('prize')?.name === `claimant-${winner}`, 'the name is the same everywhere')
+    for (const gateway of gateways) t.equal([...gateway.registry.agents()].length, 2, 'who was refused is nowhere')
+  })
+
+  await t.test('a gateway that starts later, or again, has what the others have', async t => {
+    const [first] = await gatewaysOn(t, redis.url, 1, { agents: [{ name: 'of-the-file', port: 22_000 }] }) as [ListeningGateway]
+    await register(first, { name: 'planner', port: 22_001, ttl: 60 })
+    const { body: { instance } } = await register(first, { name: 'planner', port: 22_002 })
+    await ask(first, 'DELETE', `/registry/planner/instances/${instance.id}?drain=true`)
+    await first.close()
+
+    const [second] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+
+    t.ok(ports(second, 'planner').includes(22_001))
+    t.equal(second.registry.find('of-the-file'), undefined, 'what a file says is each gateway\'s own')
+    t.equal(second.registry.get('planner').instances[0]?.lease?.ttlMs, 60_000)
+  })
+
+  await t.test('a drain is everywhere, lasts as long as a request does at any gateway, and ends for an instance that registers again', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    let answer = () => {}
+    const agent = await fakeAgent(t, (_request, response) => { answer = () => response.end('{}') })
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', host: agent.host, port: agent.port })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+    const running = ask(b, 'GET', '/api/planner/x')
+    await until(() => agent.requests.length === 1, 'the request is there')
+
+    t.match(await ask(a, 'DELETE', `/registry/planner/instances/${id}?drain=true`), { status: 200 })
+
+    await until(() => b.registry.instance('planner', id).runtime.draining, 'the other knows')
+    t.match(await ask(b, 'GET', '/api/planner/x'), { status: 503 })
+    t.match(await register(b, { name: 'planner', host: agent.host, port: agent.port }), { status: 200 })
+    await until(() => !a.registry.instance('planner', id).runtime.draining, 'the first knows that it is over')
+    t.match(await ask(a, 'DELETE', `/registry/planner/instances/${id}?drain=true`), { status: 200 })
+    await wait(3_000) // more than a gateway has for saying that it has requests
+    for (const gateway of [a, b]) t.same(ports(gateway, 'planner'), [agent.port], 'it is not gone before its last request')
+    answer()
+    t.match(await running, { status: 200 })
+    for (const gateway of [a, b]) await until(() => ports(gateway, 'planner').length === 0, 'it leaves when its request is over')
+  })
+
+  await t.test('a heartbeat counts at whichever gateway it arrives, and without one an instance leaves all', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', port: 23_000, ttl: 1 })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+
+    for (const end = Date.now() + 2_500; Date.now() < end; await wait(200)) {
+      t.match(await ask(b, 'PUT', `/registry/planner/instances/${id}`), { status: 200, body: { lease: { ttl_seconds: 1 } } })
+      t.same(ports(a, 'planner'), [23_000], 'who had no heartbeat itself has asked')
+    }
+
+    for (const gateway of [a, b]) await until(() => ports(gateway, 'planner').length === 0, 'its lease ran out')
+    t.match(await ask(a, 'PUT', `/registry/planner/instances/${id}`), { status: 404 })
+  })
+
+  await t.test('when most leases run out at once their instances stay, whichever gateways find that', async t => {
+    const gateways = await gatewaysOn(t, redis.url, 3)
+    await Promise.all(Array.from({ length: 9 }, (_, index) => register(gateways[index % 3]!, { name: 'planner', port: 24_000 + index, ttl: 3 })))
+    await until(() => gateways.every(gateway => ports(gateway, 'planner').length === 9), 'all have all')
+
+    await until(() => gateways.every(({ registry }) => registry.leaseCount.lapsed > 0), 'each keeps some without a lease')
+
+    await wait(3_500) // longer than another ttl
+    const kept = ports(gateways[0]!, 'planner')
+    t.ok(kept.length >= 5, `of nine ${kept.length} are left: at worst those go that were found before half had lapsed`)
+    for (const gateway of gateways) t.same(ports(gateway, 'planner'), kept)
+  })
+
+  await t.test('a gateway that is gone takes nothing with it', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    const agent = await fakeAgent(t)
+    await register(a, { name: 'planner', host: agent.host, port: agent.port })
+    await a.close()
+    await until(() => ports(b, 'planner').length === 1, 'what it acknowledged is told')
+
+    t.match(await ask(b, 'GET', '/api/planner/x'), { status: 200 })
+    t.match(await register(b, { name: 'planner', port: 25_001 }), { status: 201 })
+  })
+
+  await t.test('while Redis is gone the fleet is served and registrations are refused; with its data it is as if nothing had been', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2, { metrics: { enabled: true } }) as [ListeningGateway, ListeningGateway]
+    const agent = await fakeAgent(t)
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', host: agent.host, port: agent.port, ttl: 1 })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+    t.match(await ask(a, 'GET', '/health/ready'), { status: 200, body: { status: 'ready', degraded: undefined } })
+    t.match(await a.metrics.text(), /^fleet_redis_up 1$/m)
+
+    await redis.kill()
+    await until(() => !a.redis.isUp && !b.redis.isUp, 'both know that it is gone')
+
+    for (const gateway of [a, b]) {
+      t.match(await register(gateway, { name: 'late', port: 26_001 }), { status: 503, body: { code: 'FLEET_NOT_KEPT' } })
+      t.match(await ask(gateway, 'DELETE', `/registry/planner/instances/${id}`), { status: 503, body: { code: 'FLEET_NOT_KEPT' } })
+      t.match(await ask(gateway, 'GET', '/health/ready'), { status: 200, body: { status: 'ready', degraded: ['redis'] } })
+    }
+    const refused = await ask(a, 'PUT', `/registry/planner/instances/${id}`)
+    t.match(refused, { status: 503 })
+    t.equal(refused.headers.get('retry-after'), '1')
+    t.match(await a.metrics.text(), /^fleet_redis_up 0$/m)
+    await wait(3_500) // several times its lease, and longer than what counts as a pause
+    for (const gateway of [a, b]) t.match(await ask(gateway, 'GET', '/api/planner/x'), { status: 200 }, 'no lease runs out that nobody can renew')
+    const removed: string[] = []
+    for (const gateway of [a, b]) gateway.registry.onChange(change => removed.push(...change.removed.map(({ origin }) => origin)))
+
+    await redis.restart()
+
+    await until(async () => (await ask(b, 'PUT', `/registry/planner/instances/${id}`)).status === 200, 'heartbeats count again')
+    t.same(removed, [], 'nothing went and came back')
+    await until(async () => (await register(a, { name: 'late', port: 26_001 })).status === 201, 'registrations, too')
+    await until(() => ports(b, 'late').length === 1, 'and are everywhere')
+    t.match(await ask(a, 'GET', '/health/ready'), { body: { degraded: undefined } })
+  })
+
+  await t.test('a Redis that comes back empty is told what the gateways know, and nothing flaps', async t => {
+    const [a, b, c] = await gatewaysOn(t, redis.url, 3) as [ListeningGateway, ListeningGateway, ListeningGateway]
+    const agent = await fakeAgent(t)
+    await register(a, { name: 'planner', host: agent.host, port: agent.port, aliases: ['plan'], ttl: 60 })
+    for (let port = 27_000; port < 27_020; port++) await register(b, { name: `agent-${port}`, port })
+    await until(() => [a, b, c].every(({ registry }) => registry.size === 21), 'all have all')
+    const removed: string[] = []
+    for (const gateway of [a, b, c]) gateway.registry.onChange(change => removed.push(...change.removed.map(({ origin }) => origin)))
+
+    await redis.restart({ empty: true })
+
+    for (const [index, gateway] of [a, b, c].entries()) await until(async () => (await register(gateway, { name: 'late', port: 27_100 + index })).status === 201, 'registrations are taken')
+    for (const gateway of [a, b, c]) await until(() => ports(gateway, 'late').length === 3 && gateway.registry.size === 22, 'all have all')
+    t.same(removed, [])
+    const [later] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    t.equal(later.registry.size, 22, 'and Redis has it')
+    t.match(later.registry.get('plan'), { name: 'planner', instances: [{ port: agent.port, lease: { ttlMs: 60_000 } }] })
+    t.match(await ask(a, 'DELETE', '/registry/agent-27000'), { status: 200 })
+    await until(() => later.registry.find('agent-27000') === undefined, 'who is removed after that stays away')
+  })
+
+  await t.test('all data that vanishes while the connection stands is written again', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    await register(a, { name: 'planner', port: 28_000 })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+
+    await redis.ask(client => client.flushall())
+
+    await until(async () => (await redis.ask(client => client.keys('*registry}:agent:planner'))).length > 0, 'it is in Redis again')
+    for (const gateway of [a, b]) t.same(ports(gateway, 'planner'), [28_000])
+  })
+
+  await t.test('a Redis that does not answer holds nobody up for long, and on goes what was', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    const agent = await fakeAgent(t)
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', host: agent.host, port: agent.port, ttl: 1 })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+
+    redis.pause()
+    t.teardown(() => redis.resume())
+
+    t.match(await register(a, { name: 'late', port: 29_001 }), { status: 503, body: { code: 'FLEET_NOT_KEPT' } })
+    await until(() => !a.redis.isUp && !b.redis.isUp, 'both know that it is paused')
+    await wait(3_500)
+    for (const gateway of [a, b]) t.match(await ask(gateway, 'GET', '/api/planner/x'), { status: 200 })
+    const removed: string[] = []
+    for (const gateway of [a, b]) gateway.registry.onChange(change => removed.push(...change.removed.map(({ origin }) => origin)))
+    redis.resume()
+
+    await until(async () => (await ask(b, 'PUT', `/registry/planner/instances/${id}`)).status === 200, 'heartbeats count again')
+    t.notOk(removed.includes(agent.origin), 'the pause was nobody\'s fault')
+    await until(() => ports(a, 'late').length === ports(b, 'late').length, 'whatever became of the refused one, it is the same everywhere')
+  })
+
+  await t.test('a gateway that is cut off serves what it knew, and then has exactly what the others have', async t => {
+    const line = await cutter(t, redis)
+    const [far] = await gatewaysOn(t, line.url, 1) as [ListeningGateway]
+    const [near] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    const agent = await fakeAgent(t)
+    await register(near, { name: 'planner', host: agent.host, port: agent.port })
+    await register(near, { name: 'leaves', port: 30_001 })
+    await until(() => far.registry.size === 2, 'it has both')
+
+    await line.cut()
+    await until(() => !far.redis.isUp, 'it knows')
+    await ask(near, 'DELETE', '/registry/leaves')
+    await register(near, { name: 'comes', port: 30_002 })
+
+    t.match(await ask(far, 'GET', '/api/planner/x'), { status: 200 })
+    t.match(await register(far, { name: 'refused', port: 30_003 }), { status: 503 })
+    await line.mend()
+    await until(() => ports(far, 'comes').length === 1 && ports(far, 'leaves').length === 0, 'it has what came and not what left')
+    t.match(ports(far, 'planner'), [agent.port])
+    t.equal(ports(near, 'refused').length, 0)
+  })
+})
+
+t.test('the password comes from a file and is in no log, and a wrong one keeps nobody from starting', { skip: noRedis }, async t => {
+  const redis = await startRedis(t, ['--requirepass', 'canary-7Kq'])
+  const folder = t.testdir({ right: 'canary-7Kq\n', wrong: 'canary-wrong\n' })
+  const log = logLines()
+  const start = async (passwordFile: string) => {
+    const gateway = await createGateway({ ...unprobed, auth: { enabled: false }, auditLog: { enabled: false }, redis: { url: redis.url, passwordFile } }, { loggerInstance: log.loggerInstance })
+    t.teardown(() => gateway.close())
+    return gateway
+  }
+
+  const [right, wrong] = [await start(`${folder}/right`), await start(`${folder}/wrong`)]
+
+  t.equal(right.redis.isUp, true)
+  t.equal(wrong.redis.isUp, false)
+  t.match(await wrong.inject({ method: 'POST', url: '/registry/register', payload: { name: 'planner', port: 1 } }), { statusCode: 503 })
+  t.notMatch(JSON.stringify(log.lines), /canary/)
+  await t.rejects(start(`${folder}/none`), { message: /redis\.passwordFile can not be read: ENOENT/ })
+  const refused = await createGateway({ redis: { url: 'redis://user:canary/x@host' } }).then(() => '', String)
+  t.match(refused, /redis\.url: must be redis:/)
+  t.notMatch(refused, /canary/)
+})
