@@ -15,7 +15,7 @@ export { OptionsError, type OptionError } from './options.ts'
 export {
   errorCatalogue, isFleetError,
   BadRequestError, InvalidRegistrationError, UnauthenticatedError, ForbiddenError, NotFoundError, AgentNotFoundError, InstanceNotFoundError,
-  MethodNotAllowedError, RequestTimeoutError, NameConflictError, BodyTooLargeError, ExpectationFailedError, RateLimitedError,
+  MethodNotAllowedError, RequestTimeoutError, NameConflictError, BodyTooLargeError, ExpectationFailedError, RateLimitedError, RateLimitUnavailableError,
   HeadersTooLargeError, InternalError, NotImplementedError, UpstreamUnreachableError, UpstreamInvalidError, NoInstanceAvailableError,
   AgentBusyError, AuthUnavailableError, NotKeptError, DrainingError, UpstreamTimeoutError, LoopDetectedError,
   type ErrorExtras, type FieldError, type FleetError, type FleetErrorConstructor
