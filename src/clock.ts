@@ -22,3 +22,10 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer)
   }
 }
+
+/** Resolves as `promise` does; with undefined when that takes longer than `ms`. @throws what `promise` rejects with in that time */
+export async function within<T> (ms: number, clock: Clock, promise: Promise<T>): Promise<T | undefined> {
+  let cancel = () => {}
+  const isTimeUp = new Promise<undefined>(resolve => { cancel = clock.after(ms, () => resolve(undefined)) })
+  return await Promise.race([promise, isTimeUp]).finally(() => cancel())
+}

@@ -6,7 +6,7 @@ import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../discovery/index.ts'
 import type {} from '../registry/index.ts'
-import { systemClock, type Clock } from '../../src/clock.ts'
+import { systemClock, within, type Clock } from '../../src/clock.ts'
 import type { AgentDefinition, InstanceDefinition } from '../../src/fleet/definitions.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import { NameWatch } from './name-watch.ts'
@@ -104,7 +104,7 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
 
   function publish (name: string, agent: NamedAgent): void {
     const watches = [...agent.watches.values()]
-    const found = new Map(watches.flatMap(watch => watch.instances).map(instance => [authorityOf(instance.host, instance.port), instance]))
+    const found = new Map(watches.flatMap(watch => watch.instances).map(instance => [keyOf(instance), instance]))
     // A name of which nothing is known yet may lead to those that are there.
     if (!watches.every(watch => watch.isAnswered)) for (const instance of agent.found) if (!found.has(keyOf(instance))) found.set(keyOf(instance), instance)
     // In an order that does not depend on the name server's, which turns the records at each answer.
@@ -125,9 +125,7 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
   })
   const stopListening = discovery.onReload(({ agents: definitions }) => take(definitions))
   fastify.addHook('onReady', async () => {
-    let cancel = () => {}
-    await Promise.race([fastify.dns.settled(), new Promise<void>(resolve => { cancel = clock.after(firstAnswersMs, resolve) })])
-    cancel()
+    await within(firstAnswersMs, clock, fastify.dns.settled())
   })
   fastify.addHook('onClose', async () => {
     stopListening()

@@ -5,7 +5,7 @@
 import type { Redis } from 'ioredis'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { systemClock, type Clock } from '../../src/clock.ts'
+import { systemClock, within, type Clock } from '../../src/clock.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
 import { readAccess } from './access.ts'
 import { RedisOptions } from './options.ts'
@@ -103,11 +103,8 @@ const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts
   const stopAsking = clock.every(pingMs, () => { void ask() })
 
   const isUpForTheFirstTime = new Promise<void>(resolve => { listeners.add(up => { if (up) resolve() }) })
-  let stopWaiting = () => {}
-  const isTimeUp = new Promise<void>(resolve => { const timer = setTimeout(resolve, startMs); stopWaiting = () => clearTimeout(timer) })
   client.connect().catch(() => {}) // it goes on trying, and says so above
-  await Promise.race([isUpForTheFirstTime, isTimeUp])
-  stopWaiting()
+  await within(startMs, clock, isUpForTheFirstTime)
 
   fastify.decorate('redis', {
     enabled: true,

@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type {} from '../redis/index.ts'
 import type { FleetRedis } from '../redis/index.ts'
-import type { Clock } from '../../src/clock.ts'
+import { within, type Clock } from '../../src/clock.ts'
 import { NameConflictError, NotKeptError } from '../../src/errors.ts'
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
@@ -299,11 +299,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
 
     async begin () {
       subscriber.connect().catch(() => {}) // it goes on trying
-      if (!redis.isUp) return
-      let stopWaiting = () => {}
-      const isTimeUp = new Promise<void>(resolve => { const timer = setTimeout(resolve, beginMs); stopWaiting = () => clearTimeout(timer) })
-      await Promise.race([isSyncedOnce, isTimeUp])
-      stopWaiting()
+      if (redis.isUp) await within(beginMs, clock, isSyncedOnce)
     },
 
     async sweep () {

@@ -6,7 +6,7 @@ import type * as Api from '@opentelemetry/api'
 import type { FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
-import { systemClock, type Clock } from '../../src/clock.ts'
+import { systemClock, within, type Clock } from '../../src/clock.ts'
 import { parseOptions } from '../../src/options.ts'
 import { isTraceparent } from '../../src/traceparent.ts'
 import { TracingOptions } from './options.ts'
@@ -43,10 +43,8 @@ const tracingPlugin: FastifyPluginAsync<TracingPluginOptions> = async (fastify, 
   fastify.addHook('onClose', async () => {
     await fastify.facts.settled()
     stopListening()
-    const { promise: timeIsUp, cancel } = elapsed(clock)
-    const ended = await Promise.race([sdk.shutdown().then(() => true, () => true), timeIsUp])
-    cancel()
-    if (!ended) fastify.log.warn('The last traces could not be exported in time, and are lost')
+    const ended = await within(mostFlushMs, clock, sdk.shutdown().then(() => true, () => true))
+    if (ended === undefined) fastify.log.warn('The last traces could not be exported in time, and are lost')
   })
 }
 
@@ -56,12 +54,6 @@ function parentOf ({ raw: { headers } }: FastifyRequest, { ROOT_CONTEXT, createT
   if (!isTraceparent(traceparent)) return ROOT_CONTEXT
   const [, traceId, spanId, flags] = traceparent.split('-') as [string, string, string, string]
   return trace.setSpanContext(ROOT_CONTEXT, { traceId, spanId, traceFlags: Number.parseInt(flags, 16), isRemote: true, ...(tracestate !== undefined && { traceState: createTraceState(String(tracestate)) }) })
-}
-
-function elapsed (clock: Clock): { promise: Promise<false>, cancel: () => void } {
-  let cancel = () => {}
-  const promise = new Promise<false>(resolve => { cancel = clock.after(mostFlushMs, () => resolve(false)) })
-  return { promise, cancel }
 }
 
 export { TracingOptions }

@@ -58,7 +58,7 @@ export function mergeLayers (entry: Entry, now: number): Agent {
     if (!entry.suppressed.has(authority)) definitions.set(authority, { ...definition, source: 'file', lease: null, trusted: true })
   }
   for (const [authority, definition] of entry.found) {
-    // The operator named the name, as with \`host\`: who answers for it is believed.
+    // The operator named the name, as with `host`: who answers for it is believed.
     if (!entry.suppressed.has(authority) && !definitions.has(authority)) definitions.set(authority, { ...definition, source: 'dns', lease: null, trusted: true })
   }
   for (const [authority, definition] of api.instances) {

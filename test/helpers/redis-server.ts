@@ -2,12 +2,12 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Redis } from 'ioredis'
 import type { Test } from 'tap'
+import { deadPort } from './fake-agent.ts'
 
 /** Why there can be no Redis here; false when there can. Where CI runs there has to be one. */
 export const noRedis = spawnSync('redis-server', ['--version']).status !== 0 && process.env['CI'] !== 'true' ? 'redis-server is not installed' : false
@@ -26,19 +26,10 @@ export interface RedisServer {
   resume (): void
 }
 
-async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
 /** Ends with the test. @param flags further ones of redis-server */
 export async function startRedis (t: Test, flags: readonly string[] = []): Promise<RedisServer> {
   const dir = mkdtempSync(join(tmpdir(), 'fleet-redis-'))
-  const port = await freePort()
+  const port = await deadPort()
   let child: ChildProcess
 
   async function start (): Promise<void> {
