@@ -30,7 +30,8 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     url: net.secret('a password in a URL'),
     typed: net.secret('a secret with a mistyped option'),
     header: net.secret('a value of an agent\'s headers', agentsOwn),
-    headerFile: net.secret('a value of an agent\'s headers, in a file', agentsOwn)
+    headerFile: net.secret('a value of an agent\'s headers, in a file', agentsOwn),
+    redis: net.secret('the password of Redis')
   }
   const issuer = await jwtIssuer(t, () => Math.floor(Date.now() / 1_000))
   const jwts = { good: await issuer.token({ scope: 'admin' }), expired: await issuer.token({ exp: 1 }), forged: await issuer.token({}, {}, await issuer.makeKey('first')), strange: await issuer.token({}, { kid: 'strange' }) }
@@ -88,7 +89,8 @@ t.test('no secret of any kind is where it must not be, while everything goes wro
     await command(net, [...args, '--url', url, '--fleet', join(cwd, 'fleet.yaml')])
   }
   for (const args of [['serve', '--dry-run'], ['serve', '--dry-run', '--json'], ['key', 'list'], ['key', 'list', '--json'], ['check', '--json']]) {
-    t.equal((await command(net, [...args, '--fleet', join(cwd, 'fleet.yaml')])).code, 0, args.join(' '))
+    const { code, said } = await command(net, [...args, '--fleet', join(cwd, 'fleet.yaml')], { FLEET_REDIS_URL: `redis://fleet:${kinds.redis}@127.0.0.1:1` })
+    t.equal(code, 0, `${args.join(' ')}: ${said}`)
   }
   for (const [args, env] of [
     [['agents', '--url', `http://user:${kinds.url}@localhost`], {}], [['agents'], { FLEET_URL: `https://user:${kinds.url}@localhost:1/x` }], [['agents', '--url', `user:${kinds.url}@localhost`], {}],
