@@ -4,7 +4,8 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as wait } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
-import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { quiet, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { certificates, withoutOpenssl } from '../helpers/certificates.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { logLines } from '../helpers/log-lines.ts'
 import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
@@ -290,12 +291,51 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
   })
 })
 
+t.test('a gateway that starts while Redis is away begins with what it remembers, and shares it when Redis is there', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+  const stateDir = t.testdir()
+  const options = { ...unprobed, redis: { url: redis.url } }
+  const agent = await fakeAgent(t)
+  const before = await startGateway(t, { ...options, registry: { stateDir } })
+  t.equal((await register(before, { name: 'planner', host: agent.host, port: agent.port, aliases: ['plan'] })).status, 201)
+  await before.close()
+  await redis.kill()
+
+  const alone = await startGateway(t, { ...options, registry: { stateDir } })
+
+  t.match(await ask(alone, 'GET', '/api/plan/x'), { status: 200 })
+  t.match(await register(alone, { name: 'late', port: 1 }), { status: 503, body: { code: 'FLEET_NOT_KEPT' } })
+  await redis.restart({ empty: true })
+  await until(async () => (await register(alone, { name: 'late', port: 1 })).status === 201, 'registrations are taken')
+  const other = await startGateway(t, options)
+  t.same([...other.registry.names()].sort(), ['late', 'plan', 'planner'])
+})
+
+t.test('a Redis that speaks TLS is reached by its authority, and by no other', { skip: noRedis || withoutOpenssl }, async t => {
+  const authority = certificates(t)
+  const { certFile, keyFile } = authority.issue('redis')
+  const redis = await startRedis(t, ['--tls-cert-file', certFile, '--tls-key-file', keyFile, '--tls-ca-cert-file', authority.caFile, '--tls-auth-clients', 'no'], { tls: true })
+  const log = logLines()
+  const start = async (caFile: string) => {
+    const gateway = await createGateway({ ...unprobed, ...quiet, redis: { url: redis.url, tls: { caFile } } }, { loggerInstance: log.loggerInstance })
+    t.teardown(() => gateway.close())
+    return gateway
+  }
+
+  const right = await start(authority.caFile)
+  const wrong = await start(certificates(t).caFile)
+
+  t.equal((await right.inject({ method: 'POST', url: '/registry/register', payload: { name: 'planner', port: 1 } })).statusCode, 201)
+  t.equal(wrong.redis.isUp, false)
+  t.match(log.lines.find(({ msg }) => /Redis does not answer/.test(String(msg))), { msg: /certificate/ })
+})
+
 t.test('the password comes from a file and is in no log, and a wrong one keeps nobody from starting', { skip: noRedis }, async t => {
   const redis = await startRedis(t, ['--requirepass', 'canary-7Kq'])
   const folder = t.testdir({ right: 'canary-7Kq\n', wrong: 'canary-wrong\n' })
   const log = logLines()
   const start = async (passwordFile: string) => {
-    const gateway = await createGateway({ ...unprobed, auth: { enabled: false }, auditLog: { enabled: false }, redis: { url: redis.url, passwordFile } }, { loggerInstance: log.loggerInstance })
+    const gateway = await createGateway({ ...unprobed, ...quiet, redis: { url: redis.url, passwordFile } }, { loggerInstance: log.loggerInstance })
     t.teardown(() => gateway.close())
     return gateway
   }

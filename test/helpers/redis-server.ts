@@ -26,14 +26,14 @@ export interface RedisServer {
   resume (): void
 }
 
-/** Ends with the test. @param flags further ones of redis-server */
-export async function startRedis (t: Test, flags: readonly string[] = []): Promise<RedisServer> {
+/** Ends with the test. @param flags further ones of redis-server. @param tls whether it speaks TLS, and nothing else; the flags say how */
+export async function startRedis (t: Test, flags: readonly string[] = [], { tls = false } = {}): Promise<RedisServer> {
   const dir = mkdtempSync(join(tmpdir(), 'fleet-redis-'))
   const port = await deadPort()
   let child: ChildProcess
 
   async function start (): Promise<void> {
-    child = spawn('redis-server', ['--port', String(port), '--bind', '127.0.0.1', '--dir', dir, '--appendonly', 'yes', '--appendfsync', 'always', '--save', '', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] })
+    child = spawn('redis-server', [...tls ? ['--port', '0', '--tls-port', String(port)] : ['--port', String(port)], '--bind', '127.0.0.1', '--dir', dir, '--appendonly', 'yes', '--appendfsync', 'always', '--save', '', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] })
     for await (const line of createInterface({ input: child.stdout! })) if (line.includes('Ready to accept connections')) break
     child.stdout!.resume()
   }
@@ -52,7 +52,7 @@ export async function startRedis (t: Test, flags: readonly string[] = []): Promi
   })
   return {
     port,
-    url: `redis://127.0.0.1:${port}/0`,
+    url: `${tls ? 'rediss' : 'redis'}://127.0.0.1:${port}/0`,
     async ask (question) {
       const client = new Redis(port, '127.0.0.1', { lazyConnect: true, retryStrategy: null })
       await client.connect()
