@@ -92,12 +92,18 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
   }
 
   const failing = new WeakSet<NameWatch>()
+  const leadingNowhere = new WeakSet<NameWatch>()
   function answered (name: string, watch: NameWatch): void {
     const { source, failure, instances } = watch
     if (failure !== null && !failing.has(watch)) {
       failing.add(watch)
       log.warn(`${source.name} could not be looked up (${failure}); what is known of it stays: ${instances.length} of the instances of "${name}"`)
     } else if (failure === null && failing.delete(watch)) log.info(`${source.name} can be looked up again`)
+    if (instances.length > 0) leadingNowhere.delete(watch)
+    else if (watch.isAnswered && !leadingNowhere.has(watch)) {
+      leadingNowhere.add(watch)
+      log.warn(`${source.name} leads to nobody: DNS has no such records, so "${name}" has no instance by it`)
+    }
     const agent = agents.get(name)
     if (agent !== undefined) publish(name, agent)
   }
@@ -111,7 +117,7 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
     agent.found = [...found].sort(([one], [other]) => one < other ? -1 : 1).slice(0, mostInstances).map(([, instance]) => instance)
     const { added, removed } = registry.replaceFound(name, agent.found)
     if (added.length + removed.length === 0) return
-    log.info(`"${name}" has ${agent.found.length} instances by DNS: ${added.length} came, ${removed.length} left`)
+    log.info({ instances: agent.found.length, added: added.length, removed: removed.length }, `DNS has other instances of "${name}"`)
     if (found.size > mostInstances) log.warn(`${found.size} instances of "${name}" are in DNS; ${mostInstances} are used`)
   }
 

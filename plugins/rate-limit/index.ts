@@ -12,7 +12,7 @@ import type {} from '../redis/index.ts'
 import type {} from '../registry/index.ts'
 import { createAddressKeys } from '../../src/address-key.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { RateLimitUnavailableError, RateLimitedError, type FleetError } from '../../src/errors.ts'
+import { RateLimitUnavailableError, RateLimitedError, isFleetError, type FleetError } from '../../src/errors.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { TokenBuckets } from '../../src/fleet/token-bucket.ts'
 import { parseOptions } from '../../src/options.ts'
@@ -49,7 +49,7 @@ export interface RateLimitPluginOptions extends Partial<RateLimitOptions> {
 const substituteWords: Readonly<Record<RateLimitOptions['onStoreFailure'], string>> = {
   local: 'this gateway counts by itself',
   open: 'nothing is counted',
-  closed: 'what is limited is refused'
+  closed: 'what is limited is refused at agents'
 }
 
 /** Whose bucket a request takes from, and by which limits. */
@@ -128,6 +128,16 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
     return fastify.registry.find(end === -1 ? path : path.slice(0, end))
   }
 
+  /** Null when nobody counts. Who looks after the fleet has to get in above all while Redis is away, so only requests for agents are refused then. */
+  async function resultOf (request: FastifyRequest, { quota }: Ticket) {
+    try {
+      return await limiterOf(quota)(request)
+    } catch (error) {
+      if (isFleetError(error) && error.code === RateLimitUnavailableError.code && request.routeOptions.config.fleet?.scope !== 'proxy') return null
+      throw error
+    }
+  }
+
   fastify.decorateRequest(ticketOf, null)
   fastify.decorate('rateLimiter', {
     reconfigure (changed) {
@@ -145,8 +155,8 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
     const ticket = ticketFor(request)
     if (ticket === null) return
     ;(request as Ticketed)[ticketOf] = ticket
-    const result = await limiterOf(ticket.quota)(request)
-    if (result.isAllowed) return // on an allow list: there is none
+    const result = await resultOf(request, ticket)
+    if (result === null || result.isAllowed) return // on an allow list: there is none
     if (result.remaining === ticket.quota.burst) return // nothing was counted: there is nothing to tell
     const seconds = String(result.ttlInSeconds)
     addHeaders(reply, ticket.quota, result.remaining, seconds)

@@ -12,7 +12,7 @@ export const RateLimitOptions = Options({
     default: 'local',
     anyOf: substitutes.map(substitute => ({ const: substitute })),
     errorMessage: `must be one of ${substitutes.map(substitute => `"${substitute}"`).join(', ')}`,
-    description: 'With `redis`, whose buckets all gateways share, what happens while it does not answer: each gateway counts by itself; nothing is counted; what is limited is refused with 503.'
+    description: 'With `redis`, whose buckets all gateways share, what happens while it does not answer: each gateway counts by itself; nothing is counted; requests for agents that are limited are refused with 503.'
   })
 }, 'A token bucket per client, from which each request takes one. The client is the named key, else the address.')
 

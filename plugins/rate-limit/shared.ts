@@ -6,6 +6,7 @@ import type { Redis } from 'ioredis'
 import type { FleetRedis } from '../redis/index.ts'
 import type { Clock } from '../../src/clock.ts'
 import type { BucketLimits, Take } from '../../src/fleet/token-bucket.ts'
+import { redisReason } from '../../src/redis-reasons.ts'
 
 /**
  * A request waits so long for its token, then it is decided without. That is counted in ticks: when it is this process that stood still, the
@@ -117,7 +118,7 @@ export class SharedBuckets {
     this.#stopTicking ??= this.#clock.every(tickMs, () => this.#giveUpLate())
     this.#takeToken(this.#redis.key(`limit ${key}`), burst, perMinute).then(
       ([allowed, tokens, msToFull, msToNext]) => finish({ allowed: allowed === 1, tokens, msToFull, msToNext }, ''),
-      (error: unknown) => finish(null, (error as Error).message)
+      (error: unknown) => finish(null, redisReason(error))
     )
   }
 

@@ -7,6 +7,7 @@ import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { systemClock, within, type Clock } from '../../src/clock.ts'
 import { OptionsError, parseOptions } from '../../src/options.ts'
+import { redisReason } from '../../src/redis-reasons.ts'
 import { readAccess } from './access.ts'
 import { RedisOptions } from './options.ts'
 
@@ -90,14 +91,14 @@ const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts
       await client.ping()
       became(true)
     } catch (error) {
-      reason = (error as Error).message
+      reason = redisReason(error)
       became(false)
     } finally {
       isAsking = false
     }
   }
 
-  client.on('error', (error: Error) => { reason = error.message })
+  client.on('error', error => { reason = redisReason(error) })
   client.on('ready', () => { void ask() })
   client.on('close', () => became(false))
   const stopAsking = clock.every(pingMs, () => { void ask() })

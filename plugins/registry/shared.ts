@@ -79,7 +79,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   let wake = () => {}
   const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
 
-  const notKept = (cause?: unknown) => new NotKeptError('The registry that gateways share can not be written just now; the gateway\'s log says why', { headers: { 'retry-after': '1' } }, ...(cause === undefined ? [] : [{ cause }]))
+  const notKept = (cause?: unknown) => new NotKeptError('The Redis in which gateways share the registry can not be asked just now; try again in 1 s', { headers: { 'retry-after': '1' } }, ...(cause === undefined ? [] : [{ cause }]))
 
   /** What a gateway can't write it must not change either. @throws NotKeptError */
   function refuseUnsynced (): void {
@@ -212,7 +212,9 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     const entries = everything()
     const origin = seen === null ? '' : `${seen.epoch}:${seen.version}`
     const restored = await run('restore', '', epoch, keys.channel, randomBytes(8).toString('hex'), seen?.version ?? 0, origin, JSON.stringify(entries))
-    if (restored === 1) log.warn({ agents: entries.length }, epoch === '' ? 'Redis had no registry; what is known here was written' : 'Redis had an older registry; what is known here was written')
+    if (restored !== 1) return
+    if (entries.length === 0 && seen === null) log.info('Redis had no registry yet')
+    else log.warn({ agents: entries.length }, epoch === '' ? 'Redis had no registry; what is known here was written' : 'Redis had an older registry; what is known here was written')
   }
 
   /** Whether the data was made of all that this gateway had seen. */

@@ -45,12 +45,13 @@ export function announce (started: Started, io: CommandIo): void {
 
   line('agents', agents.length === 0
     ? file === null ? `none: there is no ${wanted} yet; "${io.self} onboard" writes one` : `none yet (${file})`
-    : `${fleetInWords(agents)} (${origin(agents, file, wanted)})${heard(instances.length, silent.length, unheard)}`)
+    : `${fleetInWords(agents)} (${origin(agents, file, wanted)})${heard(agents, silent.length, unheard)}`)
   for (const instance of silent.slice(0, mostNamed)) line('', yellow(silence(instance)))
   if (silent.length > mostNamed) line('', yellow(`and ${count(silent.length - mostNamed, 'more instance')} without an answer`))
   sayAuth(started, line, io)
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
+  if (gateway.redis.enabled) line('redis', gateway.redis.isUp ? 'shared with all gateways that name it: registrations, leases, limits' : yellow('does not answer (the log says why): registrations are refused until it does'))
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
   if (config.console.enabled) line('console', `${urlOf(started)}/console/`)
   const [first, ...others] = suggestions(started, silent, io)
@@ -67,9 +68,11 @@ function origin (agents: readonly Agent[], file: string | null, wanted: string):
 }
 
 /** What is known of the fleet by now. */
-function heard (instances: number, silent: number, unheard: number): string {
+function heard (agents: readonly Agent[], silent: number, unheard: number): string {
   if (unheard > 0) return `, ${unheard} not heard from yet`
-  return instances > 0 && silent === 0 ? ', all answer' : ''
+  const empty = agents.filter(({ instances }) => instances.length === 0)
+  if (empty.length > 0) return `, nobody serves ${empty.slice(0, mostNamed).map(({ name }) => name).join(', ')}${empty.length > mostNamed ? ', …' : ''}`
+  return silent === 0 ? ', all answer' : ''
 }
 
 function silence ({ agent, host, port }: Instance): string {
