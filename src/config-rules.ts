@@ -83,9 +83,19 @@ function redisProblems ({ url, tls }: Section<'redis'>): OptionError[] {
 export function redisUrlProblem (url: string): string | undefined {
   const form = 'must be redis://[user[:password]@]host[:port][/database], or rediss:// for TLS; what is special in a password is percent-encoded'
   if (!URL.canParse(url)) return form
-  const { protocol, hostname, pathname, search, hash } = new URL(url)
+  const { protocol, username, password, hostname, pathname, search, hash } = new URL(url)
   const isSound = ['redis:', 'rediss:'].includes(protocol) && hostname !== '' && /^(\/\d{0,3})?$/.test(pathname) && search === '' && hash === ''
-  return isSound && !/%(?![0-9a-f]{2})/i.test(url) ? undefined : form
+  return isSound && !/\s/.test(url) && areDecodable(username, password) ? undefined : form
+}
+
+/** Whether what stands there percent-encoded is UTF-8. */
+function areDecodable (...texts: readonly string[]): boolean {
+  try {
+    for (const text of texts) decodeURIComponent(text)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function wrongValue (path: string, message: string): OptionError {

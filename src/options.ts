@@ -201,7 +201,7 @@ function nearestChoice (rule: Record<string, unknown> | undefined, got: unknown)
 
 /** What was meant for a secret field may stand in the place of its parent, as in `auth: SECRET`. */
 function hidesValues (rule: object): boolean {
-  return 'writeOnly' in rule || Object.values(rule).some((part: unknown) => typeof part === 'object' && part !== null && hidesValues(part))
+  return 'writeOnly' in rule || 'mayHoldPassword' in rule || Object.values(rule).some((part: unknown) => typeof part === 'object' && part !== null && hidesValues(part))
 }
 
 function shorten (text: string): string {

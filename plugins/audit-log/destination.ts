@@ -23,6 +23,8 @@ export interface OpenDestination extends AuditDestination {
 }
 
 const standardOutput = 1
+/** As `a`; and a pipe that is full, or that nobody reads, holds nobody up. Windows has no such pipes. */
+const appending = constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND | (constants.O_NONBLOCK ?? 0)
 /** Owner and group may read it. */
 const fileMode = 0o640
 /** What may wait for a slow disk; lines that come when it is full are lost. */
@@ -42,7 +44,7 @@ const writeAsync = promisify(write)
 export function openDestination (file: string | undefined, onError: (error: Error) => void): OpenDestination {
   if (file === undefined) return new DescriptorDestination(standardOutput, undefined, onError)
   mkdirSync(dirname(file), { recursive: true })
-  return new DescriptorDestination(openSync(file, 'a', fileMode), file, onError)
+  return new DescriptorDestination(openSync(file, appending, fileMode), file, onError)
 }
 
 /** Why openDestination() would fail, as a predicate; undefined when it would not. Opens and makes nothing. */

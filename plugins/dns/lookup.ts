@@ -37,7 +37,9 @@ export function createLookup (servers?: readonly string[]): Lookup {
     addresses: (name, type) => replyOf(async () => {
       const found = await (type === 'A' ? resolver.resolve4(name, { ttl: true }) : resolver.resolve6(name, { ttl: true }))
       const usable = found.filter(({ address }) => !isNobodysAddress(address))
-      return { records: usable.map(({ address }) => address), ttlMs: Math.min(...found.map(({ ttl }) => ttl)) * 1_000 }
+      // Node tells no TTL from the 257th record on.
+      const ttls = found.flatMap(({ ttl }: { ttl?: number }) => ttl ?? [])
+      return { records: usable.map(({ address }) => address), ...(ttls.length > 0 && { ttlMs: Math.min(...ttls) * 1_000 }) }
     }),
     services: name => replyOf(async () => {
       const found = await resolver.resolveSrv(name)

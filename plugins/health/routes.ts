@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyPluginAsync, FastifyRequest } from 'fastif
 import type {} from '../auth/index.ts'
 import type {} from '../auth/route-config.ts'
 import type {} from '../drain/index.ts'
-import type {} from '../redis/index.ts'
+import type {} from '../registry/index.ts'
 import type { Clock } from '../../src/clock.ts'
 import { DrainingError } from '../../src/errors.ts'
 import { servingCount, type Agent } from '../../src/fleet/agent.ts'
@@ -57,8 +57,8 @@ export const healthRoutes: FastifyPluginAsync<HealthRouteOptions> = async (fasti
     if (fastify.hasDecorator('drain') && fastify.drain.draining) {
       throw new DrainingError('The gateway is shutting down', { headers: { 'retry-after': retryAfterSeconds } })
     }
-    const isAlone = fastify.hasDecorator('redis') && fastify.redis.enabled && !fastify.redis.isUp
-    return { status: 'ready', ...(isAlone && { degraded: ['redis'] }) }
+    const takesRegistrations = !fastify.hasDecorator('registrations') || fastify.registrations.isAvailable
+    return { status: 'ready', ...(!takesRegistrations && { degraded: ['redis'] }) }
   })
 
   // Nothing here has a body; HTTP libraries name the type of one that is not there, and whoever sends one need not be asked again.

@@ -29,7 +29,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local full = burst * token
 local level, isChanged = full, false
-local keptLevel, at, keptBurst, keptPerMinute = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (%d+) (%d+) (%d+)$')
+local kept = redis.pcall('GET', KEYS[1])
+local keptLevel, at, keptBurst, keptPerMinute = string.match(type(kept) == 'string' and kept or '', '^(%d+) (%d+) ([1-9]%d*) ([1-9]%d*)$')
 if keptLevel then
   level, at, keptBurst, keptPerMinute = tonumber(keptLevel), tonumber(at), tonumber(keptBurst), tonumber(keptPerMinute)
   if now > at then level = math.min(level + (now - at) * keptPerMinute, keptBurst * token) end

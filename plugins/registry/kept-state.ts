@@ -25,6 +25,9 @@ const KeptPolicy = Type.Object({
   rewriteLocation: Type.Optional(Type.Boolean())
 }, strict)
 
+/** What a policy may say. */
+export const keptPolicies: ReadonlySet<string> = new Set(Object.keys(KeptPolicy.properties))
+
 const KeptAgent = Type.Object({
   name: Name,
   aliases: Type.Optional(Type.Array(Name, { maxItems: 32 })),

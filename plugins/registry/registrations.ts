@@ -4,6 +4,8 @@ import type { Instance } from '../../src/fleet/instance.ts'
 import type { Registration, Registry } from '../../src/fleet/registry.ts'
 
 export interface Registrations {
+  /** Whether a change could be kept just now, as far as it is known; not that it will. */
+  readonly isAvailable: boolean
   /** @throws NameConflictError InvalidRegistrationError NotKeptError; nothing has changed then */
   register (registration: Registration): Promise<{ created: boolean, agent: Agent, instance: Instance }>
   /** Renews the lease of an instance. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
@@ -21,6 +23,7 @@ export interface Registrations {
 /** Those of one gateway, which are kept on its disk. @param save resolves when the registry's present state is kept */
 export function ownRegistrations (registry: Registry, save: () => Promise<void>): Registrations {
   return {
+    isAvailable: true,
     async register (registration) {
       const { undo, ...registered } = registry.register(registration)
       try {

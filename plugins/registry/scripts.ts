@@ -24,7 +24,7 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function standStill ()
-  local seen = tonumber(redis.call('HGET', meta, 'seen') or now)
+  local seen = tonumber(redis.call('HGET', meta, 'seen')) or now
   if now - seen > ${stillMs} then
     for _, set in ipairs({ leases, drains, lapses }) do
       local all = redis.call('ZRANGE', set, 0, -1, 'WITHSCORES')
@@ -34,13 +34,19 @@ local function standStill ()
   if now - seen > 500 or now == seen then redis.call('HSET', meta, 'seen', now) end
 end
 
+local function decoded (text)
+  local isJson, value = pcall(cjson.decode, text or '')
+  return isJson and type(value) == 'table' and value or {}
+end
+
 local function isOther ()
   return redis.call('HGET', meta, 'epoch') ~= epoch
 end
 
 local function read (key)
   local version = redis.call('HGET', meta, 'version') or '0'
-  return { redis.call('HGET', meta, 'epoch') or '', version, redis.call('HGETALL', key) }
+  local fields = redis.pcall('HGETALL', key)
+  return { redis.call('HGET', meta, 'epoch') or '', version, fields.err and {} or fields }
 end
 
 local function tell (kind, name, authority)
@@ -53,7 +59,7 @@ local function ownerOf (name)
 end
 
 local function releaseAliases (key)
-  for _, alias in ipairs(cjson.decode(redis.call('HGET', key, 'aliases') or '[]')) do redis.call('HDEL', names, alias) end
+  for _, alias in ipairs(decoded(redis.call('HGET', key, 'aliases'))) do redis.call('HDEL', names, alias) end
 end
 
 local function hasInstances (key)
@@ -102,8 +108,12 @@ end
 const bodies = {
   /** → epoch, version, origin */
   look: `
-standStill()
 return { redis.call('HGET', meta, 'epoch') or '', redis.call('HGET', meta, 'version') or '0', redis.call('HGET', meta, 'origin') or '' }`,
+
+  /** Notes that a gateway looks. Fails where Redis can be read, and not be written. */
+  note: `
+standStill()
+return 1`,
 
   /** → epoch, version, fields of the agent */
   read: 'return read(agent)',
@@ -184,12 +194,16 @@ return 0`,
   settle: `
 if isOther() then return { 'other' } end
 standStill()
+local function nameAndAuthority (member)
+  local name, authority = member:match('^(%S+) (.+)$')
+  return name or member, authority or ''
+end
 local function drop (member, name, authority)
-  removeInstance(agent .. name, name, authority)
+  if redis.call('TYPE', agent .. name).ok == 'hash' then removeInstance(agent .. name, name, authority) end
   endLease(member)
   tell('lapsed', name, authority)
 end
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', drains, '-inf', now)) do drop(member, member:match('^(%S+) (.+)$')) end
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', drains, '-inf', now)) do drop(member, nameAndAuthority(member)) end
 redis.call('ZREMRANGEBYSCORE', lapses, '-inf', now)
 local gone = redis.call('ZCARD', lapses)
 local all, over = redis.call('ZCARD', leases) + gone, redis.call('ZCOUNT', leases, '-inf', now) + gone
@@ -203,9 +217,8 @@ local calmSince = tonumber(redis.call('HGET', meta, 'calmSince') or 0)
 local ended = redis.call('ZRANGEBYSCORE', leases, '-inf', areMassive and now - ${mostMs} or now, 'WITHSCORES')
 for index = 1, #ended, 2 do
   local member, endedAt = ended[index], tonumber(ended[index + 1])
-  local name, authority = member:match('^(%S+) (.+)$')
-  local instance = redis.call('HGET', agent .. name, 'i:' .. authority)
-  local ttl = instance and cjson.decode(instance).ttlMs or 0
+  local name, authority = nameAndAuthority(member)
+  local ttl = tonumber(decoded(redis.pcall('HGET', agent .. name, 'i:' .. authority)).ttlMs) or 0
   local wasKept = areMassive or endedAt <= calmSince
   if areMassive or not wasKept or now >= math.min(calmSince + ttl, endedAt + ${mostMs}) then
     drop(member, name, authority)

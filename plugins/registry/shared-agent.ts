@@ -2,7 +2,7 @@
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import type { Registration, RegistryState, SharedAgent } from '../../src/fleet/registry.ts'
-import { readKeptAgent } from './kept-state.ts'
+import { keptPolicies, readKeptAgent } from './kept-state.ts'
 
 type KeptAgent = RegistryState['agents'][number]
 type KeptInstance = KeptAgent['instances'][number]
@@ -57,9 +57,9 @@ export function agentOf (name: string, fields: Fields, rules: RegistrationHostRu
       const [field, value] = [fields[index]!, fields[index + 1]!]
       if (field.startsWith('d:')) draining.add(field.slice(2))
       else if (field.startsWith('i:')) instances.push(JSON.parse(value))
-      else if (field.startsWith('b:')) continue
-      else if (field.startsWith('policy.')) policy[field.slice('policy.'.length)] = JSON.parse(value)
-      else settings[field] = JSON.parse(value)
+      else if (field === 'aliases' || field === 'metadata') settings[field] = JSON.parse(value) ?? undefined
+      else if (field.startsWith('policy.') && keptPolicies.has(field.slice('policy.'.length))) policy[field.slice('policy.'.length)] = JSON.parse(value)
+      // else it is of the scripts alone, or of a later version
     }
   } catch (error) {
     skipped.push(`${name}: ${(error as Error).message}`)

@@ -12,6 +12,7 @@ import { NameConflictError, NotKeptError } from '../../src/errors.ts'
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
+import { redisReason } from '../../src/redis-reasons.ts'
 import type { Registrations } from './registrations.ts'
 import { loadScripts, registryKeys } from './scripts.ts'
 import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
@@ -47,6 +48,8 @@ export interface SharedRegistrations extends Registrations {
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
+/** All that is known is written or read in this time. */
+const bulkMs = 30_000
 /** The start waits so long for what others know. */
 const beginMs = 5_000
 
@@ -54,11 +57,16 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   const client = redis.client!
   const keys = registryKeys((...parts) => redis.key(...parts))
   const run = loadScripts(client, keys)
+  /** For what takes longer than anybody may wait who asks the gateway: everything at once. */
+  const bulk = client.duplicate({ commandTimeout: bulkMs, socketTimeout: undefined, enableOfflineQueue: true })
+  const runAtLength = loadScripts(bulk, keys)
   const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
   const self = randomBytes(6).toString('hex')
   let seen = seenBefore
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
+  /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
+  let isWritable = true
   let isSubscribed = false
   let syncing: Promise<void> | null = null
   let isClosed = false
@@ -94,7 +102,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       answer = await run(script, name, seen!.epoch, keys.channel, ...args) as unknown[]
     } catch (error) {
       dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
-      log.warn(error, 'The shared registry could not be written')
+      log.warn(`The shared registry could not be written: ${redisReason(error)}`)
       throw notKept(error)
     } finally {
       const others = writing.get(name)! - 1
@@ -125,8 +133,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     onApplied(name)
   }
 
-  async function refresh (name: string, isRemoved = false): Promise<void> {
-    apply(name, await run('read', name) as unknown[], isRemoved)
+  async function refresh (name: string, isRemoved = false, read = run): Promise<void> {
+    apply(name, await read('read', name) as unknown[], isRemoved)
   }
 
   /** Reads what was heard of. */
@@ -171,11 +179,15 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     isSynced = false
     isDoubtful = true
     if (syncing !== null || isClosed || !redis.isUp || !isSubscribed) return
-    syncing = synchronise().catch((error: unknown) => {
+    syncing = synchronise().then(() => {
+      syncing = null
+      if (isDoubtful) resync() // meanwhile there was reason to
+    }, (error: unknown) => {
+      syncing = null
       early = null
-      if (!isClosed) log.warn(error, 'The shared registry could not be read')
+      if (!isClosed) log.warn(`The shared registry could not be read: ${redisReason(error)}`)
       clock.after(lookMs, () => { if (!isSynced) resync() })
-    }).finally(() => { syncing = null })
+    })
   }
 
   async function synchronise (): Promise<void> {
@@ -190,7 +202,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
         continue
       }
       if (epoch !== seen?.epoch) {
-        if (!covers(origin)) await run('merge', '', epoch, keys.channel, JSON.stringify(everything()))
+        const entries = covers(origin) ? [] : everything()
+        if (entries.length > 0) await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries))
         readAt.clear()
       }
       seen = { epoch, version }
@@ -198,7 +211,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       early = null
       for (const message of told) heard(message) // what changes from here on is read once more
       const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
-      for (let from = 0; from < names.length; from += chunk) await Promise.all(names.slice(from, from + chunk).map(name => refresh(name)))
+      for (let from = 0; from < names.length; from += chunk) await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))
     } while (isDoubtful)
     if (!isSubscribed) return // it begins anew when changes are told again
     isSynced = true
@@ -211,7 +224,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   async function restore (epoch: string): Promise<void> {
     const entries = everything()
     const origin = seen === null ? '' : `${seen.epoch}:${seen.version}`
-    const restored = await run('restore', '', epoch, keys.channel, randomBytes(8).toString('hex'), seen?.version ?? 0, origin, JSON.stringify(entries))
+    const restored = await runAtLength('restore', '', epoch, keys.channel, randomBytes(8).toString('hex'), seen?.version ?? 0, origin, JSON.stringify(entries))
     if (restored !== 1) return
     if (entries.length === 0 && seen === null) log.info('Redis had no registry yet')
     else log.warn({ agents: entries.length }, epoch === '' ? 'Redis had no registry; what is known here was written' : 'Redis had an older registry; what is known here was written')
@@ -241,6 +254,17 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     const isBehind = aheadAt > seen.version // since the last look, too
     aheadAt = version > seen.version ? version : 0
     if (isBehind) subscriber.disconnect(true)
+  }
+
+  /** Notes that there is a gateway, so that leases go on; and finds out whether Redis can be written. */
+  async function note (): Promise<void> {
+    const before = isWritable
+    let reason = ''
+    await run('note', '', '', keys.channel).then(() => { isWritable = true }, (error: unknown) => {
+      isWritable = false
+      reason = redisReason(error)
+    })
+    if (before && !isWritable) log.warn(`The shared registry could not be written: ${reason}`)
   }
 
   /** Has all gateways decide about leases that seem to be over here: another may have had the heartbeat. What leaves is told like any change. */
@@ -287,6 +311,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     if (isUp) resync()
   })
   subscriber.on('error', () => {}) // the other connection's are in the log
+  bulk.on('error', () => {})
   subscriber.on('message', (_channel: string, message: string) => heard(message))
   subscriber.on('close', () => { isSubscribed = isSynced = false })
   subscriber.on('ready', () => {
@@ -299,6 +324,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   return {
     get seen () { return seen },
 
+    get isAvailable () { return isSynced && isWritable && redis.isUp },
+
     async begin () {
       subscriber.connect().catch(() => {}) // it goes on trying
       if (redis.isUp) await within(beginMs, clock, isSyncedOnce)
@@ -310,7 +337,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       try {
         if (clock.now() - lookedAt >= lookMs) {
           lookedAt = clock.now()
-          await look()
+          await Promise.all([look(), note()])
         }
         if (isSynced && dirty.size > 0) await readDirty()
         if (isSynced) await settleLeases()
@@ -325,7 +352,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     async register (registration) {
       refuseUnsynced()
       const { name, host, port } = registration
-      const { created, instance, undo } = registry.register(registration)
+      const { created, agent: local, instance, undo } = registry.register(registration)
       const authority = authorityOf(host, port)
       const saved = registry.exportInstance(name, authority)!
       let answer: unknown[]
@@ -339,7 +366,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
         undo()
         throw new NameConflictError(answer[1] === name ? `"${name}" is an alias of the agent "${String(answer[2])}"` : `The alias "${String(answer[1])}" belongs to the agent "${String(answer[2])}"`)
       }
-      const agent = registry.get(name)
+      const agent = registry.find(name) ?? local // somebody may have removed it by now
       return { created, agent, instance: agent.instances.find(({ id }) => id === instance.id) ?? instance }
     },
 
@@ -376,17 +403,17 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     async removeAgent (nameOrAlias) {
       refuseUnsynced()
       const { name } = registry.get(nameOrAlias)
-      const removed = registry.removeAgent(name)
       await change('remove', name, 'removed', name, '')
-      return removed
+      return registry.find(name)?.name === name ? registry.removeAgent(name) : { name, inFile: false }
     },
 
     async removeInstance (nameOrAlias, id) {
-      const { name, authority, isShared } = instanceAt(nameOrAlias, id)
-      if (isShared) refuseUnsynced()
-      const removed = registry.removeInstance(name, id)
-      if (isShared) await change('remove', name, 'removed', name, authority)
-      return removed
+      const { instance, name, authority, isShared } = instanceAt(nameOrAlias, id)
+      if (!isShared) return registry.removeInstance(name, id)
+      refuseUnsynced()
+      await change('remove', name, 'removed', name, authority)
+      const isLeft = registry.find(name)?.instances.some(other => other.id === id) // the file, or DNS, names it as well
+      return isLeft ? registry.removeInstance(name, id) : { name, inFile: false, instance }
     },
 
     async close () {
@@ -395,6 +422,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       subscriber.removeAllListeners()
       subscriber.on('error', () => {})
       subscriber.disconnect()
+      bulk.disconnect()
       await syncing
     }
   }
