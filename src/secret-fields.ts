@@ -7,12 +7,9 @@ import type { TSchema } from './options.ts'
 /** What stands in the place of a secret. */
 const masked = '********'
 
-/**
- * A text in which the passwords of addresses are masked, `redis://user:********@host`, and what stands there without a user, which may be a token.
- * Up to the last `@`: a password that is not encoded as it should be may have any characters.
- */
+/** A text in which the passwords of addresses are masked, `redis://user:********@host`, and what stands there without a user, which may be a token. */
 export function withoutPasswords (text: string): string {
-  return text.replaceAll(/\/\/([^/\s:@]*:)?.*@/gs, (_, user = '') => `//${user}${masked}@`)
+  return text.replaceAll(/\/\/([^/\s:@]*:)?[^/\s]*@/g, (_, user = '') => `//${user}${masked}@`)
 }
 
 /** Names of fields that hold secrets where no schema says so: `apiKey`, `db_password`. */

@@ -238,7 +238,8 @@ t.test('no secret gets into an error', async t => {
     'auth: {keys: [{id: a, scopes: [read], token: "s3cr3t s3cr3t"}]}',
     'auth: {keys: [{id: a, scopes: [read], tokenSha256: s3cr3t}]}',
     'auth: {secret: ${SECRET}}',
-    'auth: {secret: *s3cr3t-s3cr3t}'
+    'auth: {secret: *s3cr3t-s3cr3t}',
+    ...['redis://u:s3cr3t @host', 'redis://u:a s3cr3t@host', 'redis://u:%ff-s3cr3t@host', 'valkey://u:a/s3cr3t@host', 'valkey://u:a s3cr3t@host', 'redis:s3cr3t@host', 'u:s3cr3t@host:6379'].map(url => `redis: {url: "${url}"}`)
   ]
   for (const text of texts) {
     const problems = await problemsOf(t, text, { SECRET: 's3cr3t s3cr3t' })

@@ -143,6 +143,17 @@ t.test('no answer changes nothing, however long, and is told once', async t => {
   t.same(lines, ['encoder.test could not be looked up (SERVFAIL); what is known of it stays: 2 of the instances of "encoder"', 'encoder.test can be looked up again'])
 })
 
+t.test('many addresses are asked for no more often than few', async t => {
+  const addresses = Array.from({ length: 400 }, (_, index) => `127.0.${index >> 8}.${(index & 255) + 1}`).filter(address => !address.endsWith('.256'))
+  const { gateway, names, pass } = await scene(t, names => names.says('encoder.test', 'A', addresses, 5))
+
+  t.same(new Set(hostsOf(gateway)), new Set(addresses))
+  await pass(4_999)
+  t.same(names.asked, [])
+  await pass(1)
+  t.same(names.asked, ['encoder.test A'])
+})
+
 t.test('a name server that is silent, or not there, keeps everybody', async t => {
   const { gateway, names, pass } = await scene(t, names => names.says('encoder.test', 'A', ['127.0.0.2']))
 

@@ -268,6 +268,75 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     await until(() => ports(a, 'late').length === ports(b, 'late').length, 'whatever became of the refused one, it is the same everywhere')
   })
 
+  await t.test('a removal that is refused has removed nothing', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    await register(a, { name: 'planner', port: 31_001 })
+    const { body: { instance: { id } } } = await register(a, { name: 'coder', port: 31_002 })
+    await register(a, { name: 'coder', port: 31_003 })
+    await until(() => b.registry.size === 2, 'both have both')
+    redis.pause()
+    t.teardown(() => redis.resume())
+
+    const answers = await Promise.all([ask(a, 'DELETE', '/registry/planner'), ask(a, 'DELETE', `/registry/coder/instances/${id}`)])
+
+    for (const answer of answers) t.match(answer, { status: 503, body: { code: 'FLEET_NOT_KEPT' } })
+    t.same([ports(a, 'planner'), ports(a, 'coder')], [[31_001], [31_002, 31_003]])
+    redis.resume()
+    await until(() => a.registrations.isAvailable && b.registrations.isAvailable, 'it answers again')
+  })
+
+  await t.test('what an instance of the file is at one gateway, a removal of its registration leaves to that', async t => {
+    const agents = [{ name: 'planner', port: 31_101 }]
+    const [a, b] = await gatewaysOn(t, redis.url, 2, { agents }) as [ListeningGateway, ListeningGateway]
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', host: 'localhost', port: 31_101, weight: 5 })
+    await until(() => b.registry.get('planner').instances[0]?.weight === 5, 'both have it')
+
+    t.match(await ask(a, 'DELETE', `/registry/planner/instances/${id}`), { status: 200, body: { note: /fleet\.yaml/ } })
+
+    t.same(ports(a, 'planner'), [])
+    await until(() => b.registry.get('planner').instances[0]?.weight === 1, 'at the other it is what its file says')
+  })
+
+  await t.test('a Redis that can be read and not written serves whoever starts, and says so', async t => {
+    const [a] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    await register(a, { name: 'planner', port: 31_201 })
+    await redis.ask(client => client.config('SET', 'maxmemory', '1'))
+    t.teardown(() => redis.ask(client => client.config('SET', 'maxmemory', '0')))
+
+    t.match(await register(a, { name: 'late', port: 31_202 }), { status: 503, body: { code: 'FLEET_NOT_KEPT' } })
+    await until(async () => 'degraded' in (await ask(a, 'GET', '/health/ready')).body, 'it is told')
+    const keyPrefix = a.redis.key('x').split('{')[0]!
+    const b = await startGateway(t, { ...unprobed, redis: { url: redis.url, keyPrefix } })
+    t.same(ports(b, 'planner'), [31_201])
+
+    await redis.ask(client => client.config('SET', 'maxmemory', '0'))
+    await until(async () => (await register(b, { name: 'late', port: 31_202 })).status === 201, 'registrations are taken again')
+    await until(async () => !('degraded' in (await ask(a, 'GET', '/health/ready')).body), 'and that is told')
+  })
+
+  await t.test('what is no registration in Redis harms no other', async t => {
+    const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
+    for (let port = 31_301; port < 31_306; port++) await register(a, { name: 'planner', port, ttl: 600 })
+    await register(a, { name: 'newer', port: 31_310 })
+    await register(a, { name: 'nameless', port: 31_311, aliases: ['none'] })
+    const key = (...parts: string[]) => a.redis.key('registry', ...parts)
+    await redis.ask(async client => {
+      await client.hset(key('agent', 'newer'), 'policy.ofALaterVersion', '{}', 'ofALaterVersion', 'x')
+      await client.hset(key('agent', 'nameless'), 'aliases', 'null')
+      await client.hset(key('agent', 'broken'), 'i:127.0.0.1:9', '{broken')
+      await client.set(key('agent', 'text'), 'text')
+      await client.sadd(key('agents'), 'broken', 'text')
+      await client.zadd(key('leases'), 1, 'broken 127.0.0.1:9', 2, 'nospace', 3, 'text 127.0.0.1:9')
+    })
+
+    const [c] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    await register(b, { name: 'brief', port: 31_320, ttl: 1 })
+
+    await until(() => ports(a, 'brief').length === 1 && ports(c, 'brief').length === 1, 'a registration is everywhere')
+    await until(() => [a, b, c].every(gateway => ports(gateway, 'brief').length === 0), 'and leaves when its lease is over')
+    t.same([ports(c, 'planner').length, ports(c, 'newer'), ports(c, 'nameless')], [5, [31_310], [31_311]])
+  })
+
   await t.test('a gateway that is cut off serves what it knew, and then has exactly what the others have', async t => {
     const line = await cutter(t, redis)
     const [far] = await gatewaysOn(t, line.url, 1) as [ListeningGateway]

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { closeSync, existsSync, fstatSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { connect, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -363,6 +363,21 @@ t.test('a destination that was ended writes nothing more, whoever has the number
   t.match(errors, [{ message: /closed/ }])
   t.equal(readFileSync(join(folder, 'audit.log'), 'utf8'), 'one\n')
   t.equal(destination.isElsewhere, true)
+})
+
+t.test('a pipe that nobody reads is told of, and one whose reader stands still keeps nobody from ending', { skip: spawnSync('mkfifo', ['--version']).status === 0 ? false : 'no mkfifo' }, async t => {
+  const pipe = join(t.testdir(), 'pipe')
+  spawnSync('mkfifo', [pipe])
+  const errors: unknown[] = []
+  t.throws(() => openDestination(pipe, error => { errors.push(error) }), { code: 'ENXIO' })
+  const reader = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK) // and reads nothing
+  t.teardown(() => closeSync(reader))
+  const destination = openDestination(pipe, error => { errors.push(error) })
+
+  destination.write('x'.repeat(1024 * 1024))
+  await destination.end!()
+
+  t.match(errors, [{ code: 'EAGAIN' }])
 })
 
 /** Runs a small program that logs one request to standard output. @param last what it does in the end */
