@@ -156,8 +156,7 @@ const serverNamePattern = '^(?![0-9.]+$)[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-
 
 const FileName = (description: string, example: string) => Type.String({ minLength: 1, examples: [example], description })
 
-/** Of fleet.yaml alone: files of the gateway's machine, and whom it believes, are the operator's. */
-/** TLS towards a server that the gateway connects to. */
+/** TLS towards a server that the gateway connects to. Of fleet.yaml alone: files of the gateway's machine, and whom it believes, are the operator's. */
 export const agentTlsFields = {
   caFile: Type.Optional(FileName('Certificates of the authorities, in PEM form, that are believed instead of the system\'s.', '/etc/ssl/agents-ca.pem')),
   certFile: Type.Optional(FileName('The gateway\'s client certificate in PEM form, with the chain behind it.', '/etc/ssl/gateway.pem')),

@@ -117,6 +117,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
   /** The file is right against what was registered, which must never be a reason not to start or not to reload. */
   function replaceAgents ({ agents }: Loaded): void {
     for (const loss of registry.replaceFile(agents).dropped) log.warn(`The file claims a name that was registered: ${loss}`)
+    if (fastify.hasDecorator('registrations')) fastify.registrations.reread()
   }
 
   function withFixed ({ agents, ...others }: Loaded): Loaded {

@@ -175,9 +175,10 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       if (isDeepStrictEqual(next.allowedHosts, allowedHosts)) return
       allowedHosts = next.allowedHosts
       dropRefused()
+      shared?.reread()
     }
   })
-  await shared?.begin()
+  if (shared !== null) fastify.addHook('onReady', () => shared.begin())
   fastify.addHook('onClose', async () => {
     stopSweep()
     await shared?.close()

@@ -10,6 +10,8 @@ export interface Registrations {
   register (registration: Registration): Promise<{ created: boolean, agent: Agent, instance: Instance }>
   /** Renews the lease of an instance. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
   heartbeat (name: string, id: string): Promise<Instance>
+  /** What is taken of others' registrations has changed here: the file, or the hosts that are allowed. */
+  reread (): void
   /** Takes an instance out of the rotation. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
   drain (name: string, id: string): Promise<Instance>
   /** Whether an instance that drains is removed without further ado when its last request has ended, at whichever gateway. */
@@ -24,6 +26,7 @@ export interface Registrations {
 export function ownRegistrations (registry: Registry, save: () => Promise<void>): Registrations {
   return {
     isAvailable: true,
+    reread () {}, // there are none
     async register (registration) {
       const { undo, ...registered } = registry.register(registration)
       try {

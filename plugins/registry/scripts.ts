@@ -11,7 +11,7 @@
 import type { Redis } from 'ioredis'
 import { leastLeased, mostMs } from '../../src/fleet/lapses.ts'
 
-/** While no gateway looked for longer than this, no agent could renew anything: that time does not count. */
+/** While no gateway looked for longer than this, no agent could renew anything: that time does not count. Nor does what a clock was put back. */
 const stillMs = 3_000
 /** By then every gateway knows of a drain, and has said whether requests of it are under way. */
 const drainMs = 2_000
@@ -25,13 +25,15 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local function standStill ()
   local seen = tonumber(redis.call('HGET', meta, 'seen')) or now
-  if now - seen > ${stillMs} then
+  if now < seen or now - seen > ${stillMs} then
+    local calmSince = tonumber(redis.call('HGET', meta, 'calmSince'))
+    if calmSince then redis.call('HSET', meta, 'calmSince', calmSince + now - seen) end
     for _, set in ipairs({ leases, drains, lapses }) do
       local all = redis.call('ZRANGE', set, 0, -1, 'WITHSCORES')
       for index = 1, #all, 2 do redis.call('ZADD', set, all[index + 1] + now - seen, all[index]) end
     end
   end
-  if now - seen > 500 or now == seen then redis.call('HSET', meta, 'seen', now) end
+  if now < seen or now - seen > 500 or now == seen then redis.call('HSET', meta, 'seen', now) end
 end
 
 local function decoded (text)
@@ -98,8 +100,17 @@ local function removeAll (key, name)
   redis.call('SREM', agents, name)
 end
 
+local function endDrain (key, authority)
+  local own = 'b:' .. authority .. ' '
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if field:sub(1, #own) == own then redis.call('HDEL', key, field) end
+  end
+  redis.call('HDEL', key, 'd:' .. authority)
+end
+
 local function removeInstance (key, name, authority)
-  redis.call('HDEL', key, 'i:' .. authority, 'd:' .. authority)
+  redis.call('HDEL', key, 'i:' .. authority)
+  endDrain(key, authority)
   endLease(name .. ' ' .. authority)
   if not hasInstances(key) then removeAll(key, name) end
 end
@@ -138,7 +149,7 @@ if aliases then
 end
 redis.call('SADD', agents, name)
 for index = 6, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
-redis.call('HDEL', agent, 'd:' .. authority)
+if redis.call('HEXISTS', agent, 'd:' .. authority) == 1 then endDrain(agent, authority) end
 local member = name .. ' ' .. authority
 endLease(member)
 redis.call('ZREM', lapses, member)

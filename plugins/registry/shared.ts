@@ -4,6 +4,7 @@
  * that was lost, a version that was not heard of) everything is read again. Without Redis a gateway goes on with what it knows, and drops nothing.
  */
 import { randomBytes } from 'node:crypto'
+import type { Redis } from 'ioredis'
 import type { FastifyBaseLogger } from 'fastify'
 import type {} from '../redis/index.ts'
 import type { FleetRedis } from '../redis/index.ts'
@@ -11,10 +12,11 @@ import { within, type Clock } from '../../src/clock.ts'
 import { NameConflictError, NotKeptError } from '../../src/errors.ts'
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
+import { leaseKey } from '../../src/fleet/lapses.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import { redisReason } from '../../src/redis-reasons.ts'
 import type { Registrations } from './registrations.ts'
-import { loadScripts, registryKeys } from './scripts.ts'
+import { loadScripts, registryKeys, type Run } from './scripts.ts'
 import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
 
 /** Which data in Redis this gateway has seen, and how much of it. */
@@ -57,9 +59,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   const client = redis.client!
   const keys = registryKeys((...parts) => redis.key(...parts))
   const run = loadScripts(client, keys)
-  /** For what takes longer than anybody may wait who asks the gateway: everything at once. */
-  const bulk = client.duplicate({ commandTimeout: bulkMs, socketTimeout: undefined, enableOfflineQueue: true })
-  const runAtLength = loadScripts(bulk, keys)
+  /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
+  let bulk: Redis | null = null
   const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
   const self = randomBytes(6).toString('hex')
   let seen = seenBefore
@@ -68,6 +69,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
   let isWritable = true
   let isSubscribed = false
+  /** Drains that this gateway was asked for, as leases are named: of an instance that the file or DNS has as well, it keeps out what is left. */
+  const drainsAskedHere = new Set<string>()
   let syncing: Promise<void> | null = null
   let isClosed = false
   /** Agents to be read, and which of them were removed as a whole. */
@@ -130,7 +133,21 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     const skipped: string[] = []
     registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
+    endDrains(name)
     onApplied(name)
+  }
+
+  /** Of drains that are over. */
+  function endDrains (name: string): void {
+    for (const key of drainsAskedHere) {
+      const [agent, authority = ''] = key.split(' ')
+      if (agent !== name) continue
+      const instance = registry.find(name)?.instances.find(({ host, port }) => authorityOf(host, port) === authority)
+      const isRegistered = registry.isRegistered(name, authority)
+      if (isRegistered && instance?.runtime.draining === true) continue
+      drainsAskedHere.delete(key)
+      if (!isRegistered && instance !== undefined) registry.removeInstance(name, instance.id)
+    }
   }
 
   async function refresh (name: string, isRemoved = false, read = run): Promise<void> {
@@ -191,19 +208,30 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   }
 
   async function synchronise (): Promise<void> {
+    bulk = client.duplicate({ commandTimeout: bulkMs, socketTimeout: undefined, enableOfflineQueue: true })
+    bulk.on('error', () => {}) // the other connection's are in the log
+    try {
+      await becomeEqual(loadScripts(bulk, keys))
+    } finally {
+      bulk?.disconnect()
+      bulk = null
+    }
+  }
+
+  async function becomeEqual (runAtLength: Run): Promise<void> {
     do {
       isDoubtful = false
       early = []
       const [epoch, text, origin] = await run('look', '', '', keys.channel) as [string, string, string]
       const version = Number(text)
       if (epoch === '' || (epoch === seen?.epoch && version < seen.version)) {
-        await restore(epoch)
+        await restore(epoch, runAtLength)
         isDoubtful = true
         continue
       }
       if (epoch !== seen?.epoch) {
         const entries = covers(origin) ? [] : everything()
-        if (entries.length > 0) await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries))
+        for (let from = 0; from < entries.length; from += chunk) await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + chunk)))
         readAt.clear()
       }
       seen = { epoch, version }
@@ -221,7 +249,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   }
 
   /** What is known here takes the place of data that Redis lost, wholly or in part. */
-  async function restore (epoch: string): Promise<void> {
+  async function restore (epoch: string, runAtLength: Run): Promise<void> {
     const entries = everything()
     const origin = seen === null ? '' : `${seen.epoch}:${seen.version}`
     const restored = await runAtLength('restore', '', epoch, keys.channel, randomBytes(8).toString('hex'), seen?.version ?? 0, origin, JSON.stringify(entries))
@@ -308,10 +336,11 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   let isSweeping = false
   const stopWatching = redis.onStatus(isUp => {
     isSynced = false
-    if (isUp) resync()
+    if (!isUp) return
+    resync()
+    if (isSubscribed) subscriber.disconnect(true) // of a line that was cut both ends may know nothing
   })
   subscriber.on('error', () => {}) // the other connection's are in the log
-  bulk.on('error', () => {})
   subscriber.on('message', (_channel: string, message: string) => heard(message))
   subscriber.on('close', () => { isSubscribed = isSynced = false })
   subscriber.on('ready', () => {
@@ -393,16 +422,26 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       const { name, authority, isShared } = instanceAt(nameOrAlias, id)
       if (isShared) {
         refuseUnsynced()
+        drainsAskedHere.add(leaseKey(name, authority))
         await change('drain', name, name, authority)
       }
       return registry.drain(name, id)
     },
 
+    reread () {
+      if (!isSynced) return
+      client.smembers(keys.agents).then(names => {
+        for (const name of names) if (!dirty.has(name)) dirty.set(name, { isRemoved: false })
+        readSoon()
+      }, () => resync())
+    },
+
     endsDrainOf: ({ agent, host, port }) => registry.isRegistered(agent, authorityOf(host, port)),
 
     async removeAgent (nameOrAlias) {
+      const { name, instances } = registry.get(nameOrAlias)
+      if (!instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))) return registry.removeAgent(name)
       refuseUnsynced()
-      const { name } = registry.get(nameOrAlias)
       await change('remove', name, 'removed', name, '')
       return registry.find(name)?.name === name ? registry.removeAgent(name) : { name, inFile: false }
     },
@@ -422,7 +461,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       subscriber.removeAllListeners()
       subscriber.on('error', () => {})
       subscriber.disconnect()
-      bulk.disconnect()
+      bulk?.disconnect()
       await syncing
     }
   }

@@ -316,9 +316,11 @@ export class Registry {
     }
     this.#releaseNames(entry)
     const change = isRemoved && isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)
-    for (const { host, port, protocol, draining = false } of saved?.instances ?? []) {
-      const built = entry.built.get(originOf(protocol, authorityOf(host, port)))
-      if (built !== undefined) built.runtime.draining = draining
+    const draining = new Map(saved?.instances.map(({ host, port, draining = false }) => [authorityOf(host, port), draining]))
+    for (const { host, port, runtime } of entry.built.values()) {
+      const authority = authorityOf(host, port)
+      // What drained and is gone may be the file's as well, and serves on then.
+      if (draining.has(authority) || before.has(authority)) runtime.draining = draining.get(authority) ?? false
     }
     this.#publish([change])
   }

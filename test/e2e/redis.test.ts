@@ -65,7 +65,9 @@ async function cutter (t: Test, { port }: RedisServer) {
     await closed
   }
   t.teardown(cut)
-  return { url: `redis://127.0.0.1:${own}`, cut, mend: () => listen(own) }
+  /** Nothing more passes on what is open, and neither end is told; new connections are as ever. */
+  const freeze = () => { for (const socket of sockets) socket.unpipe().pause() }
+  return { freeze, url: `redis://127.0.0.1:${own}`, cut, mend: () => listen(own) }
 }
 
 t.test('gateways that share a Redis', { skip: noRedis }, async t => {
@@ -297,6 +299,37 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     await until(() => b.registry.get('planner').instances[0]?.weight === 1, 'at the other it is what its file says')
   })
 
+  await t.test('a drained instance of the file stays out where that was asked, and nothing of its drain is kept', async t => {
+    const agents = [{ name: 'planner', port: 31_151 }]
+    const [a, b] = await gatewaysOn(t, redis.url, 2, { agents }) as [ListeningGateway, ListeningGateway]
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', host: 'localhost', port: 31_151, weight: 5 })
+    await register(a, { name: 'planner', host: 'localhost', port: 31_152 })
+    await until(() => ports(b, 'planner').length === 2, 'both have it')
+
+    t.match(await ask(a, 'DELETE', `/registry/planner/instances/${id}?drain=true`), { status: 200 })
+
+    await until(() => ports(a, 'planner').length === 1, 'it is out there')
+    await until(() => b.registry.get('planner').instances.some(({ port, weight, runtime }) => port === 31_151 && weight === 1 && !runtime.draining), 'at the other it serves as its file says')
+    const kept = await redis.ask(client => client.hkeys(a.redis.key('registry', 'agent', 'planner')))
+    t.same(kept.filter(field => /^[bd]:/.test(field)), [])
+  })
+
+  await t.test('what is registered is the same at all after a file changed, and after other hosts are allowed', async t => {
+    const fleet = (metadata: Record<string, unknown>) => [{ name: 'planner', port: 31_161, metadata }]
+    const [a, b] = await gatewaysOn(t, redis.url, 2, { agents: fleet({ of: 'file' }) }) as [ListeningGateway, ListeningGateway]
+    await register(a, { name: 'planner', host: '127.0.0.1', port: 31_162, metadata: { of: 'registration' } })
+    await until(() => b.registry.get('planner').metadata['of'] === 'registration', 'both have it')
+
+    b.registry.replaceFile([{ ...fleet({ of: 'another file' })[0]!, instances: [{ host: 'localhost', port: 31_161, protocol: 'http', weight: 1 }] }])
+    b.registrations.reread()
+    await until(() => b.registry.get('planner').metadata['of'] === 'registration', 'what is registered stands')
+
+    b.registryRules.reconfigure({ allowedHosts: ['10.0.0.0/8'] })
+    t.same(ports(b, 'planner'), [31_161])
+    b.registryRules.reconfigure({ allowedHosts: ['127.0.0.0/8'] })
+    await until(() => ports(b, 'planner').length === 2, 'it is back')
+  })
+
   await t.test('a Redis that can be read and not written serves whoever starts, and says so', async t => {
     const [a] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
     await register(a, { name: 'planner', port: 31_201 })
@@ -355,8 +388,14 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     t.match(await register(far, { name: 'refused', port: 30_003 }), { status: 503 })
     await line.mend()
     await until(() => ports(far, 'comes').length === 1 && ports(far, 'leaves').length === 0, 'it has what came and not what left')
-    t.match(ports(far, 'planner'), [agent.port])
+    t.same(ports(far, 'planner'), [agent.port])
     t.equal(ports(near, 'refused').length, 0)
+
+    line.freeze()
+    await until(() => !far.redis.isUp, 'nothing comes any more')
+    await register(near, { name: 'meanwhile', port: 30_004 })
+    await until(async () => (await register(far, { name: 'later', port: 30_005 })).status === 201, 'it has other connections')
+    await until(() => ports(far, 'meanwhile').length === 1, 'and hears by them')
   })
 })
 
