@@ -4,7 +4,9 @@ const inWords: readonly (readonly [pattern: RegExp, words: string])[] = [
   [/^Command timed out$/, 'no answer in time'],
   [/^(Stream isn't writeable|Connection is closed)/, 'no connection'],
   [/^NOAUTH\b/, 'it wants a password'],
-  [/^WRONGPASS\b/, 'it refuses the password']
+  [/^WRONGPASS\b/, 'it refuses the password'],
+  [/^OOM\b/, 'its memory is full'],
+  [/^READONLY\b/, 'it follows another one, and can not be written']
 ]
 
 /** @param error what a command failed with, or the connection */
