@@ -155,7 +155,7 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
     const ticket = ticketFor(request)
     if (ticket === null) return
     ;(request as Ticketed)[ticketOf] = ticket
-    const result = await resultOf(request, ticket)
+    const result = await (shared === null ? limiterOf(ticket.quota)(request) : resultOf(request, ticket))
     if (result === null || result.isAllowed) return // on an allow list: there is none
     if (result.remaining === ticket.quota.burst) return // nothing was counted: there is nothing to tell
     const seconds = String(result.ttlInSeconds)
