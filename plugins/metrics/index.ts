@@ -43,16 +43,21 @@ const metricsPlugin: FastifyPluginAsync<MetricsPluginOptions> = async (fastify, 
   const registry = new Registry()
   const counts = new Counts(fleet, clock)
   const version = packageVersion()
+  /** Nobody pays for figures that nobody has asked for yet. */
+  let measure = () => {}
 
   fastify.decorate('metrics', {
     registry,
     async text (sees = () => true) {
+      measure()
       const ofFleet = await writeFamilies(fleetFamilies({ fastify, counts, version, sees }))
       return ofFleet + await registry.metrics()
     }
   })
   if (!enabled) return
 
+  const { start, stop } = addProcessFigures(registry, clock)
+  measure = start
   const stops = [
     facts.onFinished(exchange => counts.countExchange(exchange)),
     upstream.onSettled(attempt => counts.countAttempt(attempt)),
@@ -60,7 +65,7 @@ const metricsPlugin: FastifyPluginAsync<MetricsPluginOptions> = async (fastify, 
       const now = clock.now()
       for (const { lease } of removed) if (lease !== null && lease.expiresAt <= now) counts.leaseExpirations++
     }),
-    addProcessFigures(registry, clock)
+    stop
   ]
   fastify.addHook('onClose', async () => {
     for (const stop of stops) stop()

@@ -28,21 +28,30 @@ const gcKinds: Readonly<Record<number, string>> = {
   [constants.NODE_PERFORMANCE_GC_WEAKCB]: 'weakcb'
 }
 
-/** Adds the figures to the registry. @returns stops what measures */
-export function addProcessFigures (registry: Registry, clock: Clock): () => void {
+/** What costs something while it measures. */
+interface Measuring {
+  start (): void
+  stop (): void
+}
+
+/** Adds the figures to the registry. Collections and the loop's delay are measured from `start()` on; again it does nothing. */
+export function addProcessFigures (registry: Registry, clock: Clock): Measuring {
   for (const addTo of [cpu, startTime, memory, openFiles, maxFiles, heapSize, heapSpaces, version]) addTo(registry)
-  const stopLoop = addLoopFigures(registry, clock)
-  const stopGc = addGcFigures(registry)
-  return () => {
-    stopLoop()
-    stopGc()
+  const parts = [addLoopFigures(registry, clock), addGcFigures(registry)]
+  let isStarted = false
+  return {
+    start () {
+      if (isStarted) return
+      isStarted = true
+      for (const part of parts) part.start()
+    },
+    stop () { for (const part of parts) part.stop() }
   }
 }
 
-function addLoopFigures (registry: Registry, clock: Clock): () => void {
+function addLoopFigures (registry: Registry, clock: Clock): Measuring {
   const registers = [registry]
   const delays = monitorEventLoopDelay({ resolution: resolutionMs })
-  delays.enable()
   let measuredSince = clock.now()
 
   const lag = (part: string, help: string, read: () => number) => new Gauge({
@@ -82,10 +91,10 @@ function addLoopFigures (registry: Registry, clock: Clock): () => void {
       this.inc(performance.eventLoopUtilization().active / 1_000)
     }
   })
-  return () => delays.disable()
+  return { start: () => { delays.enable() }, stop: () => { delays.disable() } }
 }
 
-function addGcFigures (registry: Registry): () => void {
+function addGcFigures (registry: Registry): Measuring {
   const durations = new Histogram({
     name: 'nodejs_gc_duration_seconds',
     help: 'Garbage collections by kind.',
@@ -99,6 +108,5 @@ function addGcFigures (registry: Registry): () => void {
       durations.observe({ kind: gcKinds[detail?.kind ?? -1] ?? 'other' }, entry.duration / 1_000)
     }
   })
-  observer.observe({ entryTypes: ['gc'] })
-  return () => observer.disconnect()
+  return { start: () => observer.observe({ entryTypes: ['gc'] }), stop: () => observer.disconnect() }
 }
