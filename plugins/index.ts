@@ -17,6 +17,8 @@ export { default as drain } from './drain/index.ts'
 export { default as cors } from './cors/index.ts'
 /** The Redis that several gateways share: `fastify.redis`. */
 export { default as redis } from './redis/index.ts'
+/** Other processes that serve the same fleet, and what they can be asked: `fastify.peers`. With `redis` before it also other gateways. */
+export { default as peers } from './peers/index.ts'
 /** Which instances serve which agent: `fastify.registry`, `fastify.registryState`, `fastify.registryRules`. */
 export { default as registry } from './registry/index.ts'
 /** Who may do what: `request.principal`, `fastify.auth`. */

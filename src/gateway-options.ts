@@ -16,7 +16,8 @@ const rules: Readonly<Record<string, Rule>> = {
   fallbackSecret: { holds: value => typeof value === 'string', message: 'must be a text' },
   clock: { holds: value => hasMethods(value, 'now', 'after', 'every'), message: 'must have now(), after() and every()' },
   onStreamed: { holds: value => typeof value === 'function', message: 'must be a function' },
-  auditDestination: { holds: value => hasMethods(value, 'write'), message: 'must have write()' }
+  auditDestination: { holds: value => hasMethods(value, 'write'), message: 'must have write()' },
+  workers: { holds: value => hasMethods(value, 'send', 'onMessage'), message: 'must have worker, send() and onMessage()' }
 }
 
 /** Names that code may give at this path: a key that is not known there may be meant as one of them. */

@@ -24,6 +24,8 @@ import facts from '../plugins/facts/index.ts'
 import guard from '../plugins/guard/index.ts'
 import health from '../plugins/health/index.ts'
 import metrics from '../plugins/metrics/index.ts'
+import peers from '../plugins/peers/index.ts'
+import type { WorkerChannel } from '../plugins/peers/worker-channel.ts'
 import problem from '../plugins/problem/index.ts'
 import proxy, { type ProxyPluginOptions } from '../plugins/proxy/index.ts'
 import rateLimit from '../plugins/rate-limit/index.ts'
@@ -70,6 +72,8 @@ export interface FleetGatewayOptions extends Omit<FleetConfigInput, 'balancer'> 
   upstreamClient?: NonNullable<ProxyPluginOptions['upstreamClient']>
   /** Takes the audit log's lines instead of a file. */
   auditDestination?: NonNullable<AuditLogPluginOptions['destination']>
+  /** The way to the other workers, where this process is one of several: they share a listener, a state folder and a Redis. */
+  workers?: WorkerChannel
 }
 
 /** Configuration as it was written, and as it was understood. */
@@ -90,7 +94,7 @@ interface Prepared extends Loaded {
 
 /** The gateway as a plugin: `app.register(fleetGateway, { prefix: '/fleet', … })`. Encapsulated; the host's routes are left alone. */
 export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gateway, opts) => {
-  const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, upstreamClient, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
+  const { file, env = {}, fallbackSecret, clock = systemClock, balancer, auditDestination, onStreamed, upstreamClient, workers, notFound = mountPath(gateway.prefix) !== '', ...rest } = opts
   const { prefix: _prefix, logLevel: _logLevel, logSerializers: _logSerializers, ...others } = rest as FleetConfigInput & Record<string, unknown>
   const wrong = codeOptionErrors(opts)
   if (wrong.length > 0) throw new OptionsError('', wrong)
@@ -134,7 +138,8 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(drain, { clock })                                        // answers during a drain end their connections
   await gateway.register(cors, { ...corsOf(atStart), switchable: notFound })      // before auth: a preflight carries no credentials
   await placing(atStart.source, () => gateway.register(redis, { ...input.redis, clock })) // before who shares something by it
-  await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), clock }) // who is asked for decides about permissions and limits
+  await gateway.register(peers, { ...(workers && { workers }), clock })           // before who asks others
+  await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), isKeptByOther: workers !== undefined && workers.worker !== 1, clock }) // who is asked for decides about permissions and limits
   await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
   await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })

@@ -47,6 +47,7 @@ export type { FactsLog, FactsPluginOptions, RequestFacts } from '../plugins/fact
 export type { GuardPluginOptions } from '../plugins/guard/index.ts'
 export type { Health, HealthPluginOptions } from '../plugins/health/index.ts'
 export type { Metrics, MetricsPluginOptions } from '../plugins/metrics/index.ts'
+export type { Heard, Peer, PeerAnswer, Peers, PeersPluginOptions, WorkerChannel } from '../plugins/peers/index.ts'
 export type { ProblemPluginOptions } from '../plugins/problem/index.ts'
 export type { Proxy, ProxyPluginOptions } from '../plugins/proxy/index.ts'
 export type { RateLimitPluginOptions, RateLimiter } from '../plugins/rate-limit/index.ts'

@@ -34,6 +34,10 @@ const busyMs = 50
 /** and at the end of the process not for longer than this. */
 const patienceMs = 1_000
 
+/** So much goes into a pipe in one piece, whoever else writes to it, as other workers do (POSIX has 512 at least, Linux this). */
+const atomicBytes = 4_096
+const lineFeed = 10
+
 const writeAsync = promisify(write)
 
 /**
@@ -73,6 +77,7 @@ class DescriptorDestination implements OpenDestination {
   readonly #fd: number
   readonly #file: string | undefined
   readonly #onError: (error: Error) => void
+  readonly #isPipe: boolean
   #pending: string[] = []
   #pendingLength = 0
   #draining: Promise<void> | null = null
@@ -85,6 +90,7 @@ class DescriptorDestination implements OpenDestination {
     this.#fd = fd
     this.#file = file
     this.#onError = onError
+    this.#isPipe = fstatSync(fd).isFIFO()
   }
 
   get isElsewhere (): boolean {
@@ -116,7 +122,7 @@ class DescriptorDestination implements OpenDestination {
     const giveUpAt = performance.now() + patienceMs
     let rest = this.#take()
     try {
-      while (rest.length > 0) rest = rest.subarray(this.#writeSomeSync(rest, giveUpAt))
+      while (rest.length > 0) rest = rest.subarray(this.#writeSomeSync(this.#piece(rest), giveUpAt))
     } catch (error) {
       this.#onError(error as Error)
     }
@@ -128,6 +134,13 @@ class DescriptorDestination implements OpenDestination {
     this.#giveUpAt = performance.now() + patienceMs
     await this.#draining
     if (this.#fd !== standardOutput) await promisify(close)(this.#fd).catch(this.#onError)
+  }
+
+  /** What is written next: all of it, or as many whole lines as nobody else's get between. */
+  #piece (bytes: Buffer): Buffer {
+    if (!this.#isPipe || bytes.length <= atomicBytes) return bytes
+    const end = bytes.lastIndexOf(lineFeed, atomicBytes - 1)
+    return end === -1 ? bytes : bytes.subarray(0, end + 1)
   }
 
   #take (): Buffer {
@@ -142,7 +155,7 @@ class DescriptorDestination implements OpenDestination {
     while (this.#pendingLength > 0) {
       let rest = this.#take()
       try {
-        while (rest.length > 0) rest = rest.subarray(await this.#writeSome(rest))
+        while (rest.length > 0) rest = rest.subarray(await this.#writeSome(this.#piece(rest)))
       } catch (error) {
         this.#onError(error as Error)
       }

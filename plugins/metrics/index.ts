@@ -6,15 +6,17 @@ import fp from 'fastify-plugin'
 import { Registry } from 'prom-client'
 import type {} from '../auth/index.ts'
 import type {} from '../auth/route-config.ts'
+import type {} from '../peers/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { parseOptions } from '../../src/options.ts'
-import { mayTouch } from '../../src/principal.ts'
+import { anyone, mayTouch, type Principal } from '../../src/principal.ts'
 import { packageVersion } from '../../src/version.ts'
 import { Counts } from './counts.ts'
 import { writeFamilies } from './exposition.ts'
 import { fleetFamilies } from './families.ts'
 import { MetricsOptions } from './options.ts'
 import { addProcessFigures } from './process-figures.ts'
+import { joinTexts } from './workers.ts'
 
 export interface Metrics {
   /** prom-client's registry of this gateway, with the process's figures. What an application adds to it is in the answer, for every reader. */
@@ -71,10 +73,20 @@ const metricsPlugin: FastifyPluginAsync<MetricsPluginOptions> = async (fastify, 
     for (const stop of stops) stop()
     registry.clear()
   })
+
+  /** Of all workers of this gateway, where there are several: whichever is asked. */
+  async function textFor (principal: Principal | null | undefined): Promise<string> {
+    if (!fastify.hasDecorator('peers') || !fastify.peers.hasWorkers) return await fastify.metrics.text(name => mayTouch(principal, name))
+    const { answers } = await fastify.peers.ask('workers', 'metrics', principal === undefined ? anyone : principal)
+    const texts = answers.map(({ from, value }) => ({ worker: from.worker!, text: value as string }))
+    return joinTexts(texts.sort((one, other) => one.worker - other.worker))
+  }
+
+  if (fastify.hasDecorator('peers')) fastify.peers.answer('metrics', principal => fastify.metrics.text(name => mayTouch(principal as Principal | null, name)))
   await fastify.register(async routes => {
-    routes.get('/metrics', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
+    routes.get('/metrics', { config: { fleet: { scope: 'read' } } }, async ({ principal }, reply) => {
       void reply.header('cache-control', 'no-store').type(registry.contentType)
-      return fastify.metrics.text(name => mayTouch(request.principal, name))
+      return await textFor(principal)
     })
   })
 }

@@ -4,6 +4,7 @@
 import { isDeepStrictEqual } from 'node:util'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
+import type {} from '../peers/index.ts'
 import type {} from '../redis/index.ts'
 import type {} from '../upstream/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
@@ -14,7 +15,7 @@ import { parseOptions } from '../../src/options.ts'
 import { RegistryOptions } from './options.ts'
 import { ownRegistrations, type Registrations } from './registrations.ts'
 import { shareRegistrations } from './shared.ts'
-import { createStateFile } from './state-file.ts'
+import { createStateFile, createStateReader } from './state-file.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -44,6 +45,8 @@ export interface RegistryRules {
 /** Data of `registry` in fleet.yaml, and seams. Without `stateDir` nothing is kept over a restart. */
 export interface RegistryPluginOptions extends Partial<RegistryOptions> {
   clock?: Clock
+  /** Another process keeps the state in the folder, and this one only reads it at its start. @default false */
+  isKeptByOther?: boolean
 }
 
 /** Of one agent; and of all agents on average, so that a fleet of many agents with many instances each does not fill the memory. */
@@ -64,12 +67,12 @@ const retryMs = 5_000
 const sharedWriteMs = 1_000
 
 const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify, opts) => {
-  const { clock = systemClock, ...data } = opts
-  const parse = (options: Partial<RegistryOptions>) => parseOptions(RegistryOptions, options, 'registry', ['clock'])
+  const { clock = systemClock, isKeptByOther = false, ...data } = opts
+  const parse = (options: Partial<RegistryOptions>) => parseOptions(RegistryOptions, options, 'registry', ['clock', 'isKeptByOther'])
   const { maxAgents, stateDir, ...rules } = parse(data)
   let { allowedHosts } = rules
   const registry = new Registry(clock, limitsFor(maxAgents))
-  const stateFile = stateDir === undefined ? null : createStateFile(stateDir, fastify.log)
+  const stateFile = stateDir === undefined ? null : isKeptByOther ? createStateReader(stateDir, fastify.log) : createStateFile(stateDir, fastify.log)
 
   const saved = await stateFile?.load({ ...(allowedHosts && { allowedHosts }) })
   if (saved) {
@@ -89,6 +92,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       log: fastify.log,
       seen: saved?.state.shared ?? null,
       hostRules: () => ({ ...(allowedHosts && { allowedHosts }) }),
+      ...(fastify.hasDecorator('peers') && fastify.peers.hasWorkers && { peers: fastify.peers }),
       onApplied (name) {
         changedAt ??= clock.now()
         if (fastify.hasDecorator('upstream')) fastify.upstream.reconsider(name)

@@ -8,6 +8,7 @@ import type { Redis } from 'ioredis'
 import type { FastifyBaseLogger } from 'fastify'
 import type {} from '../redis/index.ts'
 import type { FleetRedis } from '../redis/index.ts'
+import type { Peers } from '../peers/index.ts'
 import { within, type Clock } from '../../src/clock.ts'
 import { NameConflictError, NotKeptError } from '../../src/errors.ts'
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
@@ -35,6 +36,8 @@ export interface SharedOptions {
   readonly hostRules: () => RegistrationHostRules
   /** An agent was taken over from Redis. */
   readonly onApplied: (name: string) => void
+  /** The workers of this gateway, which have a change before it is answered: the next request may meet any of them. */
+  readonly peers?: Pick<Peers, 'ask' | 'answer'>
 }
 
 export interface SharedRegistrations extends Registrations {
@@ -47,6 +50,8 @@ export interface SharedRegistrations extends Registrations {
   close (): Promise<void>
 }
 
+/** What workers are asked to take over. */
+const topic = 'registry'
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
@@ -55,7 +60,7 @@ const bulkMs = 30_000
 /** The start waits so long for what others know. */
 const beginMs = 5_000
 
-export function shareRegistrations ({ redis, registry, clock, log, seen: seenBefore, hostRules, onApplied }: SharedOptions): SharedRegistrations {
+export function shareRegistrations ({ redis, registry, clock, log, seen: seenBefore, hostRules, onApplied, peers }: SharedOptions): SharedRegistrations {
   const client = redis.client!
   const keys = registryKeys((...parts) => redis.key(...parts))
   const run = loadScripts(client, keys)
@@ -116,10 +121,20 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       resync()
       throw notKept()
     }
-    if (answer[0] !== 'taken') apply(name, answer)
+    if (answer[0] !== 'taken') {
+      apply(name, answer)
+      await peers?.ask('workers', topic, { name, isRemoved: script === 'remove' })
+    }
     if (dirty.size > 0) readSoon()
     return answer
   }
+
+  /** Another worker has changed an agent, and waits until this one has it. */
+  peers?.answer(topic, async detail => {
+    const { name, isRemoved } = detail as { name: string, isRemoved: boolean }
+    await refresh(name, isRemoved)
+    return true
+  })
 
   function apply (name: string, [epoch, version, fields]: readonly unknown[], isRemoved = false): void {
     if (epoch !== seen?.epoch) return

@@ -32,6 +32,27 @@ const written = ['registry.json', 'secret']
 /** Who can't make a socket for one of these reasons can't write there either, which is said when there is something to write. */
 const cantWrite = new Set(['EACCES', 'EDQUOT', 'ENOENT', 'ENOSPC', 'ENOTDIR', 'EROFS'])
 
+/**
+ * What another process keeps, for one that only reads it: the worker that writes has the folder. What is wrong with the file it says, and sets nothing
+ * aside.
+ */
+export function createStateReader (folder: string, log: FastifyBaseLogger): StateFile {
+  const path = join(folder, 'registry.json')
+  return {
+    async load (rules) {
+      try {
+        return readKeptState(await readFile(path, 'utf8'), rules)
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') log.warn(`${path} can't be used (${messageOf(error)}); this worker begins without its registrations`)
+        return undefined
+      }
+    },
+    save: async () => {},
+    idle: async () => {},
+    close: async () => {}
+  }
+}
+
 /** The file `registry.json` in `folder`, which is made if it is not there. */
 export function createStateFile (folder: string, log: FastifyBaseLogger, lock = createFolderLock(folder)): StateFile {
   const path = join(folder, 'registry.json')

@@ -1,5 +1,6 @@
 /**
- * What the gateway did so far, in numbers: counters and latencies from finished exchanges, and `/stats`. Nobody calls it; it listens.
+ * What the gateway did so far, in numbers: counters and latencies from finished exchanges, and `/stats`. Nobody calls it; it listens. Of several
+ * workers `/stats` tells what they did together, and, when it is asked to, of all gateways that share a Redis.
  */
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
@@ -7,13 +8,17 @@ import type {} from '../auth/index.ts'
 import type {} from '../auth/route-config.ts'
 import type {} from '../discovery/index.ts'
 import type {} from '../facts/index.ts'
+import type {} from '../peers/index.ts'
+import type { Circle, Heard } from '../peers/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
+import { BadRequestError } from '../../src/errors.ts'
 import { inFlightOf, type Agent } from '../../src/fleet/agent.ts'
 import { stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
 import { mayTouch } from '../../src/principal.ts'
 import { Counters, type AgentCounters, type InstanceCounters } from './counters.ts'
 import { latencyView, type LatencyView } from './latency.ts'
+import { addParts, partOf, processOf, type ProcessStats, type StatsPart } from './parts.ts'
 
 /** One instance in `/stats`; attempts are what is counted. */
 export interface InstanceStats {
@@ -68,6 +73,10 @@ export interface StatsSnapshot {
   config: ConfigStats
   /** By agent name; without a prototype, so that any name is an ordinary key. */
   agents: Record<string, AgentStats>
+  /** Each process whose figures are in these, this one first; left out where one process is all there is. */
+  processes?: ProcessStats[]
+  /** So many more were asked and did not answer; null when they could not be asked, so that these are the figures of this gateway alone. */
+  silent?: number | null
 }
 
 export interface Stats {
@@ -113,6 +122,37 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
     return { requests, errors, retries, in_flight: inFlightOf(agent), latency_ms: latencyView(latency), instances: byId }
   }
 
+  /** What others are told, and what of it is of the whole process. */
+  function part (): StatsPart {
+    const { requests, errors, proxied } = counters
+    return partOf({ requests, errors, proxied, in_flight: facts.inFlight, uptime_seconds: uptime() }, registry.agents(), counters)
+  }
+
+  const uptime = () => Math.round(performance.now() - startMark) / 1_000
+
+  /** With the figures of others added; as they were for one who has no others. */
+  async function withOthers (snapshot: StatsSnapshot, whom: Circle): Promise<StatsSnapshot> {
+    if (!fastify.hasDecorator('peers') || (whom === 'workers' && !fastify.peers.hasWorkers)) return snapshot
+    const { self } = fastify.peers
+    const { heard, isAll } = await askAll(whom)
+    const own = part()
+    const others = heard.answers.filter(({ from, value }) => from.id !== self.id && value !== null) as { from: typeof self, value: StatsPart }[]
+    addParts(snapshot, own, others.map(({ value }) => value))
+    snapshot.processes = [processOf(self, own), ...others.map(({ from, value }) => processOf(from, value))]
+    snapshot.silent = isAll ? heard.silent : null
+    return snapshot
+  }
+
+  /** Where Redis can't be asked, the workers of this gateway still can. */
+  async function askAll (whom: Circle): Promise<{ heard: Heard, isAll: boolean }> {
+    try {
+      return { heard: await fastify.peers.ask(whom, 'stats'), isAll: true }
+    } catch {
+      return { heard: await fastify.peers.ask('workers', 'stats'), isAll: false }
+    }
+  }
+
+  if (fastify.hasDecorator('peers')) fastify.peers.answer('stats', part)
   fastify.decorate('stats', {
     totals: counters,
     ofAgent: ({ rotation }) => counters.ofAgent(rotation),
@@ -125,7 +165,7 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
         total_requests: counters.requests,
         total_errors: counters.errors,
         total_proxied: counters.proxied,
-        uptime_seconds: Math.round(performance.now() - startMark) / 1_000,
+        uptime_seconds: uptime(),
         registered_agents: seen.length,
         routes: seen.reduce((count, { aliases }) => count + 1 + aliases.length, 0),
         in_flight: facts.inFlight,
@@ -140,9 +180,10 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
     stopSettled()
   })
   await fastify.register(async routes => {
-    routes.get('/stats', { config: { fleet: { scope: 'read' } } }, async (request, reply) => {
+    routes.get<{ Querystring: { gateways?: unknown } }>('/stats', { config: { fleet: { scope: 'read' } } }, async ({ principal, query: { gateways } }, reply) => {
+      if (gateways !== undefined && gateways !== 'all') throw new BadRequestError('gateways must be "all", or be left out')
       void reply.header('cache-control', 'no-store')
-      return fastify.stats.snapshot(({ name }) => mayTouch(request.principal, name))
+      return await withOthers(fastify.stats.snapshot(({ name }) => mayTouch(principal, name)), gateways === 'all' ? 'gateways' : 'workers')
     })
   })
 }

@@ -29,13 +29,15 @@ export interface Started {
   readonly stateDir: string
   /** and whether they can be. */
   readonly canKeep: boolean
+  /** How many processes serve. */
+  readonly workers: number
 }
 
 /** So many instances that don't answer are named. */
 const mostNamed = 5
 
 export function announce (started: Started, io: CommandIo): void {
-  const { gateway, config, file, wanted, stateDir, canKeep } = started
+  const { gateway, config, file, wanted, stateDir, canKeep, workers } = started
   const { yellow } = colorsFor(io.stderr, io.env)
   const line = (label: string, text: string) => say(io, `  ${label.padEnd(8)}${text}`)
   const agents = [...gateway.registry.agents()]
@@ -52,6 +54,7 @@ export function announce (started: Started, io: CommandIo): void {
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
   if (gateway.redis.enabled) line('redis', gateway.registrations.isAvailable ? 'shared with all gateways that name it: registrations, leases, limits' : yellow('does not answer, or can not be written (the log says why): registrations are refused until it does'))
+  if (workers > 1) line('workers', `${workers} processes on this port`)
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
   if (config.console.enabled) line('console', `${urlOf(started)}/console/`)
   const [first, ...others] = suggestions(started, silent, io)

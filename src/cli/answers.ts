@@ -61,6 +61,16 @@ export const IndexShape = Type.Object({
 
 /** `GET /stats` */
 export const StatsShape = Type.Object({
+  processes: Type.Optional(Type.Array(Type.Object({
+    host: Type.String(),
+    pid: Type.Integer(),
+    worker: Type.Optional(Type.Integer()),
+    uptime_seconds: Type.Number(),
+    total_requests: Type.Integer(),
+    total_errors: Type.Integer(),
+    in_flight: Type.Integer()
+  }))),
+  silent: Type.Optional(orNull(Type.Integer())),
   total_requests: Type.Integer(),
   total_proxied: Type.Integer(),
   total_errors: Type.Integer(),

@@ -16,6 +16,8 @@ export interface ConfigFlags {
   rateLimit?: number | boolean
   /** false for --no-cors */
   cors?: boolean
+  /** How many processes serve. */
+  workers?: number
 }
 
 /** Who said the value of a setting. */

@@ -18,7 +18,7 @@ export async function createProgram (io: CommandIo, words?: readonly string[]): 
     .enablePositionalOptions() // so that "--" and what is behind it are left to the command
     .addHelpText('after', `
 Exit codes: ${exitCodes.good} good, ${exitCodes.failed} failed, ${exitCodes.wrongUsage} wrong usage.
-Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_STATE_DIR (what is kept), FLEET_REDIS_URL (what gateways share), FLEET_URL, FLEET_CA_FILE (gateway of the other commands), NO_COLOR.`)
+Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (listener), FLEET_STATE_DIR (what is kept), FLEET_REDIS_URL (what gateways share), FLEET_WORKERS (processes), FLEET_URL, FLEET_CA_FILE (gateway of the other commands), NO_COLOR.`)
   for (const { name, about, load } of commands) {
     const isWanted = words === undefined || words.includes(name)
     program.addCommand((isWanted ? (await load())(io) : new Command(name)).description(about))

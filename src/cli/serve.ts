@@ -3,7 +3,9 @@
  */
 import { constants, existsSync } from 'node:fs'
 import { access } from 'node:fs/promises'
+import { hostname } from 'node:os'
 import { dirname } from 'node:path'
+import { pid } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
 import type { FastifyInstance } from 'fastify'
@@ -21,6 +23,9 @@ import { makeObjectsYoung } from './pretenuring.ts'
 import { setUp } from './setup.ts'
 import { defaultHost, defaultPort } from './target.ts'
 import { logDestination } from './terminal-log.ts'
+import { workerCount, workersOf } from './workers/count.ts'
+import { superviseWorkers } from './workers/primary.ts'
+import { ownWorker, type OwnWorker } from './workers/worker.ts'
 
 /** As commander gives them; a flag that was not given is undefined. */
 export interface ServeFlags extends ConfigFlags {
@@ -46,6 +51,7 @@ export function serveCommand (io: CommandIo): Command {
     .option('--no-rate-limit', 'do not limit requests')
     .option('--no-cors', 'leave cross-origin requests to the agents')
     .option('--fleet, --fleet-yaml <file>', 'the fleet\'s file (fleet.yaml)')
+    .option('--workers <n>', 'so many processes on the same port, "auto" for one for each processor; they share a Redis (FLEET_WORKERS; 1)', workerCount)
     .option('--dry-run', 'print the configuration that it would run with, and who said each value; listen to nothing, write nothing')
     .option('--json', 'with --dry-run: print JSON, for programs')
     .action(async (flags: ServeFlags) => {
@@ -58,6 +64,7 @@ export function serveCommand (io: CommandIo): Command {
     ['fleet-gateway serve'],
     ['FLEET_SECRET=… fleet-gateway serve --port 9001 --fleet fleet.yaml'],
     ['fleet-gateway serve --no-auth', 'on a laptop, loopback only'],
+    ['fleet-gateway serve --workers auto', 'all processors of a machine; needs redis.url'],
     ['fleet-gateway serve --dry-run', 'what it would run with, and from where']
   ])
 }
@@ -70,9 +77,17 @@ function boundsOf (section: 'server' | 'rateLimit', key: string): [least: number
 
 /** Runs until a signal ends it; resolves with the exit code. @throws CommandError */
 export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> {
-  const signals = watchSignals(io)
+  const worker = ownWorker(io.env)
+  const workers = workersOf(flags, io.env)
+  if (worker === undefined && workers > 1) return await superviseWorkers(workers, io)
+  return await serveHere(flags, io, worker)
+}
+
+/** In this process, whether it is the only one or a worker. */
+async function serveHere (flags: ServeFlags, io: CommandIo, worker: OwnWorker | undefined): Promise<number> {
+  const signals = watchSignals(io, worker)
   try {
-    const running = runGateway(flags, io, signals)
+    const running = runGateway(flags, io, signals, worker)
     const code = await Promise.race([running, signals.endedEarly])
     if (signals.ending) {
       await Promise.race([running.catch(() => {}), sleep(sameSignalMs)])
@@ -85,31 +100,32 @@ export async function serve (flags: ServeFlags, io: CommandIo): Promise<number> 
   }
 }
 
-async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals): Promise<number> {
+async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals, worker: OwnWorker | undefined): Promise<number> {
   const { file, overrides, config, secret, stateDir } = await setUp(flags, io)
   if (signals.ending) return exitCodes.good
   makeObjectsYoung()
-  const log = pino({ level: 'warn' }, logDestination(io))
-  const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector() }, { loggerInstance: log })
+  const log = pino({ level: 'warn', ...(worker && { base: { pid, hostname: hostname(), worker: worker.worker } }) }, logDestination(io))
+  const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector(), ...(worker && { workers: worker }) }, { loggerInstance: log })
   if (signals.ending) {
     await gateway.close()
     return exitCodes.good
   }
   await listen(gateway, config)
-  const ended = untilSignal(gateway, config, signals, io)
+  const ended = untilSignal(gateway, config, signals, io, worker)
   try {
     await secret?.keep()
   } catch (error) {
     await gateway.close()
     throw error
   }
+  worker?.send({ kind: 'started' })
   log.level = 'info' // from now on also that an instance is back; where it listens is said below
-  if (gateway.drain.draining) return await ended // somebody has changed their mind
+  if (gateway.drain.draining || worker?.isSpeaker === false || worker?.isAgain === true) return await ended // somebody has changed their mind, or it was said
   say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)
   const canKeep = await isWritable(stateDir)
   await Promise.race([gateway.health.firstRound(), sleep(firstProbesMs, undefined, { ref: false }), ended])
   if (gateway.drain.draining) return await ended
-  announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep }, io)
+  announce({ gateway, config, secret, file: existsSync(file) ? file : null, wanted: file, stateDir, canKeep, workers: workersOf(flags, io.env) }, io)
   return await ended
 }
 
@@ -148,7 +164,7 @@ interface Signals {
   leave (): void
 }
 
-function watchSignals (io: CommandIo): Signals {
+function watchSignals (io: CommandIo, worker: OwnWorker | undefined): Signals {
   const early: NodeJS.Signals[] = []
   let ending = false
   let listener: (signal: NodeJS.Signals) => void
@@ -157,7 +173,7 @@ function watchSignals (io: CommandIo): Signals {
       early.push(signal)
       if (isRequest(signal) || ending) return
       ending = true
-      say(io, `${signal}: ended before it listened`)
+      if (worker?.isSpeaker !== false) say(io, `${signal}: ended before it listened`)
       resolve(exitCodes.good)
     }
   })
@@ -179,7 +195,7 @@ function isRequest (signal: NodeJS.Signals): boolean {
 }
 
 /** Drains on the first signal, ends at once on a later one, reloads on SIGHUP, opens the audit log again on SIGUSR2. */
-function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals: Signals, io: CommandIo): Promise<number> {
+function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals: Signals, io: CommandIo, worker: OwnWorker | undefined): Promise<number> {
   return new Promise((resolve, reject) => {
     let firstAt: number | null = null
     signals.take(signal => {
@@ -196,7 +212,7 @@ function untilSignal (gateway: FastifyInstance, { server }: FleetConfig, signals
         return io.exit(signal === 'SIGINT' ? 130 : 143)
       }
       firstAt = now
-      say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish${signal === 'SIGINT' ? '; Ctrl-C again ends it at once' : ''}`)
+      if (worker?.isSpeaker !== false) say(io, `${signal}: no new connections; what is in flight has ${server.drainTimeout / 1_000} s to finish${signal === 'SIGINT' ? '; Ctrl-C again ends it at once' : ''}`)
       gateway.drain.begin({ delayMs: server.drainDelay, timeoutMs: server.drainTimeout })
         .then(() => gateway.close())
         .then(() => resolve(0), reject)

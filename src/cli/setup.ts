@@ -10,6 +10,7 @@ import { CommandError, type CommandIo } from './io.ts'
 import { overridesOf, type ConfigFlags, type ValueSource } from './overrides.ts'
 import { findSecret, type FoundSecret } from './secret.ts'
 import { defaultFile } from './target.ts'
+import { workersOf } from './workers/count.ts'
 
 export interface Setup {
   /** The fleet's file, whether it exists or not. */
@@ -40,6 +41,10 @@ export async function setUp (flags: ConfigFlags & { fleet?: string }, io: Comman
   const stateDir = stateDirOf(merged, file)
   parseConfig(merged, source) // what is wrong with the file comes before what is wrong with the secret
   if (flags.secret !== undefined && merged.auth?.enabled === false) throw new CommandError(`--secret is given, but ${file} has auth.enabled: false`)
+  if (workersOf(flags, io.env) > 1 && merged.redis?.url === undefined) {
+    throw new CommandError('Several workers need a Redis, by which they share registrations, leases and limits: name it with redis.url in ' +
+      `${file} or with FLEET_REDIS_URL, or start without --workers (FLEET_WORKERS)`)
+  }
   const secret = merged.auth?.enabled === false ? null : await findSecret(flags.secret, io.env, merged.auth, stateDir)
   const said = secret?.secret
   const overrides = said === undefined || secret?.isOwn === true ? given.config : { ...given.config, auth: { ...given.config.auth, secret: said } }

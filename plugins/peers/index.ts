@@ -1,0 +1,134 @@
+/**
+ * `fastify.peers`: the other processes that serve the same fleet, and what they can be asked: the workers of this gateway (`serve --workers`), and
+ * all gateways that share its Redis. What is asked, and what is made of the answers, is the business of who asks.
+ */
+import { randomBytes } from 'node:crypto'
+import { hostname } from 'node:os'
+import { pid } from 'node:process'
+import type { FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import type {} from '../redis/index.ts'
+import type { FleetRedis } from '../redis/index.ts'
+import { systemClock, type Clock } from '../../src/clock.ts'
+import { Questions, type Heard, type Peer, type PeerAnswer } from './questions.ts'
+import type { ToWorker, WorkerChannel } from './worker-channel.ts'
+
+/** What a process says to a question; it must survive JSON. @param detail what the question is about */
+export type Answerer = (detail: unknown) => unknown
+
+export interface Peers {
+  /** This process. */
+  readonly self: Peer
+  /** Whether this process is one of several workers of its gateway. */
+  readonly hasWorkers: boolean
+  /** Has this process answer questions of a topic. */
+  answer (topic: string, answerer: Answerer): void
+  /**
+   * Asks all workers of this gateway, or all gateways (each with its workers), this process included; without others only itself.
+   * Who does not answer within a second is counted as silent. Rejects when Redis can't be asked.
+   */
+  ask (whom: Circle, topic: string, detail?: unknown): Promise<Heard>
+}
+
+/** Who is asked. */
+export type Circle = 'workers' | 'gateways'
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    /** The other processes that serve the same fleet. */
+    peers: Peers
+  }
+}
+
+export interface PeersPluginOptions {
+  /** The way to the other workers of this gateway. @default there are none */
+  workers?: WorkerChannel
+  clock?: Clock
+}
+
+/** Who is asked has so long for an answer. */
+const patienceMs = 1_000
+
+/** Puts a question to all of a circle. */
+type Ask = (topic: string, detail: unknown) => Promise<Heard>
+
+const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { workers, clock = systemClock }) => {
+  const self: Peer = { id: randomBytes(6).toString('hex'), host: hostname(), pid, ...(workers && { worker: workers.worker }) }
+  const answerers = new Map<string, Answerer>()
+
+  /** Undefined for a topic that this process knows nothing of: another version of it may. */
+  async function answerTo (topic: string, detail: unknown): Promise<unknown> {
+    try {
+      return await answerers.get(topic)?.(detail)
+    } catch (error) {
+      fastify.log.error(error, `A question of another process could not be answered (${topic})`)
+      return undefined
+    }
+  }
+
+  async function askSelf (topic: string, detail: unknown): Promise<Heard> {
+    return { answers: [{ from: self, value: await answerTo(topic, detail) }], silent: 0 }
+  }
+
+  function overWorkers (channel: WorkerChannel): Ask {
+    const questions = new Questions(clock, patienceMs)
+    const stop = channel.onMessage((message: ToWorker) => {
+      const { kind, question } = message
+      if (kind === 'asked') questions.expect(question, message.count)
+      else if (kind === 'answer') questions.hear(question, message)
+      else void answerTo(message.topic, message.detail).then(value => channel.send({ kind: 'answer', question, to: message.from, from: self, value: value ?? null }))
+    })
+    fastify.addHook('onClose', async () => {
+      stop()
+      questions.close()
+    })
+    return (topic, detail) => questions.ask(async question => {
+      channel.send({ kind: 'ask', question, topic, detail })
+      return undefined
+    })
+  }
+
+  function overRedis (redis: FleetRedis): Ask {
+    const client = redis.client!
+    const questions = new Questions(clock, patienceMs)
+    const everybody = redis.key('peers')
+    const own = redis.key('peers', self.id)
+    const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
+    subscriber.on('error', () => {}) // the other connection's are in the log
+    subscriber.on('ready', () => { subscriber.subscribe(everybody, own).catch(() => subscriber.disconnect(true)) })
+    subscriber.on('message', (channel: string, text: string) => {
+      if (channel === own) {
+        const { question, ...answer } = JSON.parse(text) as PeerAnswer & { question: number }
+        questions.hear(question, answer)
+        return
+      }
+      const { question, from, topic, detail } = JSON.parse(text) as { question: number, from: string, topic: string, detail: unknown }
+      void answerTo(topic, detail)
+        .then(value => client.publish(redis.key('peers', from), JSON.stringify({ question, from: self, value: value ?? null })))
+        .catch(() => {}) // who asked counts it as silent
+    })
+    fastify.addHook('onReady', async () => { subscriber.connect().catch(() => {}) }) // it goes on trying
+    fastify.addHook('onClose', async () => {
+      questions.close()
+      subscriber.removeAllListeners()
+      subscriber.on('error', () => {})
+      subscriber.disconnect()
+    })
+    return (topic, detail) => questions.ask(question => client.publish(everybody, JSON.stringify({ question, from: self.id, topic, detail })))
+  }
+
+  const circles: Readonly<Record<Circle, Ask>> = {
+    workers: workers === undefined ? askSelf : overWorkers(workers),
+    gateways: fastify.hasDecorator('redis') && fastify.redis.enabled ? overRedis(fastify.redis) : (topic, detail) => circles.workers(topic, detail)
+  }
+
+  fastify.decorate('peers', {
+    self,
+    hasWorkers: workers !== undefined,
+    answer (topic, answerer) { answerers.set(topic, answerer) },
+    ask: (whom, topic, detail = null) => circles[whom](topic, detail)
+  })
+}
+
+export type { Heard, Peer, PeerAnswer, WorkerChannel }
+export default fp(peersPlugin, { name: 'fleet-peers', fastify: '5.x' })
