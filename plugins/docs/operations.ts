@@ -231,6 +231,7 @@ export const operations: Readonly<Record<string, Operation>> = {
     tag: 'figures',
     summary: 'Counters and latencies',
     needs: 'read',
+    parameters: [inQuery('gateways', 'Of all gateways on one Redis together.', { type: 'string', enum: ['all'] })],
     answers: {
       200: json(ref('Stats'), 'Since the gateway started.', {
         total_requests: 26,

@@ -132,6 +132,9 @@ export const schemas = {
       latency_ms: object({ p50: amount, p90: amount, p99: amount, max: amount }),
       instances: { type: 'object', description: 'By instance id.', additionalProperties: object({ requests: count, errors: count, in_flight: count, state }) }
     }))
+  }, {
+    processes: list(object({ host: text, pid: count, uptime_seconds: amount, total_requests: count, total_errors: count, in_flight: count }, { worker: count }), 'Whose figures these are, where they are of several.'),
+    silent: { type: ['integer', 'null'], description: 'So many more were asked and did not answer; null when they could not be asked.' }
   }),
 
   Explanation: object({

@@ -4,6 +4,7 @@
 import { agents, beat, config, totals } from './fleet.ts'
 import { formatCount, formatDuration, formatMoment, nothing } from '../../../src/figures.ts'
 import { you } from './gateway.ts'
+import { Gateways } from './gateways.tsx'
 import { Shape } from './marks.tsx'
 
 declare const __VERSION__: string
@@ -28,6 +29,7 @@ export function GatewayView () {
         <h2 id='gateway-title'>Gateway</h2>
         <Values rows={[['Version', __VERSION__], ['Up for', formatDuration(uptime * 1_000)], ['Requests', formatCount(requests)], ['Passed on to agents', formatCount(proxied)], ['Errors', formatCount(errors)], ['In flight', formatCount(Math.max(inFlight - watching, 0))], ['Consoles open', formatCount(watching)]]} />
       </section>
+      <Gateways />
       <section aria-labelledby='you-title'>
         <h2 id='you-title'>You</h2>
         <Values rows={[['Signed in', authenticated ? id === null ? 'with the fleet secret' : `as ${id}` : 'no: auth is off'], ['May', scopes.length === 0 ? nothing : scopes.join(', ')], ['Agents', allowed === '*' ? 'all' : allowed?.join(', ') ?? nothing]]} />
