@@ -133,7 +133,7 @@ export const schemas = {
       instances: { type: 'object', description: 'By instance id.', additionalProperties: object({ requests: count, errors: count, in_flight: count, state }) }
     }))
   }, {
-    processes: list(object({ host: text, pid: count, uptime_seconds: amount, total_requests: count, total_errors: count, in_flight: count }, { worker: count }), 'Whose figures these are, where they are of several.'),
+    processes: list(object({ id: text, host: text, uptime_seconds: amount, total_requests: count, total_errors: count, in_flight: count }, { worker: count, pid: count }), 'Whose figures these are, where they are of several.'),
     silent: { type: ['integer', 'null'], description: 'So many more were asked and did not answer; null when they could not be asked.' }
   }),
 

@@ -4,7 +4,6 @@
  */
 import { randomBytes } from 'node:crypto'
 import { hostname } from 'node:os'
-import { pid } from 'node:process'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../redis/index.ts'
@@ -53,7 +52,7 @@ const patienceMs = 1_000
 type Ask = (topic: string, detail: unknown) => Promise<Heard>
 
 const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { workers, clock = systemClock }) => {
-  const self: Peer = { id: randomBytes(6).toString('hex'), host: hostname(), pid, ...(workers && { worker: workers.worker }) }
+  const self: Peer = { id: randomBytes(6).toString('hex'), host: hostname(), ...(workers && { worker: workers.worker, pid: workers.pid }) }
   const answerers = new Map<string, Answerer>()
 
   /** Undefined for a topic that this process knows nothing of: another version of it may. */

@@ -10,9 +10,9 @@ export interface Peer {
   readonly id: string
   /** The machine's name. */
   readonly host: string
-  readonly pid: number
-  /** Which of the workers of its gateway it is, from 1; left out when there is one process. */
+  /** Which of the workers of its gateway it is, from 1, and its process id; left out when there is one process. */
   readonly worker?: number
+  readonly pid?: number
 }
 
 export interface PeerAnswer {

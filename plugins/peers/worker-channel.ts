@@ -5,6 +5,8 @@ import type { Peer } from './questions.ts'
 export interface WorkerChannel {
   /** Which worker this is, from 1. */
   readonly worker: number
+  /** Its process id. */
+  readonly pid: number
   send (message: ToPrimary): void
   /** Calls `listener` for each message, until the returned function ends that. */
   onMessage (listener: (message: ToWorker) => void): () => void

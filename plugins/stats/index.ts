@@ -14,70 +14,12 @@ import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { BadRequestError } from '../../src/errors.ts'
 import { inFlightOf, type Agent } from '../../src/fleet/agent.ts'
-import { stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
+import { stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { mayTouch } from '../../src/principal.ts'
 import { Counters, type AgentCounters, type InstanceCounters } from './counters.ts'
-import { latencyView, type LatencyView } from './latency.ts'
-import { addParts, partOf, processOf, type ProcessStats, type StatsPart } from './parts.ts'
-
-/** One instance in `/stats`; attempts are what is counted. */
-export interface InstanceStats {
-  requests: number
-  errors: number
-  in_flight: number
-  state: InstanceState
-}
-
-/** One agent in `/stats`. */
-export interface AgentStats {
-  requests: number
-  /** Answers of 500 and above, and answers that were cut off. */
-  errors: number
-  /** Attempts beyond a request's first. */
-  retries: number
-  in_flight: number
-  /** Of ordinary exchanges; event streams and WebSockets last as long as they are wanted. */
-  latency_ms: LatencyView
-  /** By instance id. */
-  instances: Record<string, InstanceStats>
-}
-
-/** The leases there are. */
-export interface LeaseStats {
-  total: number
-  /** Of these, run out: their instances are kept because too many did at once. */
-  lapsed: number
-}
-
-/** How the configuration that runs came to be. */
-export interface ConfigStats {
-  /** ISO 8601; null without a discovery plugin. */
-  loaded_at: string | null
-  /** False when the file on disk is bad and an earlier one runs. */
-  ok: boolean
-  error?: string
-}
-
-/** The answer of `/stats`. */
-export interface StatsSnapshot {
-  total_requests: number
-  total_errors: number
-  total_proxied: number
-  uptime_seconds: number
-  registered_agents: number
-  /** Names and aliases under /api. */
-  routes: number
-  in_flight: number
-  /** Of the agents below. */
-  leases: LeaseStats
-  config: ConfigStats
-  /** By agent name; without a prototype, so that any name is an ordinary key. */
-  agents: Record<string, AgentStats>
-  /** Each process whose figures are in these, this one first; left out where one process is all there is. */
-  processes?: ProcessStats[]
-  /** So many more were asked and did not answer; null when they could not be asked, so that these are the figures of this gateway alone. */
-  silent?: number | null
-}
+import { latencyView } from './latency.ts'
+import { addParts, partOf, processOf, type StatsPart } from './parts.ts'
+import type { AgentStats, ConfigStats, LeaseStats, StatsSnapshot } from './snapshot.ts'
 
 export interface Stats {
   /** The numbers as they are now, of the agents that `sees` lets through; the totals are the whole gateway's. */
@@ -125,7 +67,7 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
   /** What others are told, and what of it is of the whole process. */
   function part (): StatsPart {
     const { requests, errors, proxied } = counters
-    return partOf({ requests, errors, proxied, in_flight: facts.inFlight, uptime_seconds: uptime() }, registry.agents(), counters)
+    return partOf({ requests, errors, proxied, inFlight: facts.inFlight, uptimeSeconds: uptime() }, registry.agents(), counters)
   }
 
   const uptime = () => Math.round(performance.now() - startMark) / 1_000
@@ -199,4 +141,5 @@ function configStats (fastify: FastifyInstance): ConfigStats {
   return { loaded_at: loadedAt, ok, ...(error !== undefined && { error }) }
 }
 
+export type { AgentStats, ConfigStats, InstanceStats, LeaseStats, ProcessStats, StatsSnapshot } from './snapshot.ts'
 export default fp(statsPlugin, { name: 'fleet-stats', fastify: '5.x', decorators: { fastify: ['facts', 'registry', 'upstream'] } })

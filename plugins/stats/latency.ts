@@ -2,14 +2,7 @@
  * Latencies of an agent: recorded in microseconds, read in milliseconds.
  */
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
-
-/** Milliseconds; all zero when nothing was measured. Exact to 1 %. */
-export interface LatencyView {
-  p50: number
-  p90: number
-  p99: number
-  max: number
-}
+import type { LatencyView } from './snapshot.ts'
 
 /** One hour in microseconds; what takes longer counts as this. */
 const highestMicros = 3_600_000_000

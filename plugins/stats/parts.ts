@@ -4,21 +4,20 @@
  */
 import type { Peer } from '../peers/questions.ts'
 import type { Counters } from './counters.ts'
-import type { LatencyView } from './latency.ts'
-import type { AgentStats, StatsSnapshot } from './index.ts'
+import type { AgentStats, LatencyView, ProcessStats, StatsSnapshot } from './snapshot.ts'
 import { inFlightOf, type Agent } from '../../src/fleet/agent.ts'
 import { newLatencyBuckets, percentilesSince, type LatencyBuckets } from '../../src/latency-buckets.ts'
 
-interface InstancePart { requests: number, errors: number, in_flight: number }
+interface InstancePart { requests: number, errors: number, inFlight: number }
 
 interface AgentPart {
   requests: number
   errors: number
   retries: number
-  in_flight: number
+  inFlight: number
   /** How many durations fell into which bucket, in pairs; those that are empty are left out. */
   latency: number[]
-  max_ms: number
+  maxMs: number
   instances: Record<string, InstancePart>
 }
 
@@ -27,22 +26,10 @@ export interface StatsPart {
   requests: number
   errors: number
   proxied: number
-  in_flight: number
-  uptime_seconds: number
+  inFlight: number
+  uptimeSeconds: number
   /** Pairs, since an agent may have any name. */
   agents: [name: string, part: AgentPart][]
-}
-
-/** One process, in `/stats` of several. */
-export interface ProcessStats {
-  host: string
-  pid: number
-  /** Which worker of its gateway it is, from 1; left out where there is one process. */
-  worker?: number
-  uptime_seconds: number
-  total_requests: number
-  total_errors: number
-  in_flight: number
 }
 
 /** What of a part is of the whole process. */
@@ -55,8 +42,8 @@ export function partOf (totals: Totals, agents: Iterable<Agent>, counters: Count
     const inFlight = inFlightOf(agent)
     if (requests === 0 && inFlight === 0) continue
     const instances: AgentPart['instances'] = {}
-    for (const { id, runtime } of agent.instances) instances[id] = { ...counters.ofInstance(runtime), in_flight: runtime.inFlight }
-    parts.push([agent.name, { requests, errors, retries, in_flight: inFlight, latency: pairsOf(buckets), max_ms: (latency?.max ?? 0) / 1_000, instances }])
+    for (const { id, runtime } of agent.instances) instances[id] = { ...counters.ofInstance(runtime), inFlight: runtime.inFlight }
+    parts.push([agent.name, { requests, errors, retries, inFlight, latency: pairsOf(buckets), maxMs: (latency?.max ?? 0) / 1_000, instances }])
   }
   return { ...totals, agents: parts }
 }
@@ -68,8 +55,8 @@ function pairsOf (buckets: LatencyBuckets | null): number[] {
 }
 
 /** One process's figures in short. */
-export function processOf ({ host, pid, worker }: Peer, { uptime_seconds, requests, errors, in_flight }: Totals): ProcessStats {
-  return { host, pid, ...(worker !== undefined && { worker }), uptime_seconds, total_requests: requests, total_errors: errors, in_flight }
+export function processOf (peer: Peer, { uptimeSeconds, requests, errors, inFlight }: Totals): ProcessStats {
+  return { ...peer, uptime_seconds: uptimeSeconds, total_requests: requests, total_errors: errors, in_flight: inFlight }
 }
 
 /**
@@ -78,12 +65,12 @@ export function processOf ({ host, pid, worker }: Peer, { uptime_seconds, reques
  * @param own this process's part, of which `snapshot` is made
  */
 export function addParts (snapshot: StatsSnapshot, own: StatsPart, others: readonly StatsPart[]): void {
-  for (const { requests, errors, proxied, in_flight, uptime_seconds } of others) {
+  for (const { requests, errors, proxied, inFlight, uptimeSeconds } of others) {
     snapshot.total_requests += requests
     snapshot.total_errors += errors
     snapshot.total_proxied += proxied
-    snapshot.in_flight += in_flight
-    snapshot.uptime_seconds = Math.max(snapshot.uptime_seconds, uptime_seconds)
+    snapshot.in_flight += inFlight
+    snapshot.uptime_seconds = Math.max(snapshot.uptime_seconds, uptimeSeconds)
   }
   const latencies = new Map<AgentStats, AgentPart[]>()
   for (const { agents } of others) {
@@ -103,17 +90,17 @@ export function addParts (snapshot: StatsSnapshot, own: StatsPart, others: reado
   }
 }
 
-function addAgent (agent: AgentStats, { requests, errors, retries, in_flight, instances }: AgentPart): void {
+function addAgent (agent: AgentStats, { requests, errors, retries, inFlight, instances }: AgentPart): void {
   agent.requests += requests
   agent.errors += errors
   agent.retries += retries
-  agent.in_flight += in_flight
+  agent.in_flight += inFlight
   for (const [id, part] of Object.entries(instances)) {
     const instance = agent.instances[id]
     if (instance === undefined) continue
     instance.requests += part.requests
     instance.errors += part.errors
-    instance.in_flight += part.in_flight
+    instance.in_flight += part.inFlight
   }
 }
 
@@ -122,7 +109,7 @@ function latencyOf (parts: readonly AgentPart[]): LatencyView {
   for (const { latency } of parts) {
     for (let index = 0; index + 1 < latency.length; index += 2) buckets[latency[index]!]! += latency[index + 1]!
   }
-  const max = Math.max(...parts.map(({ max_ms }) => max_ms))
+  const max = Math.max(...parts.map(({ maxMs }) => maxMs))
   const [p50 = 0, p90 = 0, p99 = 0] = percentilesSince(null, buckets, [0.5, 0.9, 0.99]).map(value => Math.min(value, max))
   return { p50, p90, p99, max }
 }

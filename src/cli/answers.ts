@@ -59,11 +59,14 @@ export const IndexShape = Type.Object({
   routes: Type.Array(Type.Object({ path: Type.String(), methods: Type.String(), about: Type.String() }))
 })
 
+const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
+
 /** `GET /stats` */
 export const StatsShape = Type.Object({
   processes: Type.Optional(Type.Array(Type.Object({
+    id: Type.String(),
     host: Type.String(),
-    pid: Type.Integer(),
+    pid: Type.Optional(Type.Integer()),
     worker: Type.Optional(Type.Integer()),
     uptime_seconds: Type.Number(),
     total_requests: Type.Integer(),
@@ -103,8 +106,6 @@ export const AuditEntryShape = Type.Object({
 
 /** `GET /audit` */
 export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
-
-const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
 
 const Numbers = (length: number) => Type.Array(Type.Number(), { minItems: length })
 

@@ -3,9 +3,7 @@
  */
 import { constants, existsSync } from 'node:fs'
 import { access } from 'node:fs/promises'
-import { hostname } from 'node:os'
 import { dirname } from 'node:path'
-import { pid } from 'node:process'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
 import type { FastifyInstance } from 'fastify'
@@ -104,7 +102,7 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals, w
   const { file, overrides, config, secret, stateDir } = await setUp(flags, io)
   if (signals.ending) return exitCodes.good
   makeObjectsYoung()
-  const log = pino({ level: 'warn', ...(worker && { base: { pid, hostname: hostname(), worker: worker.worker } }) }, logDestination(io))
+  const log = pino({ level: 'warn', ...(worker && { mixin: () => ({ worker: worker.worker }) }) }, logDestination(io))
   const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector(), ...(worker && { workers: worker }) }, { loggerInstance: log })
   if (signals.ending) {
     await gateway.close()

@@ -50,8 +50,8 @@ function showProcesses ({ processes = [], silent = 0 }: StatsSnapshot, io: Comma
   else if (silent > 0) print(io, yellow(`${silent === 1 ? 'One more process' : `${silent} more processes`} did not answer in time`))
   if (processes.length < 2) return
   print(io, '')
-  printTable(io, ['host', 'process', 'worker', 'up', 'requests', 'errors', 'in flight'], processes.map(({ host, pid, worker, uptime_seconds: uptime, total_requests: requests, total_errors: errors, in_flight: inFlight }) => [
-    host, String(pid), worker === undefined ? '' : String(worker), duration(uptime), String(requests), String(errors), String(inFlight)
+  printTable(io, ['gateway', 'host', 'worker', 'up', 'requests', 'errors', 'in flight'], processes.map(({ id, host, pid, worker, uptime_seconds: uptime, total_requests: requests, total_errors: errors, in_flight: inFlight }) => [
+    id, host, worker === undefined ? '' : `${worker} (process ${pid})`, duration(uptime), String(requests), String(errors), String(inFlight)
   ]))
 }
 

@@ -113,7 +113,7 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
 
     for (const number of [1, 2]) {
       const { pid } = processes!.find(({ worker }) => worker === number)!
-      process.kill(pid, 'SIGKILL')
+      process.kill(pid!, 'SIGKILL')
       await until(new RegExp(`Worker ${number} \\(process ${pid}\\) has ended \\(SIGKILL\\), and another takes its place`))
       t.same(new Set((await manyTimes(() => ask(port, '/api/a/x'))).map(({ status }) => status)), new Set([200]), 'the other serves')
       const after = await allServe(port, 2)

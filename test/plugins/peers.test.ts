@@ -7,7 +7,7 @@ import { Questions, type Peer } from '../../plugins/peers/questions.ts'
 import type { ToPrimary, ToWorker } from '../../plugins/peers/worker-channel.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 
-const peer = (id: string): Peer => ({ id, host: 'here', pid: 1 })
+const peer = (id: string): Peer => ({ id, host: 'here' })
 const answerOf = (id: string) => ({ from: peer(id), value: id })
 
 t.test('a question is over when all have answered, in whatever order that is learnt, or when time is up', async t => {
@@ -50,7 +50,7 @@ t.test('alone a process asks itself; what fails is no answer, and one that does 
 t.test('a worker asks by its channel, and answers by it', async t => {
   const sent: ToPrimary[] = []
   let tell: (message: ToWorker) => void = () => {}
-  const workers: WorkerChannel = { worker: 2, send: message => { sent.push(message) }, onMessage: listener => { tell = listener; return () => {} } }
+  const workers: WorkerChannel = { worker: 2, pid: 1, send: message => { sent.push(message) }, onMessage: listener => { tell = listener; return () => {} } }
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(peersPlugin, { workers })

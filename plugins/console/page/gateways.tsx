@@ -2,7 +2,7 @@
  * All gateways that share a Redis, where there are several: what each of them does, and what they did together for each agent.
  */
 import { useEffect, useState } from 'preact/hooks'
-import type { AgentStats, StatsSnapshot } from '../../stats/index.ts'
+import type { AgentStats, StatsSnapshot } from '../../stats/snapshot.ts'
 import { formatCount, formatDuration, formatMs } from '../../../src/figures.ts'
 import { ask, Refusal } from './gateway.ts'
 import { linkToAgent } from './router.ts'
@@ -17,7 +17,7 @@ export function Gateways () {
   const [problem, setProblem] = useState('')
   useEffect(() => {
     let isOver = false
-    let timer = 0
+    let timer: ReturnType<typeof setTimeout> | undefined
     const look = async () => {
       try {
         const answer = await ask<StatsSnapshot>('GET', 'stats?gateways=all')
@@ -47,9 +47,9 @@ export function Gateways () {
       {problem !== '' && <p class='is-bad'>{problem}</p>}
       <div class='scroller' tabIndex={0} role='region' aria-label='Processes'>
         <table class='plain'>
-          <thead><tr><th scope='col'>Host</th><th scope='col'>Process</th><th scope='col'>Up for</th><th scope='col'>Requests</th><th scope='col'>Errors</th><th scope='col'>In flight</th></tr></thead>
-          <tbody>{processes.map(({ host, pid, worker, uptime_seconds: uptime, total_requests: requests, total_errors: errors, in_flight: inFlight }) => (
-            <tr key={`${host} ${pid}`}><th scope='row'>{host}</th><td>{pid}{worker !== undefined && `, worker ${worker}`}</td><td>{formatDuration(uptime * 1_000)}</td><td>{formatCount(requests)}</td><td>{formatCount(errors)}</td><td>{formatCount(inFlight)}</td></tr>
+          <thead><tr><th scope='col'>Gateway</th><th scope='col'>Host</th><th scope='col'>Up for</th><th scope='col'>Requests</th><th scope='col'>Errors</th><th scope='col'>In flight</th></tr></thead>
+          <tbody>{processes.map(({ id, host, pid, worker, uptime_seconds: uptime, total_requests: requests, total_errors: errors, in_flight: inFlight }) => (
+            <tr key={id}><th scope='row'>{id}</th><td>{host}{worker !== undefined && `, worker ${worker} (process ${pid})`}</td><td>{formatDuration(uptime * 1_000)}</td><td>{formatCount(requests)}</td><td>{formatCount(errors)}</td><td>{formatCount(inFlight)}</td></tr>
           ))}
           </tbody>
         </table>

@@ -17,6 +17,7 @@ export function ownWorker ({ [numberVariable]: number = '1', [againVariable]: ag
   if (worker === undefined) return undefined
   return {
     worker: Number(number),
+    pid: worker.process.pid!,
     isSpeaker: number === '1',
     isAgain: again === 'true',
     send (message: ToPrimary) { worker.send(message, () => {}) }, // without who started it, it ends
