@@ -93,6 +93,7 @@ async function serveHere (flags: ServeFlags, io: CommandIo, worker: OwnWorker | 
     }
     return code
   } catch (error) {
+    worker?.leave()
     if (error instanceof ConfigError || error instanceof FolderInUseError) throw new CommandError(error.message)
     throw error
   }

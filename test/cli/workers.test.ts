@@ -29,11 +29,12 @@ function folderFor (t: Test, redis: RedisServer, yaml: string): string {
 
 const statsOf = async (port: number) => (await ask<StatsSnapshot>(port, '/stats')).body
 
-/** Resolves when all of them serve. */
+/** Resolves when all of them serve: each has answered once. Who answers is the first in its answer. */
 async function allServe (port: number, count: number): Promise<StatsSnapshot> {
-  for (;;) {
+  for (const seen = new Set<string>(); ;) {
     const stats = await statsOf(port)
-    if (stats.processes?.length === count) return stats
+    if (stats.processes?.length === count) seen.add(stats.processes[0]!.id)
+    if (seen.size === count) return stats
   }
 }
 

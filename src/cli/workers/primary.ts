@@ -36,7 +36,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
         if (!hasStarted || isEnding) {
           // Who was still being loaded ends by the signal itself.
           code = Math.max(code, exitCode ?? (isEnding ? exitCodes.good : 128 + constants.signals[signal!]))
-          if (workers.size === 0) finish()
+          if (workers.size === 0) resolve(code)
           return
         }
         say(io, `Worker ${number} (process ${worker.process.pid}) has ended (${signal ?? `exit code ${exitCode}`}), and another takes its place`)
@@ -66,18 +66,13 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       }
     }
 
-    function finish (): void {
-      leave()
-      resolve(code)
-    }
-
-    const leave = io.onSignal(signal => {
+    io.onSignal(signal => {
       if (signal !== 'SIGHUP' && signal !== 'SIGUSR2') isEnding = true
       for (const worker of workers.values()) worker.process.kill(signal)
       if (!isEnding) return
       for (const timer of waiting) clearTimeout(timer)
       waiting.clear()
-      if (workers.size === 0) finish()
+      if (workers.size === 0) resolve(code)
     }, ['SIGUSR2'])
 
     start(1)

@@ -9,6 +9,8 @@ export interface OwnWorker extends WorkerChannel {
   readonly isSpeaker: boolean
   /** and whether that was said already, by the worker whose place it takes. */
   readonly isAgain: boolean
+  /** Says goodbye to who started it: the way there would keep the process. */
+  leave (): void
 }
 
 /** Undefined in a process that serves alone. */
@@ -20,6 +22,7 @@ export function ownWorker ({ [numberVariable]: number = '1', [againVariable]: ag
     pid: worker.process.pid!,
     isSpeaker: number === '1',
     isAgain: again === 'true',
+    leave () { worker.disconnect() },
     send (message: ToPrimary) { worker.send(message, () => {}) }, // without who started it, it ends
     onMessage (listener) {
       const listen = (message: ToWorker) => listener(message)
