@@ -10,6 +10,7 @@ import { fleetGateway } from '../../src/gateway.ts'
 import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { browserFor, noBrowser, rowOf, signIn } from '../helpers/browser.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
+import { noRedis, startRedis } from '../helpers/redis-server.ts'
 
 const secret = 'fleet-secret-token'
 const withAuth = { auth: { enabled: true, secret } }
@@ -206,6 +207,24 @@ t.test('what strangers write into paths, hosts and metadata is text, whatever it
 
   t.equal(await page.locator('img').count(), 0)
   t.equal(await page.title(), 'Try a request · Fleet Gateway')
+})
+
+t.test('of several gateways on one Redis the figures of all are there, whoever the page came from', { skip: noBrowser !== false ? noBrowser : noRedis }, async t => {
+  const redis = await startRedis(t)
+  const agent = await fakeAgent(t)
+  const settings = { ...withAuth, ...unprobed, redis: { url: redis.url }, agents: [agentAt('planner', agent)] }
+  const [first, second] = await Promise.all([startGateway(t, settings), startGateway(t, settings)])
+  for (const { origin } of [first, second, second]) await fetch(`${origin}/api/planner/x`, { headers: { authorization: `Bearer ${secret}` } })
+  const page = await open(t, `${first.origin}/console/#/gateway`)
+  await signIn(page, secret)
+
+  const all = page.getByRole('region', { name: 'All gateways' })
+  await all.getByRole('region', { name: 'Processes' }).getByRole('row', { name: second.peers.self.id }).waitFor()
+  await all.getByRole('region', { name: 'Agents at all gateways' }).getByRole('row', { name: /^planner 3 0 0 / }).waitFor()
+
+  t.same(await violationsOf(page), [])
+  await page.setViewportSize({ width: 360, height: 740 })
+  t.equal(await page.evaluate('document.documentElement.scrollWidth'), 360)
 })
 
 t.test('no page had anything to complain of, such as what its Content-Security-Policy keeps out', options, async t => {

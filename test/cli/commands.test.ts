@@ -85,6 +85,7 @@ t.test('stats: totals and a line per agent', async t => {
 
   t.match(await ask('stats'), { code: 0, stdout: /^\d+ requests in \d+ s, 3 of them to agents, 0 errors, \d in flight\n\nAGENT +REQUESTS +ERRORS +RETRIES[^\n]*\nplanner +3 +0 +0 +0 +[\d.]+ / })
   t.match(await json('stats'), { total_proxied: 3, agents: { planner: { requests: 3 } } })
+  t.match(await json('stats', '--all'), { silent: 0, processes: [{ host: /./, total_requests: Number }] })
 })
 
 t.test('register and deregister', async t => {

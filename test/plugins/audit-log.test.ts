@@ -1,7 +1,8 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { connect, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { text as textOf } from 'node:stream/consumers'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import auditLog, { type AuditLogPluginOptions } from '../../plugins/audit-log/index.ts'
@@ -363,6 +364,26 @@ t.test('a destination that was ended writes nothing more, whoever has the number
   t.match(errors, [{ message: /closed/ }])
   t.equal(readFileSync(join(folder, 'audit.log'), 'utf8'), 'one\n')
   t.equal(destination.isElsewhere, true)
+})
+
+t.test('lines of several processes in one pipe stay whole', { skip: spawnSync('mkfifo', ['--version']).status === 0 ? false : 'no mkfifo' }, async t => {
+  const pipe = join(t.testdir({}), 'pipe')
+  t.equal(spawnSync('mkfifo', [pipe]).status, 0)
+  const held = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK) // it can be opened from both sides now
+  const text = textOf(spawn('cat', [pipe], { stdio: ['ignore', 'pipe', 'inherit'] }).stdout)
+  const fail = (error: Error) => t.fail(error.message)
+  const destinations = ['a', 'b', 'c'].map(letter => {
+    const destination = openDestination(pipe, fail)
+    for (let line = 0; line < 2_000; line++) destination.write(`${letter.repeat(100 + line % 57)}\n`)
+    return destination
+  })
+
+  await Promise.all(destinations.map(async destination => await destination.end!()))
+  closeSync(held)
+
+  const lines = (await text).trimEnd().split('\n')
+  t.equal(lines.length, 6_000)
+  t.same(lines.filter(line => !/^(a+|b+|c+)$/.test(line)), [])
 })
 
 t.test('a pipe that nobody reads is told of, and one whose reader stands still keeps nobody from ending', { skip: spawnSync('mkfifo', ['--version']).status === 0 ? false : 'no mkfifo' }, async t => {

@@ -24,6 +24,7 @@ export function Gateways () {
         if (isOver) return
         setStats(answer)
         setProblem('')
+        if (isAlone(answer)) return // who has no others is not asked again before the view is opened anew
       } catch (error) {
         if (!isOver) setProblem(error instanceof Refusal ? error.message : String(error))
       }
@@ -35,8 +36,8 @@ export function Gateways () {
       clearTimeout(timer)
     }
   }, [])
-  const { processes = [], silent = 0 } = stats ?? {}
-  if (stats === null || (processes.length < 2 && silent === 0)) return null
+  if (stats === null || isAlone(stats)) return null
+  const { processes = [], silent = 0 } = stats
   const agents = Object.entries(stats.agents).filter(([, { requests, in_flight: inFlight }]) => requests + inFlight > 0).sort(([, a], [, b]) => b.requests - a.requests)
   return (
     <section aria-labelledby='gateways-title' class='gateways'>
@@ -57,6 +58,10 @@ export function Gateways () {
       {agents.length > 0 && <AgentTable agents={agents} />}
     </section>
   )
+}
+
+function isAlone ({ processes = [], silent = 0 }: StatsSnapshot): boolean {
+  return processes.length < 2 && silent === 0
 }
 
 function AgentTable ({ agents }: { agents: readonly (readonly [name: string, stats: AgentStats])[] }) {
