@@ -78,6 +78,8 @@ export const schemas = {
       instances: list(object({ id: instanceId, host: text, port, healthy: yes, state }), 'For callers with `read`.'),
       friendly_names: aliases
     }))
+  }, {
+    redis: { type: 'string', enum: ['ok', 'away', 'refusing'], description: 'Where gateways share a Redis: unless it is `ok`, this one takes no registrations; the fleet is served as it is known.' }
   }),
   Live: object({ status: { const: 'ok' } }),
   Ready: object({ status: { const: 'ready' } }),

@@ -6,6 +6,7 @@ import type {} from '../auth/index.ts'
 import type {} from '../auth/route-config.ts'
 import type {} from '../drain/index.ts'
 import type {} from '../registry/index.ts'
+import type { RedisState } from '../registry/registrations.ts'
 import type { Clock } from '../../src/clock.ts'
 import { DrainingError } from '../../src/errors.ts'
 import { servingCount, type Agent } from '../../src/fleet/agent.ts'
@@ -26,6 +27,8 @@ export interface HealthReport {
   status: 'healthy' | 'degraded'
   gateway: 'ok'
   uptime_seconds: number
+  /** Only where gateways share one. Nothing of `status`: without it the fleet is served as it is known. */
+  redis?: RedisState
   services: Record<string, ServiceHealth>
 }
 
@@ -85,16 +88,17 @@ function maySeeDetails (request: FastifyRequest, agentName: string): boolean {
   return principal !== null && hasScope(principal, 'read') && mayTouch(principal, agentName)
 }
 
-function healthReport ({ registry }: FastifyInstance, seesDetails: (name: string) => boolean, startedAt: number, now: number): HealthReport {
+function healthReport (fastify: FastifyInstance, seesDetails: (name: string) => boolean, startedAt: number, now: number): HealthReport {
   const services: [string, ServiceHealth][] = []
   let status: HealthReport['status'] = 'healthy'
-  for (const agent of registry.agents()) {
+  for (const agent of fastify.registry.agents()) {
     const service = serviceHealth(agent)
     if (!service.healthy) status = 'degraded'
     services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent) } : service])
   }
+  const redis = fastify.hasDecorator('registrations') ? fastify.registrations.redis : undefined
   // fromEntries() makes "__proto__" a key as any other
-  return { status, gateway: 'ok', uptime_seconds: (now - startedAt) / 1_000, services: Object.fromEntries(services) }
+  return { status, gateway: 'ok', uptime_seconds: (now - startedAt) / 1_000, ...(redis !== undefined && { redis }), services: Object.fromEntries(services) }
 }
 
 function serviceHealth (agent: Agent): ServiceHealth {

@@ -353,7 +353,9 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   return {
     get seen () { return seen },
 
-    get isAvailable () { return isSynced && isWritable && redis.isUp },
+    get isAvailable () { return this.redis === 'ok' },
+
+    get redis () { return !redis.isUp ? 'away' : isSynced && isWritable ? 'ok' : 'refusing' },
 
     async begin () {
       subscriber.connect().catch(() => {}) // it goes on trying

@@ -46,6 +46,7 @@ export const HealthShape = Type.Object({
   status: Type.String(),
   gateway: Type.Literal('ok'),
   uptime_seconds: Type.Number(),
+  redis: Type.Optional(Type.String()),
   services: byName(Type.Object({
     healthy: Type.Boolean(),
     healthy_instances: Type.Integer(),
@@ -122,6 +123,7 @@ const FleetTotals = {
   now: Type.Number(),
   totals: Type.Object({ uptime_seconds: Type.Number(), requests: Type.Integer(), errors: Type.Integer(), in_flight: Type.Integer(), watching: Type.Integer() }),
   config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) })),
+  redis: Type.Optional(Type.String()),
   requests: Type.Optional(Type.Union([Type.Array(Type.Object({})), Type.Null()]))
 }
 

@@ -3,6 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { HealthReport, ServiceHealth } from '../../plugins/health/routes.ts'
+import { redisTrouble } from '../figures.ts'
 import { authorityOf } from '../fleet/authority.ts'
 import { HealthShape } from './answers.ts'
 import { withClient } from './client.ts'
@@ -26,10 +27,12 @@ async function showHealth (flags: ClientFlags, io: CommandIo): Promise<void> {
   if (report.status !== 'healthy') throw new CommandError()
 }
 
-function showReport ({ status, services, uptime_seconds: uptime }: HealthReport, io: CommandIo): void {
+function showReport ({ status, services, uptime_seconds: uptime, redis }: HealthReport, io: CommandIo): void {
   const colors = colorsFor(io.stdout, io.env)
   const entries = Object.entries(services)
   print(io, `${status === 'healthy' ? colors.green(status) : colors.red(status)}: ${count(entries.length, 'agent')}, up for ${duration(uptime)}`)
+  const trouble = redisTrouble(redis)
+  if (trouble !== undefined) print(io, colors.yellow(trouble))
   if (entries.length === 0) return
   print(io, '')
   printTable(io, ['agent', 'healthy', 'what is wrong'], entries.map(([name, service]) => [

@@ -3,8 +3,10 @@
  */
 import type { Command } from 'commander'
 import type { HealthReport } from '../../plugins/health/routes.ts'
+import type { RedisState } from '../../plugins/registry/registrations.ts'
+import { redisTrouble } from '../figures.ts'
 import { authorityOf } from '../fleet/authority.ts'
-import { adviceFor, type ProbeAnswer } from './advice.ts'
+import { adviceFor, redisAdvice, type ProbeAnswer } from './advice.ts'
 import { AgentsShape, HealthShape, ProbeShape } from './answers.ts'
 import { withClient, type AgentView, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
@@ -33,6 +35,8 @@ interface TestReport {
   ok: boolean
   url: string
   gateway: Step & { status?: string }
+  /** Only where gateways share one. */
+  redis?: Step
   auth: Step & { token_from: string | null }
   agents: Record<string, Step & { instances: InstanceResult[] }>
 }
@@ -51,7 +55,7 @@ async function test (flags: ClientFlags, io: CommandIo): Promise<void> {
     if (flags.json) printJson(io, report)
     if (report.ok) return
     const results = Object.values(report.agents).flatMap(({ instances, ...agent }) => instances.length === 0 ? [agent] : instances)
-    const steps = report.gateway.ok ? [report.gateway, report.auth, ...results] : [report.gateway]
+    const steps = report.gateway.ok ? [report.gateway, ...(report.redis ? [report.redis] : []), report.auth, ...results] : [report.gateway]
     throw new CommandError(flags.json ? '' : `\n${steps.filter(({ ok }) => !ok).length} of ${count(steps.length, 'test')} failed`)
   })
 }
@@ -62,8 +66,9 @@ type Show = (label: string, step: Step, note?: string) => void
 async function run (client: GatewayClient, show: Show, self: string): Promise<TestReport> {
   const { url, token } = client.target
   const tokenFrom = token?.from ?? null
-  const gateway = await testGateway(client)
+  const { step: gateway, redis } = await testGateway(client)
   show(`gateway ${url}`, gateway)
+  if (redis !== undefined) show('redis', redis)
   const notTested: TestReport['auth'] = { ok: false, token_from: tokenFrom, problem: 'not tested, since the gateway does not answer' }
   if (!gateway.ok) return { ok: false, url, gateway, auth: notTested, agents: {} }
 
@@ -85,17 +90,23 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
       show(`${name} ${result.address}`, result, result.state === 'up' ? undefined : `the gateway has it as ${result.state}`)
     }
   }
-  return { ok: auth.ok && Object.values(results).every(({ ok }) => ok), url, gateway, auth, agents: results }
+  return { ok: auth.ok && redis?.ok !== false && Object.values(results).every(({ ok }) => ok), url, gateway, ...(redis && { redis }), auth, agents: results }
 }
 
-async function testGateway (client: GatewayClient): Promise<TestReport['gateway']> {
+async function testGateway (client: GatewayClient): Promise<{ step: TestReport['gateway'], redis?: Step }> {
   try {
     const answer = await client.ask('GET', '/health', { anonymous: true })
-    const { status } = client.bodyOf<HealthReport>(answer, HealthShape)
-    return { ok: true, latency_ms: answer.latencyMs, status }
+    const { status, redis } = client.bodyOf<HealthReport>(answer, HealthShape)
+    return { step: { ok: true, latency_ms: answer.latencyMs, status }, ...(redis !== undefined && { redis: redisStep(redis) }) }
   } catch (error) {
-    return failure(error)
+    return { step: failure(error) }
   }
+}
+
+/** It is part of what the gateway has to reach, as instances are. */
+function redisStep (state: RedisState): Step {
+  const problem = redisTrouble(state)
+  return problem === undefined ? { ok: true } : { ok: false, problem, advice: redisAdvice(state) }
 }
 
 async function testAuth (client: GatewayClient): Promise<{ step: TestReport['auth'], agents: Record<string, AgentView> }> {
