@@ -1,6 +1,8 @@
 /**
  * How agents, instances and leases look in the HTTP API.
  */
+import type { DnsNameStatus } from '../dns/index.ts'
+import { dnsView } from '../../src/dns-view.ts'
 import { inFlightOf, statusOf, type Agent, type AgentPolicy, type AgentTls, type Timeouts } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
@@ -16,14 +18,15 @@ export function instanceView (instance: Instance) {
   return { id, host, port, protocol, healthy: isHealthy(instance), state: stateOf(instance), weight, source, lease: lease && leaseView(lease) }
 }
 
-/** One agent, for /agents. */
-export function agentView (agent: Agent) {
+/** One agent, for /agents. @param names by which it is looked for in DNS */
+export function agentView (agent: Agent, names: readonly DnsNameStatus[]) {
   return {
     status: statusOf(agent),
     instances: agent.instances.map(instance => ({ ...instanceView(instance), in_flight: instance.runtime.inFlight })),
     friendly_names: agent.aliases,
     metadata: agent.metadata,
-    in_flight: inFlightOf(agent)
+    in_flight: inFlightOf(agent),
+    ...dnsView(names)
   }
 }
 

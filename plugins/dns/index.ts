@@ -7,7 +7,7 @@ import fp from 'fastify-plugin'
 import type {} from '../discovery/index.ts'
 import type {} from '../registry/index.ts'
 import { systemClock, within, type Clock } from '../../src/clock.ts'
-import type { AgentDefinition, InstanceDefinition } from '../../src/fleet/definitions.ts'
+import type { AgentDefinition, DnsType, InstanceDefinition } from '../../src/fleet/definitions.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import { NameWatch } from './name-watch.ts'
 
@@ -15,10 +15,14 @@ import { NameWatch } from './name-watch.ts'
 export interface DnsNameStatus {
   readonly agent: string
   readonly name: string
-  /** Whether the last round of questions was answered. */
+  /** `A` and `AAAA` when left out. */
+  readonly type?: DnsType
+  /** Whether the last round of questions was answered; not before the first one was. */
   readonly ok: boolean
   /** Why it was not, as name servers put it: `SERVFAIL`, `TIMEOUT`. */
   readonly error?: string
+  /** When a round was last answered, milliseconds since the epoch; null when none was. */
+  readonly answeredAt: number | null
   /** How many instances the name leads to. */
   readonly instances: number
 }
@@ -26,6 +30,8 @@ export interface DnsNameStatus {
 export interface Dns {
   /** Each name that is asked for. */
   readonly names: readonly DnsNameStatus[]
+  /** Those by which instances of an agent are looked for. */
+  namesOf (agent: string): readonly DnsNameStatus[]
   /** Resolves when no question is under way. */
   settled (): Promise<void>
 }
@@ -121,10 +127,21 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
     if (found.size > mostInstances) log.warn(`${found.size} instances of "${name}" are in DNS; ${mostInstances} are used`)
   }
 
+  function namesOf (agent: string): DnsNameStatus[] {
+    return [...agents.get(agent)?.watches.values() ?? []].map(({ source: { name, type }, failure, answeredAt, instances }) => ({
+      agent,
+      name,
+      ...(type !== undefined && { type }),
+      ok: failure === null && answeredAt !== null,
+      ...(failure !== null && { error: failure }),
+      answeredAt,
+      instances: instances.length
+    }))
+  }
+
   fastify.decorate('dns', {
-    get names () {
-      return [...agents].flatMap(([agent, { watches }]) => [...watches.values()].map(({ source: { name }, failure, instances }) => ({ agent, name, ok: failure === null, ...(failure !== null && { error: failure }), instances: instances.length })))
-    },
+    get names () { return [...agents.keys()].flatMap(namesOf) },
+    namesOf,
     async settled () {
       while (asking.size > 0) await Promise.all(asking)
     }

@@ -56,6 +56,11 @@ const instance = {
   lease: orNull(named('Lease'))
 }
 
+const dns = list(object({ name: text, ok: { type: 'boolean', description: 'Whether all was answered that was asked last.' }, answered_at: { type: ['string', 'null'], format: 'date-time', description: 'When that was last so.' }, instances: count }, {
+  type: { type: 'string', enum: ['A', 'AAAA', 'SRV'] },
+  error: { type: 'string', description: 'As name servers put it, such as `SERVFAIL` or `TIMEOUT`.' }
+}), 'Names by which instances are looked for in DNS, of an agent that has some in fleet.yaml.')
+
 export const schemas = {
   Problem: object({
     type: { type: 'string', format: 'uri-reference', description: 'The section of docs/errors.md about this code.' },
@@ -92,7 +97,7 @@ export const schemas = {
     friendly_names: aliases,
     metadata,
     in_flight: { ...count, description: 'Requests, streams and WebSockets under way.' }
-  }),
+  }, { dns }),
   Agents: byAgent(named('Agent')),
   RegistryEntry: object({
     instances: list(named('Instance')),
@@ -144,7 +149,7 @@ export const schemas = {
     route: orNull(object({ path: text, needs: { type: ['string', 'null'], description: 'The scope; null for nothing.' } })),
     key: object({ id: { type: ['string', 'null'] }, scopes: list(text), agents: { anyOf: [list(text), { const: '*' }] } }),
     rate_limit: orNull(object({ enabled: yes }, { per_minute: count, burst: count, bucket: text })),
-    agent: orNull(object({ name: text, asked_as: text, status: text }, { path: text })),
+    agent: orNull(object({ name: text, asked_as: text, status: text }, { path: text, dns })),
     policy: orNull(object({
       timeouts: object({ connect: text, response: text, idle: text, total: { type: ['string', 'null'] } }),
       path_prefix: { type: ['string', 'null'], description: 'Of `paths`, whose timeouts these are.' },

@@ -16,6 +16,17 @@ function byName (value: TSchema) {
   return Type.Record(Name, value, { additionalProperties: false })
 }
 
+const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
+
+const DnsName = Type.Object({
+  name: Type.String(),
+  type: Type.Optional(Type.String()),
+  ok: Type.Boolean(),
+  error: Type.Optional(Type.String()),
+  answered_at: orNull(Type.String()),
+  instances: Type.Integer()
+})
+
 const Lease = Type.Object({ expires_at: Type.String() })
 
 const Instance = Type.Object({
@@ -35,7 +46,8 @@ export const AgentShape = Type.Object({
   instances: Type.Array(Type.Intersect([Instance, Type.Object({ in_flight: Type.Integer() })])),
   friendly_names: Type.Array(Name),
   metadata: Type.Object({}),
-  in_flight: Type.Integer()
+  in_flight: Type.Integer(),
+  dns: Type.Optional(Type.Array(DnsName))
 })
 
 /** `GET /agents` */
@@ -95,8 +107,6 @@ export const AuditEntryShape = Type.Object({
 /** `GET /audit` */
 export const AuditShape = Type.Object({ entries: Type.Array(AuditEntryShape) })
 
-const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
-
 const Numbers = (length: number) => Type.Array(Type.Number(), { minItems: length })
 
 const InstanceFactsShape = Type.Object({
@@ -150,7 +160,7 @@ export const ExplanationShape = Type.Object({
   route: orNull(Type.Object({ path: Type.String(), needs: orNull(Type.String()) })),
   key: Type.Object({ id: orNull(Type.String()), scopes: Type.Array(Type.String()), agents: Type.Union([Type.Array(Type.String()), Type.Literal('*')]) }),
   rate_limit: orNull(Type.Object({ enabled: Type.Boolean(), per_minute: Type.Optional(Type.Integer()), burst: Type.Optional(Type.Integer()), bucket: Type.Optional(Type.String()) })),
-  agent: orNull(Type.Object({ name: Name, asked_as: Type.String(), status: Type.String(), path: Type.Optional(Type.String()) })),
+  agent: orNull(Type.Object({ name: Name, asked_as: Type.String(), status: Type.String(), path: Type.Optional(Type.String()), dns: Type.Optional(Type.Array(DnsName)) })),
   policy: orNull(Type.Object({
     timeouts: Type.Object({ connect: Type.String(), response: Type.String(), idle: Type.String(), total: orNull(Type.String()) }),
     path_prefix: orNull(Type.String()),
