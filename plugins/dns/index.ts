@@ -27,11 +27,22 @@ export interface DnsNameStatus {
   readonly instances: number
 }
 
+/** What came of it for an agent. */
+export interface DnsAgentStatus {
+  readonly name: string
+  /** How many instances all its names lead to. */
+  readonly instances: number
+  /** Rounds of questions in which something was not answered, for as long as it is looked for. */
+  readonly failures: number
+}
+
 export interface Dns {
   /** Each name that is asked for. */
   readonly names: readonly DnsNameStatus[]
   /** Those by which instances of an agent are looked for. */
   namesOf (agent: string): readonly DnsNameStatus[]
+  /** Those that are looked for. */
+  readonly agents: readonly DnsAgentStatus[]
   /** Resolves when no question is under way. */
   settled (): Promise<void>
 }
@@ -52,6 +63,8 @@ interface NamedAgent {
   watches: Map<string, NameWatch>
   /** What the registry was told last. */
   found: readonly InstanceDefinition[]
+  /** Rounds of questions in which something was not answered. */
+  failures: number
 }
 
 /** The most instances that are found for an agent; as many as may register. */
@@ -79,7 +92,7 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
     }
     for (const [name, sources] of named) {
       if (sources.size === 0) continue
-      const agent = agents.get(name) ?? { watches: new Map<string, NameWatch>(), found: [] }
+      const agent = agents.get(name) ?? { watches: new Map<string, NameWatch>(), found: [], failures: 0 }
       agents.set(name, agent)
       for (const [key, source] of sources) {
         if (agent.watches.has(key)) continue
@@ -111,7 +124,9 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
       log.warn(`${source.name} leads to nobody: DNS has no such records, so "${name}" has no instance by it`)
     }
     const agent = agents.get(name)
-    if (agent !== undefined) publish(name, agent)
+    if (agent === undefined) return
+    if (failure !== null) agent.failures++
+    publish(name, agent)
   }
 
   function publish (name: string, agent: NamedAgent): void {
@@ -142,6 +157,7 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
   fastify.decorate('dns', {
     get names () { return [...agents.keys()].flatMap(namesOf) },
     namesOf,
+    get agents () { return [...agents].map(([name, { found, failures }]) => ({ name, instances: found.length, failures })) },
     async settled () {
       while (asking.size > 0) await Promise.all(asking)
     }

@@ -164,6 +164,22 @@ t.test('what a name leads to is told with the agent and with an explanation, to 
   t.notOk('dns' in (await gateway.inject('/explain?path=/api/plain/x')).json<{ agent: object }>().agent)
 })
 
+t.test('metrics have the addresses and the failures of agents that are looked for, and of no other', async t => {
+  const { gateway, names, pass } = await scene(t, names => names.says('encoder.test', 'A', ['127.0.0.2', '127.0.0.3']))
+  await gateway.inject({ method: 'POST', url: '/registry/register', payload: { name: 'plain', port: 9 } })
+  const series = async () => (await gateway.metrics.text()).split('\n').filter(line => line.startsWith('fleet_dns'))
+
+  t.same(await series(), ['fleet_dns_addresses{agent="encoder"} 2', 'fleet_dns_lookup_failures_total{agent="encoder"} 0'])
+  names.says('encoder.test', 'A', 'SERVFAIL')
+  await pass(5_000)
+  await pass(5_000)
+  names.says('encoder.test', 'A', ['127.0.0.3'])
+  await pass(5_000)
+
+  t.same(await series(), ['fleet_dns_addresses{agent="encoder"} 1', 'fleet_dns_lookup_failures_total{agent="encoder"} 2'])
+  t.notMatch(await gateway.metrics.text(name => name === 'plain'), 'fleet_dns')
+})
+
 t.test('many addresses are asked for no more often than few', async t => {
   const addresses = Array.from({ length: 400 }, (_, index) => `127.0.${index >> 8}.${(index & 255) + 1}`).filter(address => !address.endsWith('.256'))
   const { gateway, names, pass } = await scene(t, names => names.says('encoder.test', 'A', addresses, 5))
