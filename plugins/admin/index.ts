@@ -7,6 +7,7 @@ import type { FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/index.ts'
 import type {} from '../dns/index.ts'
+import type {} from '../health/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
@@ -114,7 +115,10 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   })
 
   function shown (agent: Agent) {
-    return agentView(agent, fastify.hasDecorator('dns') ? fastify.dns.namesOf(agent.name) : [])
+    return agentView(agent, {
+      names: fastify.hasDecorator('dns') ? fastify.dns.namesOf(agent.name) : [],
+      noteOf: instance => fastify.hasDecorator('health') ? fastify.health.lastChange(instance) : undefined
+    })
   }
 
   /** The agent in the path. Its names may have changed hands since auth looked, while the body of the request was awaited. */

@@ -44,6 +44,12 @@ const aliases = list(text, 'The aliases.')
 const metadata: JsonSchema = { type: 'object', description: 'Whatever was said of the agent.', additionalProperties: true }
 const message: JsonSchema = { type: 'string', description: 'For people; may change.' }
 
+/** What decided about an instance's health last. */
+const decided = {
+  why: { type: ['string', 'null'], description: 'What last decided that it is up, down, ejected or restored, for people; null before anything did.' },
+  since: { type: ['string', 'null'], format: 'date-time', description: 'When that was.' }
+}
+
 const instance = {
   id: instanceId,
   host: text,
@@ -80,7 +86,7 @@ export const schemas = {
     gateway: { const: 'ok' },
     uptime_seconds: amount,
     services: byAgent(object({ healthy: yes, healthy_instances: count, total_instances: count }, {
-      instances: list(object({ id: instanceId, host: text, port, healthy: yes, state }), 'For callers with `read`.'),
+      instances: list(object({ id: instanceId, host: text, port, healthy: yes, state, ...decided }), 'For callers with `read`.'),
       friendly_names: aliases
     }))
   }, {
@@ -93,7 +99,7 @@ export const schemas = {
   Instance: object(instance),
   Agent: object({
     status: { type: 'string', enum: ['healthy', 'degraded', 'down'] },
-    instances: list(object({ ...instance, in_flight: count })),
+    instances: list(object({ ...instance, in_flight: count, ...decided })),
     friendly_names: aliases,
     metadata,
     in_flight: { ...count, description: 'Requests, streams and WebSockets under way.' }

@@ -12,13 +12,14 @@ import { DrainingError } from '../../src/errors.ts'
 import { servingCount, type Agent } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
 import { hasScope, mayTouch } from '../../src/principal.ts'
+import type { Health, HealthNote } from './index.ts'
 
 /** How one agent fares; who may not know more gets the figures alone. */
 export interface ServiceHealth {
   healthy: boolean
   healthy_instances: number
   total_instances: number
-  instances?: { id: string, host: string, port: number, healthy: boolean, state: InstanceState }[]
+  instances?: { id: string, host: string, port: number, healthy: boolean, state: InstanceState, why: string | null, since: string | null }[]
   friendly_names?: readonly string[]
 }
 
@@ -94,7 +95,7 @@ function healthReport (fastify: FastifyInstance, seesDetails: (name: string) => 
   for (const agent of fastify.registry.agents()) {
     const service = serviceHealth(agent)
     if (!service.healthy) status = 'degraded'
-    services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent) } : service])
+    services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent, fastify.health) } : service])
   }
   const redis = fastify.hasDecorator('registrations') ? fastify.registrations.redis : undefined
   // fromEntries() makes "__proto__" a key as any other
@@ -106,11 +107,11 @@ function serviceHealth (agent: Agent): ServiceHealth {
   return { healthy: available > 0, healthy_instances: available, total_instances: agent.instances.length }
 }
 
-function details ({ instances, aliases }: Agent): Pick<ServiceHealth, 'instances' | 'friendly_names'> {
-  return { instances: instances.map(instanceHealth), friendly_names: aliases }
+function details ({ instances, aliases }: Agent, health: Health): Pick<ServiceHealth, 'instances' | 'friendly_names'> {
+  return { instances: instances.map(instance => instanceHealth(instance, health.lastChange(instance))), friendly_names: aliases }
 }
 
-function instanceHealth (instance: Instance) {
+function instanceHealth (instance: Instance, note: HealthNote | undefined) {
   const { id, host, port } = instance
-  return { id, host, port, healthy: isHealthy(instance), state: stateOf(instance) }
+  return { id, host, port, healthy: isHealthy(instance), state: stateOf(instance), why: note?.reason ?? null, since: note === undefined ? null : new Date(note.at).toISOString() }
 }

@@ -13,6 +13,7 @@ import { sourceInWords } from '../figures.ts'
 import { colorsFor, legible, print, printJson, type Colors, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
+import { whyNotUp } from './wording.ts'
 
 export function agentsCommand (io: CommandIo): Command {
   const command = clientCommand('agents')
@@ -60,9 +61,11 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   for (const view of agent.dns ?? []) print(io, `dns: ${dnsInWords(view)}`)
   print(io, '')
   if (agent.instances.length === 0) return print(io, `No instances: ${agent.dns ? whyEmpty(name, agent.dns, io.self).advice : `add one with "${io.self} register ${name} PORT"`}`)
-  printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends'], agent.instances.map(({ id, protocol, host, port, state, source, in_flight: inFlight, lease }) => [
-    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), sourceInWords(source), String(inFlight), lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
-  ]))
+  printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends', 'why'], agent.instances.map(instance => {
+    const { id, protocol, host, port, state, source, in_flight: inFlight, lease } = instance
+    const leaseEnds = lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
+    return [id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), sourceInWords(source), String(inFlight), leaseEnds, whyNotUp(instance)]
+  }))
 }
 
 /** Green, yellow or red; as it is when it is one that only a newer gateway knows. */

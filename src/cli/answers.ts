@@ -27,6 +27,9 @@ const DnsName = Type.Object({
   instances: Type.Integer()
 })
 
+/** What decided about an instance last; an older gateway does not tell. */
+const decided = { why: Type.Optional(orNull(Type.String())), since: Type.Optional(orNull(Type.String())) }
+
 const Lease = Type.Object({ expires_at: Type.String() })
 
 const Instance = Type.Object({
@@ -43,7 +46,7 @@ const Instance = Type.Object({
 /** `GET /agents/{name}` */
 export const AgentShape = Type.Object({
   status: Type.String(),
-  instances: Type.Array(Type.Intersect([Instance, Type.Object({ in_flight: Type.Integer() })])),
+  instances: Type.Array(Type.Intersect([Instance, Type.Object({ in_flight: Type.Integer(), ...decided })])),
   friendly_names: Type.Array(Name),
   metadata: Type.Object({}),
   in_flight: Type.Integer(),
@@ -63,7 +66,7 @@ export const HealthShape = Type.Object({
     healthy: Type.Boolean(),
     healthy_instances: Type.Integer(),
     total_instances: Type.Integer(),
-    instances: Type.Optional(Type.Array(Type.Object({ host: Type.String(), port: Type.Integer(), state: Type.String() })))
+    instances: Type.Optional(Type.Array(Type.Object({ host: Type.String(), port: Type.Integer(), state: Type.String(), ...decided })))
   }))
 })
 

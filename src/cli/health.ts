@@ -11,7 +11,7 @@ import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
-import { count, duration } from './wording.ts'
+import { count, duration, whyNotUp } from './wording.ts'
 
 export function healthCommand (io: CommandIo): Command {
   const command = clientCommand('health')
@@ -43,5 +43,8 @@ function showReport ({ status, services, uptime_seconds: uptime, redis }: Health
 /** Needs a token that may read: without one the gateway tells numbers alone. */
 function faults ({ instances = [], total_instances: total }: ServiceHealth): string {
   if (total === 0) return 'no instance'
-  return instances.filter(({ state }) => state !== 'up').map(({ host, port, state }) => `${authorityOf(host, port)} is ${state}`).join(', ')
+  return instances.filter(({ state }) => state !== 'up').map(instance => {
+    const why = whyNotUp(instance)
+    return `${authorityOf(instance.host, instance.port)} is ${instance.state}${why === '' ? '' : `: ${why}`}`
+  }).join('; ')
 }
