@@ -3,7 +3,7 @@ import type { Agent } from '../../src/fleet/agent.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { Registration, Registry } from '../../src/fleet/registry.ts'
 
-/** How the Redis fares that registrations are shared by: `away`, it does not answer; `refusing`, it does, and no change can be kept there just now. */
+/** How the Redis fares by which registrations are shared: `away`, it does not answer; `refusing`, it does, and can keep no change just now. */
 export type RedisState = 'ok' | 'away' | 'refusing'
 
 export interface Registrations {
