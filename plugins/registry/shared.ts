@@ -61,7 +61,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   const run = loadScripts(client, keys)
   /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
   let bulk: Redis | null = null
-  const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
+  const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false })
   const gatewayId = randomBytes(6).toString('hex')
   let seen = seenBefore
   /** Whether the registry is what Redis has, but for messages that are on their way. */
