@@ -1,7 +1,7 @@
 /**
  * Figures and times as they are shown, in browsers and in a terminal.
  */
-import type { InstanceFacts, InstanceRow } from '../plugins/console/wire.ts'
+import type { InstanceFacts, InstanceRow, RedisState } from '../plugins/console/wire.ts'
 import { authorityOf } from './fleet/authority.ts'
 
 /** What stands for a figure that there is none of. */
@@ -50,6 +50,13 @@ export function formatBytes (bytes: number): string {
 /** Who says that there is an instance. */
 export function sourceInWords (source: string): string {
   return source === 'file' ? 'fleet.yaml' : source === 'dns' ? 'DNS' : 'registered'
+}
+
+/** What is the matter with the Redis that gateways share, and what that means; undefined when all is well, or nothing is shared. */
+export function redisTrouble (state: RedisState | null | undefined): string | undefined {
+  if (state === 'ok' || state === null || state === undefined) return undefined
+  const trouble = state === 'away' ? 'does not answer this gateway' : 'answers, but no change can be kept there just now'
+  return `Redis ${trouble}: the fleet is served as it is known, and registrations are refused until that is over`
 }
 
 /** `14:03:59`, by the clock of who looks. */

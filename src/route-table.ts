@@ -43,11 +43,15 @@ export class RouteTable<C = unknown> {
   methodsAt (asked: string): Set<string> {
     const path = routable(asked)
     const methods = new Set<string>()
-    for (const { pattern, byMethod } of this.#entries.values()) if (pattern.test(path)) for (const method of byMethod.keys()) methods.add(method)
+    for (const { pattern, names, byMethod } of this.#entries.values()) {
+      const values = pattern.exec(path)?.slice(1)
+      // `/agents/` is no path that somebody should be told the methods of.
+      if (values?.every((value, index) => value !== '' || names[index] === '*')) for (const method of byMethod.keys()) methods.add(method)
+    }
     return methods
   }
 
-  /** The route, of several that match the one with the fewest parameters, as the router decides. */
+  /** The route, of several that match the one with the fewest parameters, as the router decides. To it a parameter may be nothing at all. */
   find (method: string, asked: string): FoundRoute<C> | undefined {
     const path = routable(asked)
     const [best] = [...this.#entries.values()]
@@ -79,7 +83,7 @@ function toPattern (url: string, mayEndInSlash: boolean): { pattern: RegExp, nam
   const source = url.split('/').map(part => {
     if (part === '*' || part.startsWith(':')) names.push(part === '*' ? part : part.slice(1))
     if (part === '*') return '(.*)'
-    if (part.startsWith(':')) return '([^/]+)'
+    if (part.startsWith(':')) return '([^/]*)'
     return part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
   }).join('/')
   return { pattern: new RegExp(`^${source}${mayEndInSlash ? '/?' : ''}$`), names }

@@ -3,7 +3,7 @@
  * needs nothing of either. Plain objects that change in place.
  */
 import { addressOfInstance } from './figures.ts'
-import type { AgentPicture, AgentRow, AgentStatus, AgentUpdate, AuditEntry, ConfigStatus, InstanceFacts, InstanceRow, Snapshot, Tick, Totals } from '../plugins/console/wire.ts'
+import type { AgentPicture, AgentRow, AgentStatus, AgentUpdate, AuditEntry, ConfigStatus, InstanceFacts, InstanceRow, RedisState, Snapshot, Tick, Totals } from '../plugins/console/wire.ts'
 
 export interface FleetInstance {
   readonly id: string
@@ -51,6 +51,8 @@ export class WatchedFleet {
   readonly overall: Rates & { readonly requests: number[], readonly errors: number[] } = { rate: 0, errorRatio: null, requests: [], errors: [] }
   totals: Totals | null = null
   config: ConfigStatus | null = null
+  /** Of the Redis that gateways share; null where they share none. */
+  redis: RedisState | null = null
   /** Newest first; null when the gateway keeps no audit log. */
   requests: AuditEntry[] | null = []
   /** Requests that were too many to be shown. */
@@ -72,6 +74,7 @@ export class WatchedFleet {
     Object.assign(this.overall, { rate: 0, errorRatio: null, requests: [], errors: [] })
     this.totals = snapshot.totals
     this.config = snapshot.config
+    this.redis = snapshot.redis ?? null
     this.requests = snapshot.requests?.toReversed() ?? null
     this.skipped = 0
     this.#countOverall(snapshot.totals)
@@ -97,6 +100,7 @@ export class WatchedFleet {
     this.#countOverall(tick.totals)
     this.totals = tick.totals
     if (tick.config) this.config = tick.config
+    this.redis = tick.redis ?? null
     if (this.requests !== null && tick.requests) {
       this.requests.unshift(...tick.requests.toReversed())
       this.requests.length = Math.min(this.requests.length, mostRequests)

@@ -7,6 +7,7 @@ import { load } from 'js-yaml'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
 import { agentAt, startGateway, unprobed } from './helpers/build-gateway.ts'
+import { dnsServer } from './helpers/dns-server.ts'
 import { deadPort, fakeAgent } from './helpers/fake-agent.ts'
 import { Scrape } from './helpers/prometheus-text.ts'
 import { noPromtool } from './helpers/promtool.ts'
@@ -23,7 +24,12 @@ async function fullScrape (t: Test): Promise<Scrape> {
   const sockets = new WebSocketServer({ server: agent.server })
   sockets.on('connection', socket => socket.close())
   t.teardown(() => sockets.close())
-  const gateway = await startGateway(t, { ...unprobed, redis: { url: `redis://127.0.0.1:${await deadPort()}` }, agents: [agentAt('planner', { host: '127.0.0.1', port: await deadPort() }, agent)] })
+  const dns = { name: 'finder.test', port: 9, resolvers: [(await dnsServer(t)).address] }
+  const gateway = await startGateway(t, {
+    ...unprobed,
+    redis: { url: `redis://127.0.0.1:${await deadPort()}` },
+    agents: [agentAt('planner', { host: '127.0.0.1', port: await deadPort() }, agent), { name: 'finder', dns }]
+  })
   for (const path of ['x', 'events', 'breaks']) await fetch(`${gateway.origin}/api/planner/${path}`).then(response => response.text()).catch(() => {})
   const socket = new WebSocket(`${gateway.origin.replace('http', 'ws')}/api/planner/ws`)
   await once(socket, 'close')

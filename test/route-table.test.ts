@@ -22,6 +22,7 @@ t.test('of several routes the one with the fewest parameters, and what stands fo
     ['GET', '/fleet/api/', { config: 'exact' }],
     ['GET', '/fleet/api/a/b', { config: 'proxy', params: { '*': 'a/b' } }],
     ['GET', '/fleet/a%70i/a%25b', { config: 'proxy', params: { '*': 'a%25b' } }],
+    ['DELETE', '/fleet/registry/', { config: 'remove', params: { name: '' } }],
     ['GET', '/fleet', { config: 'root' }],
     ['GET', '/fleet/', { config: 'root' }],
     ['OPTIONS', '/fleet/x', undefined],
@@ -36,4 +37,6 @@ t.test('the methods of a path', async t => {
   t.same([...table().methodsAt('/fl%65et/r%65gistry/%72egister')].sort(), ['DELETE', 'POST'], 'however it is encoded')
   t.same([...table().methodsAt('/fleet%2Fregistry/register')], [], 'but for what means something else then')
   t.same([...table().methodsAt('/elsewhere')], [])
+  t.same([...table().methodsAt('/fleet/registry/')], [], 'of nobody')
+  t.same([...table().methodsAt('/fleet/api/')].sort(), ['GET', 'POST'])
 })

@@ -6,6 +6,8 @@ import type { Server } from 'node:net'
 import type { FastifyPluginAsync, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/index.ts'
+import type {} from '../dns/index.ts'
+import type {} from '../health/index.ts'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
@@ -64,8 +66,8 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
   fastify.get('/', open, (request, reply) => answerIndex(request, reply, mountedAt))
 
-  fastify.get('/agents', reading, async request => byName(request, agentView))
-  fastify.get<{ Params: NameParams }>('/agents/:name', reading, async request => agentView(registry.get(request.params.name)))
+  fastify.get('/agents', reading, async request => byName(request, shown))
+  fastify.get<{ Params: NameParams }>('/agents/:name', reading, async request => shown(registry.get(request.params.name)))
   fastify.get('/registry', reading, async request => byName(request, registryView))
 
   fastify.post('/registry/register', changing, async (request, reply) => {
@@ -111,6 +113,13 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
+
+  function shown (agent: Agent) {
+    return agentView(agent, {
+      names: fastify.hasDecorator('dns') ? fastify.dns.namesOf(agent.name) : [],
+      noteOf: instance => fastify.hasDecorator('health') ? fastify.health.lastChange(instance) : undefined
+    })
+  }
 
   /** The agent in the path. Its names may have changed hands since auth looked, while the body of the request was awaited. */
   function ownAgent ({ params, principal }: FastifyRequest<{ Params: NameParams }>): string {

@@ -1,6 +1,9 @@
 /**
  * How agents, instances and leases look in the HTTP API.
  */
+import type { DnsNameStatus } from '../dns/index.ts'
+import type { HealthNote } from '../health/index.ts'
+import { dnsView } from '../../src/dns-view.ts'
 import { inFlightOf, statusOf, type Agent, type AgentPolicy, type AgentTls, type Timeouts } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type Lease } from '../../src/fleet/instance.ts'
 import { formatMs } from '../../src/options.ts'
@@ -16,15 +19,28 @@ export function instanceView (instance: Instance) {
   return { id, host, port, protocol, healthy: isHealthy(instance), state: stateOf(instance), weight, source, lease: lease && leaseView(lease) }
 }
 
+/** What is known of an agent elsewhere. */
+export interface AgentKnowledge {
+  /** By which it is looked for in DNS. */
+  readonly names: readonly DnsNameStatus[]
+  /** What last decided about an instance's health. */
+  readonly noteOf: (instance: Instance) => HealthNote | undefined
+}
+
 /** One agent, for /agents. */
-export function agentView (agent: Agent) {
+export function agentView (agent: Agent, { names, noteOf }: AgentKnowledge) {
   return {
     status: statusOf(agent),
-    instances: agent.instances.map(instance => ({ ...instanceView(instance), in_flight: instance.runtime.inFlight })),
+    instances: agent.instances.map(instance => ({ ...instanceView(instance), in_flight: instance.runtime.inFlight, ...noteView(noteOf(instance)) })),
     friendly_names: agent.aliases,
     metadata: agent.metadata,
-    in_flight: inFlightOf(agent)
+    in_flight: inFlightOf(agent),
+    ...dnsView(names)
   }
+}
+
+function noteView (note: HealthNote | undefined) {
+  return { why: note?.reason ?? null, since: note === undefined ? null : new Date(note.at).toISOString() }
 }
 
 /** One agent, for /registry. */

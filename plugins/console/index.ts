@@ -108,6 +108,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
       you: youOf(fastify, principal),
       totals: totals(),
       config: configStatus(fastify),
+      ...redisState(fastify),
       requests: recentRequests(fastify, principal)
     }
     viewer.isBehind = false
@@ -128,7 +129,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
     const config = configStatus(fastify)
     const isNewConfig = JSON.stringify(config) !== lastConfig
     lastConfig = JSON.stringify(config)
-    const head: Tick = { now: clock.now(), totals: totals(), ...(isSample && { sample: true }), ...(isNewConfig && { config }) }
+    const head: Tick = { now: clock.now(), totals: totals(), ...redisState(fastify), ...(isSample && { sample: true }), ...(isNewConfig && { config }) }
     const { entries, skipped } = recent.take()
 
     /** What a viewer is told. */
@@ -246,6 +247,11 @@ function configStatus (fastify: FastifyInstance): ConfigStatus {
   if (!fastify.hasDecorator('discovery')) return { loaded_at: null, ok: true }
   const { loadedAt, ok, error } = fastify.discovery.status
   return { loaded_at: loadedAt, ok, ...(error !== undefined && { error }) }
+}
+
+function redisState (fastify: FastifyInstance): Pick<Snapshot, 'redis'> {
+  const redis = fastify.hasDecorator('registrations') ? fastify.registrations.redis : undefined
+  return redis === undefined ? {} : { redis }
 }
 
 function recentRequests (fastify: FastifyInstance, principal: Principal | null | undefined): AuditEntry[] | null {

@@ -2,11 +2,12 @@
  * What the console's page and its gateway say to each other. Types only: the page is built for browsers, and shares nothing else.
  */
 import type { AuditEntry } from '../audit-log/entry.ts'
+import type { RedisState } from '../registry/registrations.ts'
 import type { AgentStatus } from '../../src/fleet/agent.ts'
 import type { InstanceState, Protocol, Source } from '../../src/fleet/instance.ts'
 import type { Scope } from '../../src/principal.ts'
 
-export type { AgentStatus, AuditEntry, InstanceState, Scope }
+export type { AgentStatus, AuditEntry, InstanceState, RedisState, Scope }
 
 /** What of an instance changes seldom. Times are milliseconds since the epoch. */
 export interface InstanceFacts {
@@ -88,6 +89,8 @@ export interface Snapshot {
   you: You
   totals: Totals
   config: ConfigStatus
+  /** Only where gateways share one. */
+  redis?: RedisState
   agents: Record<string, AgentPicture>
   /** Finished requests, newest last; null when there is no audit log to ask. */
   requests: AuditEntry[] | null
@@ -100,6 +103,7 @@ export interface Tick {
   /** With this tick a sample of the history was taken. */
   sample?: true
   config?: ConfigStatus
+  redis?: RedisState
   agents?: Record<string, AgentUpdate>
   /** Names of agents that left. */
   gone?: string[]

@@ -7,7 +7,7 @@ import fp from 'fastify-plugin'
 import type {} from '../discovery/index.ts'
 import type {} from '../registry/index.ts'
 import { systemClock, within, type Clock } from '../../src/clock.ts'
-import type { AgentDefinition, InstanceDefinition } from '../../src/fleet/definitions.ts'
+import type { AgentDefinition, DnsType, InstanceDefinition } from '../../src/fleet/definitions.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import { NameWatch } from './name-watch.ts'
 
@@ -15,17 +15,34 @@ import { NameWatch } from './name-watch.ts'
 export interface DnsNameStatus {
   readonly agent: string
   readonly name: string
-  /** Whether the last round of questions was answered. */
+  /** `A` and `AAAA` when left out. */
+  readonly type?: DnsType
+  /** Whether the last round of questions was answered; not before the first one was. */
   readonly ok: boolean
   /** Why it was not, as name servers put it: `SERVFAIL`, `TIMEOUT`. */
   readonly error?: string
+  /** When a round was last answered, milliseconds since the epoch; null when none was. */
+  readonly answeredAt: number | null
   /** How many instances the name leads to. */
   readonly instances: number
+}
+
+/** What came of it for an agent. */
+export interface DnsAgentStatus {
+  readonly name: string
+  /** How many instances all its names lead to. */
+  readonly instances: number
+  /** Rounds of questions in which something was not answered, for as long as it is looked for. */
+  readonly failures: number
 }
 
 export interface Dns {
   /** Each name that is asked for. */
   readonly names: readonly DnsNameStatus[]
+  /** Those by which instances of an agent are looked for. */
+  namesOf (agent: string): readonly DnsNameStatus[]
+  /** Those that are looked for. */
+  readonly agents: readonly DnsAgentStatus[]
   /** Resolves when no question is under way. */
   settled (): Promise<void>
 }
@@ -46,6 +63,8 @@ interface NamedAgent {
   watches: Map<string, NameWatch>
   /** What the registry was told last. */
   found: readonly InstanceDefinition[]
+  /** Rounds of questions in which something was not answered. */
+  failures: number
 }
 
 /** The most instances that are found for an agent; as many as may register. */
@@ -73,7 +92,7 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
     }
     for (const [name, sources] of named) {
       if (sources.size === 0) continue
-      const agent = agents.get(name) ?? { watches: new Map<string, NameWatch>(), found: [] }
+      const agent = agents.get(name) ?? { watches: new Map<string, NameWatch>(), found: [], failures: 0 }
       agents.set(name, agent)
       for (const [key, source] of sources) {
         if (agent.watches.has(key)) continue
@@ -105,7 +124,9 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
       log.warn(`${source.name} leads to nobody: DNS has no such records, so "${name}" has no instance by it`)
     }
     const agent = agents.get(name)
-    if (agent !== undefined) publish(name, agent)
+    if (agent === undefined) return
+    if (failure !== null) agent.failures++
+    publish(name, agent)
   }
 
   function publish (name: string, agent: NamedAgent): void {
@@ -121,10 +142,22 @@ const dnsPlugin: FastifyPluginAsync<DnsPluginOptions> = async (fastify, { clock 
     if (found.size > mostInstances) log.warn(`${found.size} instances of "${name}" are in DNS; ${mostInstances} are used`)
   }
 
+  function namesOf (agent: string): DnsNameStatus[] {
+    return [...agents.get(agent)?.watches.values() ?? []].map(({ source: { name, type }, failure, answeredAt, instances }) => ({
+      agent,
+      name,
+      ...(type !== undefined && { type }),
+      ok: failure === null && answeredAt !== null,
+      ...(failure !== null && { error: failure }),
+      answeredAt,
+      instances: instances.length
+    }))
+  }
+
   fastify.decorate('dns', {
-    get names () {
-      return [...agents].flatMap(([agent, { watches }]) => [...watches.values()].map(({ source: { name }, failure, instances }) => ({ agent, name, ok: failure === null, ...(failure !== null && { error: failure }), instances: instances.length })))
-    },
+    get names () { return [...agents.keys()].flatMap(namesOf) },
+    namesOf,
+    get agents () { return [...agents].map(([name, { found, failures }]) => ({ name, instances: found.length, failures })) },
     async settled () {
       while (asking.size > 0) await Promise.all(asking)
     }

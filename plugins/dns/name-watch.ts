@@ -43,6 +43,8 @@ export class NameWatch {
   #stopped = false
   /** Why the last round got no answer to something; null when it got one to everything. */
   failure: string | null = null
+  /** When a round last got an answer to everything, milliseconds since the epoch; null when none did. */
+  answeredAt: number | null = null
 
   constructor (source: DnsSource, clock: Clock, calls: NameWatchCalls) {
     this.source = source
@@ -75,6 +77,7 @@ export class NameWatch {
     if (this.#stopped) return
     this.#lookup = null
     this.failure = round.failure
+    if (round.failure === null) this.answeredAt = this.#clock.now()
     this.#cancelNext = this.#clock.after(this.#pauseMs(round), this.#calls.onDue)
     this.#calls.onRound()
   }

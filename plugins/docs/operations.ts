@@ -111,7 +111,7 @@ const instanceIdentity = inPath('id', 'The instance\'s id.')
 
 const exampleLease = { ttl_seconds: 60, expires_at: '2026-03-01T12:01:00.000Z' }
 const exampleInstance = { id: '86a5ee343cf7', host: 'localhost', port: 9000, protocol: 'http', healthy: true, state: 'up', weight: 1, source: 'api', lease: exampleLease }
-const exampleAgent = { status: 'healthy', instances: [{ ...exampleInstance, in_flight: 0 }], friendly_names: ['mine'], metadata: {}, in_flight: 0 }
+const exampleAgent = { status: 'healthy', instances: [{ ...exampleInstance, in_flight: 0, why: null, since: null }], friendly_names: ['mine'], metadata: {}, in_flight: 0 }
 const exampleRegistered = { message: 'registered my-agent', name: 'my-agent', instance: exampleInstance, lease: exampleLease }
 const exampleEntry = {
   id: '5f0c1d2e3a4b-7',

@@ -44,6 +44,12 @@ const aliases = list(text, 'The aliases.')
 const metadata: JsonSchema = { type: 'object', description: 'Whatever was said of the agent.', additionalProperties: true }
 const message: JsonSchema = { type: 'string', description: 'For people; may change.' }
 
+/** What decided about an instance's health last. */
+const decided = {
+  why: { type: ['string', 'null'], description: 'What last decided that it is up, down, ejected or restored, for people; null before anything did.' },
+  since: { type: ['string', 'null'], format: 'date-time', description: 'When that was.' }
+}
+
 const instance = {
   id: instanceId,
   host: text,
@@ -55,6 +61,11 @@ const instance = {
   source: { type: 'string', enum: ['file', 'dns', 'api'], description: '`file` for fleet.yaml, `dns` for what a name in it leads to, `api` for registrations.' },
   lease: orNull(named('Lease'))
 }
+
+const dns = list(object({ name: text, ok: { type: 'boolean', description: 'Whether all was answered that was asked last.' }, answered_at: { type: ['string', 'null'], format: 'date-time', description: 'When that was last so.' }, instances: count }, {
+  type: { type: 'string', enum: ['A', 'AAAA', 'SRV'] },
+  error: { type: 'string', description: 'As name servers put it, such as `SERVFAIL` or `TIMEOUT`.' }
+}), 'Names by which instances are looked for in DNS, of an agent that has some in fleet.yaml.')
 
 export const schemas = {
   Problem: object({
@@ -75,9 +86,11 @@ export const schemas = {
     gateway: { const: 'ok' },
     uptime_seconds: amount,
     services: byAgent(object({ healthy: yes, healthy_instances: count, total_instances: count }, {
-      instances: list(object({ id: instanceId, host: text, port, healthy: yes, state }), 'For callers with `read`.'),
+      instances: list(object({ id: instanceId, host: text, port, healthy: yes, state, ...decided }), 'For callers with `read`.'),
       friendly_names: aliases
     }))
+  }, {
+    redis: { type: 'string', enum: ['ok', 'away', 'refusing'], description: 'Where gateways share a Redis: unless it is `ok`, this one takes no registrations; the fleet is served as it is known.' }
   }),
   Live: object({ status: { const: 'ok' } }),
   Ready: object({ status: { const: 'ready' } }),
@@ -86,11 +99,11 @@ export const schemas = {
   Instance: object(instance),
   Agent: object({
     status: { type: 'string', enum: ['healthy', 'degraded', 'down'] },
-    instances: list(object({ ...instance, in_flight: count })),
+    instances: list(object({ ...instance, in_flight: count, ...decided })),
     friendly_names: aliases,
     metadata,
     in_flight: { ...count, description: 'Requests, streams and WebSockets under way.' }
-  }),
+  }, { dns }),
   Agents: byAgent(named('Agent')),
   RegistryEntry: object({
     instances: list(named('Instance')),
@@ -145,7 +158,7 @@ export const schemas = {
     route: orNull(object({ path: text, needs: { type: ['string', 'null'], description: 'The scope; null for nothing.' } })),
     key: object({ id: { type: ['string', 'null'] }, scopes: list(text), agents: { anyOf: [list(text), { const: '*' }] } }),
     rate_limit: orNull(object({ enabled: yes }, { per_minute: count, burst: count, bucket: text })),
-    agent: orNull(object({ name: text, asked_as: text, status: text }, { path: text })),
+    agent: orNull(object({ name: text, asked_as: text, status: text }, { path: text, dns })),
     policy: orNull(object({
       timeouts: object({ connect: text, response: text, idle: text, total: { type: ['string', 'null'] } }),
       path_prefix: { type: ['string', 'null'], description: 'Of `paths`, whose timeouts these are.' },

@@ -3,6 +3,7 @@
  * refusals the first that it would meet. Reads what the plugins know, and changes nothing.
  */
 import type { FastifyInstance } from 'fastify'
+import type {} from '../dns/index.ts'
 import type {} from '../guard/index.ts'
 import type {} from '../health/index.ts'
 import type {} from '../problem/index.ts'
@@ -10,6 +11,7 @@ import type {} from '../proxy/index.ts'
 import type {} from '../rate-limit/index.ts'
 import type { FleetRouteConfig } from '../auth/index.ts'
 import type { Forecast } from '../upstream/index.ts'
+import { dnsView } from '../../src/dns-view.ts'
 import { AgentNotFoundError, BadRequestError, ForbiddenError, MethodNotAllowedError, NoInstanceAvailableError, NotFoundError, isFleetError, type FleetError } from '../../src/errors.ts'
 import { statusOf, type Agent } from '../../src/fleet/agent.ts'
 import type { Asker } from '../../src/fleet/balancer.ts'
@@ -61,11 +63,16 @@ export function explain (gateway: FastifyInstance, question: Question) {
     route: route === undefined ? null : { path: isProxy ? patternOf(route.url) : route.url.replaceAll(/:(\w+)/g, '{$1}'), needs: needsOf(config) },
     key: { id: principal.id, scopes: principal.scopes, agents: agentsOf(principal, question.teller) },
     rate_limit: route === undefined ? null : rateLimitOf(gateway, principal, config, isProxy ? seen : undefined),
-    agent: seen === undefined ? null : { name: seen.name, asked_as: name!, status: statusOf(seen), ...(asked !== undefined && { path: asked.rest }) },
+    agent: seen === undefined ? null : agentOf(gateway, seen, name!, asked?.rest),
     policy: asked === undefined || seen === undefined ? null : policyOf(gateway, seen, asked.rest, method),
     instances: seen === undefined ? [] : seen.instances.map(instance => instanceOf(gateway, seen, instance, question.now)),
     next: forecast === undefined || refusal !== undefined ? null : nextOf(gateway, seen!, forecast, question.now)
   }
+}
+
+function agentOf (gateway: FastifyInstance, agent: Agent, askedAs: string, path: string | undefined) {
+  const names = gateway.hasDecorator('dns') ? gateway.dns.namesOf(agent.name) : []
+  return { name: agent.name, asked_as: askedAs, status: statusOf(agent), ...(path !== undefined && { path }), ...dnsView(names) }
 }
 
 const notAscii = /[\u0080-\uffff]/

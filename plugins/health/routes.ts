@@ -6,18 +6,20 @@ import type {} from '../auth/index.ts'
 import type {} from '../auth/route-config.ts'
 import type {} from '../drain/index.ts'
 import type {} from '../registry/index.ts'
+import type { RedisState } from '../registry/registrations.ts'
 import type { Clock } from '../../src/clock.ts'
 import { DrainingError } from '../../src/errors.ts'
 import { servingCount, type Agent } from '../../src/fleet/agent.ts'
 import { isHealthy, stateOf, type Instance, type InstanceState } from '../../src/fleet/instance.ts'
 import { hasScope, mayTouch } from '../../src/principal.ts'
+import type { Health, HealthNote } from './index.ts'
 
 /** How one agent fares; who may not know more gets the figures alone. */
 export interface ServiceHealth {
   healthy: boolean
   healthy_instances: number
   total_instances: number
-  instances?: { id: string, host: string, port: number, healthy: boolean, state: InstanceState }[]
+  instances?: { id: string, host: string, port: number, healthy: boolean, state: InstanceState, why: string | null, since: string | null }[]
   friendly_names?: readonly string[]
 }
 
@@ -26,6 +28,8 @@ export interface HealthReport {
   status: 'healthy' | 'degraded'
   gateway: 'ok'
   uptime_seconds: number
+  /** Only where gateways share one. Nothing of `status`: without it the fleet is served as it is known. */
+  redis?: RedisState
   services: Record<string, ServiceHealth>
 }
 
@@ -85,16 +89,17 @@ function maySeeDetails (request: FastifyRequest, agentName: string): boolean {
   return principal !== null && hasScope(principal, 'read') && mayTouch(principal, agentName)
 }
 
-function healthReport ({ registry }: FastifyInstance, seesDetails: (name: string) => boolean, startedAt: number, now: number): HealthReport {
+function healthReport (fastify: FastifyInstance, seesDetails: (name: string) => boolean, startedAt: number, now: number): HealthReport {
   const services: [string, ServiceHealth][] = []
   let status: HealthReport['status'] = 'healthy'
-  for (const agent of registry.agents()) {
+  for (const agent of fastify.registry.agents()) {
     const service = serviceHealth(agent)
     if (!service.healthy) status = 'degraded'
-    services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent) } : service])
+    services.push([agent.name, seesDetails(agent.name) ? { ...service, ...details(agent, fastify.health) } : service])
   }
+  const redis = fastify.hasDecorator('registrations') ? fastify.registrations.redis : undefined
   // fromEntries() makes "__proto__" a key as any other
-  return { status, gateway: 'ok', uptime_seconds: (now - startedAt) / 1_000, services: Object.fromEntries(services) }
+  return { status, gateway: 'ok', uptime_seconds: (now - startedAt) / 1_000, ...(redis !== undefined && { redis }), services: Object.fromEntries(services) }
 }
 
 function serviceHealth (agent: Agent): ServiceHealth {
@@ -102,11 +107,11 @@ function serviceHealth (agent: Agent): ServiceHealth {
   return { healthy: available > 0, healthy_instances: available, total_instances: agent.instances.length }
 }
 
-function details ({ instances, aliases }: Agent): Pick<ServiceHealth, 'instances' | 'friendly_names'> {
-  return { instances: instances.map(instanceHealth), friendly_names: aliases }
+function details ({ instances, aliases }: Agent, health: Health): Pick<ServiceHealth, 'instances' | 'friendly_names'> {
+  return { instances: instances.map(instance => instanceHealth(instance, health.lastChange(instance))), friendly_names: aliases }
 }
 
-function instanceHealth (instance: Instance) {
+function instanceHealth (instance: Instance, note: HealthNote | undefined) {
   const { id, host, port } = instance
-  return { id, host, port, healthy: isHealthy(instance), state: stateOf(instance) }
+  return { id, host, port, healthy: isHealthy(instance), state: stateOf(instance), why: note?.reason ?? null, since: note === undefined ? null : new Date(note.at).toISOString() }
 }

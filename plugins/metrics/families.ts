@@ -4,6 +4,7 @@
  */
 import type { FastifyInstance } from 'fastify'
 import type {} from '../discovery/index.ts'
+import type {} from '../dns/index.ts'
 import type {} from '../facts/index.ts'
 import type {} from '../rate-limit/index.ts'
 import type {} from '../redis/index.ts'
@@ -98,7 +99,8 @@ export function fleetFamilies ({ fastify, counts, version, sees }: FleetFigures)
     plainCounter('fleet_rate_limited_total', 'Requests refused because their client made too many.', counts.rateLimited),
     plainCounter('fleet_auth_failures_total', 'Requests refused for want of a valid token.', counts.authFailures),
     ...configFamilies(fastify),
-    ...redisFamilies(fastify)
+    ...redisFamilies(fastify),
+    ...dnsFamilies(fastify, sees)
   ]
 }
 
@@ -132,6 +134,18 @@ function redisFamilies (fastify: FastifyInstance): Family[] {
   return [
     gauge('fleet_redis_up', 'Whether the Redis that gateways share answers.', [{ labels: {}, value: fastify.redis.isUp ? 1 : 0 }]),
     ...(fastify.hasDecorator('rateLimiter') ? [plainCounter('fleet_rate_limit_store_failures_total', 'Requests whose limit could not be looked at in common with other gateways.', fastify.rateLimiter.storeFailures)] : [])
+  ]
+}
+
+/** Only of agents that are looked for there: nobody finds the others, and nothing is wrong with that. */
+function dnsFamilies (fastify: FastifyInstance, sees: (agentName: string) => boolean): Family[] {
+  const agents = fastify.hasDecorator('dns') ? fastify.dns.agents.filter(({ name }) => sees(name)) : []
+  if (agents.length === 0) return []
+  return [
+    gauge('fleet_dns_addresses', 'Addresses that DNS has of the agent.', agents.map(({ name, instances }) => ({ labels: { agent: name }, value: instances }))),
+    counter('fleet_dns_lookup_failures_total', 'Times that DNS was asked for the agent and something was not answered.', function * () {
+      for (const { name, failures } of agents) yield { labels: { agent: name }, value: failures }
+    })
   ]
 }
 

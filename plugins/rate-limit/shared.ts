@@ -16,6 +16,8 @@ const answerMs = 250
 const tickMs = 50
 /** Between two questions whether it answers again. */
 const askAgainMs = 250
+/** It does after so many answers in a row: the buckets must not change with each of a Redis that flaps. */
+const answersToReturn = 2
 
 /**
  * Takes a token if there is one. KEYS: the bucket. ARGV: burst, tokens a minute. The bucket is a text, `level time burst perMinute`, the level in sixty-thousandths of a token; all
@@ -80,6 +82,8 @@ export class SharedBuckets {
   readonly #onFound: () => void
   #isLost = false
   #failures = 0
+  /** In a row, since it was lost. */
+  #answers = 0
   #stopAsking = () => {}
   /** In the order in which they asked. */
   readonly #waiting = new Set<Waiting>()
@@ -144,6 +148,7 @@ export class SharedBuckets {
     this.#failures++
     if (this.#isLost || this.#isClosed) return
     this.#isLost = true
+    this.#answers = 0
     this.#onLost(why)
     this.#askLater()
   }
@@ -157,7 +162,8 @@ export class SharedBuckets {
     const askedAt = performance.now()
     const isAnswered = await this.#takeToken(this.#redis.key('limit'), 1, 60_000_000).then(() => true, () => false)
     if (this.#isClosed) return
-    if (!isAnswered || performance.now() - askedAt > answerMs) return this.#askLater()
+    this.#answers = isAnswered && performance.now() - askedAt <= answerMs ? this.#answers + 1 : 0
+    if (this.#answers < answersToReturn) return this.#askLater()
     this.#isLost = false
     this.#onFound()
   }

@@ -18,7 +18,7 @@ export interface FleetRedis {
   readonly client: Redis | null
   /** A key of this fleet. All keys with the same first part are in one hash slot. */
   key (...parts: readonly string[]): string
-  /** Whether the server answered when it was last asked, which is twice a second. */
+  /** Whether the server answered when it was last asked, which is twice a second; one that was lost, the last two times. */
   readonly isUp: boolean
   /** Calls `listener` whenever `isUp` changes; the returned function ends that. */
   onStatus (listener: (isUp: boolean) => void): () => void
@@ -39,6 +39,8 @@ export interface RedisPluginOptions extends Partial<RedisOptions> {
 /** A request may wait for an answer, so it is not waited for long. */
 const commandTimeoutMs = 500
 const pingMs = 500
+/** One that was lost is back after so many answers in a row, half a second apart: whatever follows from it must not change with each of one that flaps. */
+const answersToReturn = 2
 /** A connection on which nothing comes for so long is given up for another: the other end may be gone without a word. */
 const silentMs = 4_000
 /** The start waits so long for a server; without one the gateway begins with what it remembers. */
@@ -74,8 +76,13 @@ const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts
   let isTold = false
   let isAsking = false
   let reason = 'no connection'
+  /** Answers in a row that it takes to be up: one, before it ever was; and how many there were. */
+  let answersWanted = 1
+  let answers = 0
 
   function became (up: boolean): void {
+    if (up) answersWanted = answersToReturn
+    else answers = 0
     if (up === isUp && isTold) return
     isTold = true
     isUp = up
@@ -89,7 +96,7 @@ const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts
     isAsking = true
     try {
       await client.ping()
-      became(true)
+      if (++answers >= answersWanted) became(true)
     } catch (error) {
       reason = redisReason(error)
       became(false)
@@ -99,7 +106,7 @@ const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts
   }
 
   client.on('error', error => { reason = redisReason(error) })
-  client.on('ready', () => { void ask() })
+  client.on('ready', () => { if (answersWanted === 1) void ask() }) // nobody waits for the clock at the start
   client.on('close', () => became(false))
   const stopAsking = clock.every(pingMs, () => { void ask() })
 

@@ -38,7 +38,10 @@ export interface RegistryStateKeeper {
 export interface RegistryRules {
   /** Hosts that registrations may name; undefined for all that are not refused anyway. */
   readonly allowedHosts: readonly string[] | undefined
-  /** Takes other rules at once. Registered instances that would be refused now leave, as at a restart; `stateDir` is the start's. @throws OptionsError */
+  /**
+   * Takes other rules at once. Registered instances that would be refused now leave, as at a restart; `stateDir` is the start's.
+   * @throws OptionsError
+   */
   reconfigure (options: Partial<RegistryOptions>): void
 }
 
@@ -123,7 +126,8 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
         await write()
       } catch (error) {
         fastify.log.error(error, 'The registry could not be kept')
-        throw new NotKeptError('The registry can not be written to disk just now; the gateway\'s log says why', { headers: { 'retry-after': '10' } }, { cause: error })
+        const message = 'The registry can not be written to disk just now; the gateway\'s log says why'
+        throw new NotKeptError(message, { headers: { 'retry-after': '10' } }, { cause: error })
       }
     }
   }

@@ -3,7 +3,9 @@
  * hand, or from a time when other hosts were allowed. What clashes with whom is the registry's question.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { balancerFields, concurrencyFields, healthFields, namePattern, pathFields, rateLimitFields, retryFields, timeoutFields } from '../../src/agent-options.ts'
+import {
+  balancerFields, concurrencyFields, healthFields, namePattern, pathFields, rateLimitFields, retryFields, timeoutFields
+} from '../../src/agent-options.ts'
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { RegistryState, SavedInstance } from '../../src/fleet/registry.ts'
 import { Duration, Type, checkOptions, parseOptions, type OptionError, type StaticDecode, type TSchema } from '../../src/options.ts'

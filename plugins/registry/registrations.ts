@@ -3,9 +3,14 @@ import type { Agent } from '../../src/fleet/agent.ts'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { Registration, Registry } from '../../src/fleet/registry.ts'
 
+/** How the Redis fares by which registrations are shared: `away`, it does not answer; `refusing`, it does, and can keep no change just now. */
+export type RedisState = 'ok' | 'away' | 'refusing'
+
 export interface Registrations {
   /** Whether a change could be kept just now, as far as it is known; not that it will. */
   readonly isAvailable: boolean
+  /** Undefined where nothing is shared. */
+  readonly redis: RedisState | undefined
   /** @throws NameConflictError InvalidRegistrationError NotKeptError; nothing has changed then */
   register (registration: Registration): Promise<{ created: boolean, agent: Agent, instance: Instance }>
   /** Renews the lease of an instance. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
@@ -26,6 +31,7 @@ export interface Registrations {
 export function ownRegistrations (registry: Registry, save: () => Promise<void>): Registrations {
   return {
     isAvailable: true,
+    redis: undefined,
     reread () {}, // there are none
     async register (registration) {
       const { undo, ...registered } = registry.register(registration)

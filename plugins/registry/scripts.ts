@@ -318,7 +318,16 @@ export interface RegistryKeys {
 
 export function registryKeys (key: (...parts: readonly string[]) => string): RegistryKeys {
   const of = (...parts: string[]) => key('registry', ...parts)
-  return { meta: of('meta'), agents: of('agents'), leases: of('leases'), drains: of('drains'), lapses: of('lapses'), names: of('names'), channel: of('changes'), agent: name => of('agent', name) }
+  return {
+    meta: of('meta'),
+    agents: of('agents'),
+    leases: of('leases'),
+    drains: of('drains'),
+    lapses: of('lapses'),
+    names: of('names'),
+    channel: of('changes'),
+    agent: name => of('agent', name)
+  }
 }
 
 /** Loads the scripts into a client; the server has each once. */

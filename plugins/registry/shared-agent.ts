@@ -38,7 +38,11 @@ export function entryOf (agent: KeptAgent, drains: (authority: string) => boolea
   return {
     name: agent.name,
     aliases: agent.aliases ?? [],
-    fields: [...settingFields(agent), ...agent.instances.flatMap(instanceFields), ...authorities.filter(drains).flatMap(authority => [`d:${authority}`, '0'])],
+    fields: [
+      ...settingFields(agent),
+      ...agent.instances.flatMap(instanceFields),
+      ...authorities.filter(drains).flatMap(authority => [`d:${authority}`, '0'])
+    ],
     leases: agent.instances.flatMap(({ ttlMs }, index) => ttlMs === undefined ? [] : [authorities[index]!, ttlMs])
   }
 }
@@ -55,10 +59,11 @@ export function agentOf (name: string, fields: Fields, rules: RegistrationHostRu
   try {
     for (let index = 0; index < fields.length; index += 2) {
       const [field, value] = [fields[index]!, fields[index + 1]!]
+      const ofPolicy = field.startsWith('policy.') ? field.slice('policy.'.length) : ''
       if (field.startsWith('d:')) draining.add(field.slice(2))
       else if (field.startsWith('i:')) instances.push(JSON.parse(value))
       else if (field === 'aliases' || field === 'metadata') settings[field] = JSON.parse(value) ?? undefined
-      else if (field.startsWith('policy.') && keptPolicies.has(field.slice('policy.'.length))) policy[field.slice('policy.'.length)] = JSON.parse(value)
+      else if (keptPolicies.has(ofPolicy)) policy[ofPolicy] = JSON.parse(value)
       // else it is of the scripts alone, or of a later version
     }
   } catch (error) {
@@ -68,5 +73,6 @@ export function agentOf (name: string, fields: Fields, rules: RegistrationHostRu
   const agent = readKeptAgent({ name, ...settings, ...(Object.keys(policy).length > 0 && { policy }), instances }, name, rules, skipped)
   if (agent === undefined || agent.instances.length === 0) return null
   const sorted = agent.instances.toSorted((a, b) => a.host < b.host ? -1 : a.host > b.host ? 1 : a.port - b.port) // as on every gateway
-  return { ...agent, instances: sorted.map(instance => draining.has(authorityOf(instance.host, instance.port)) ? { ...instance, draining: true } : instance) }
+  const isDraining = ({ host, port }: KeptInstance) => draining.has(authorityOf(host, port))
+  return { ...agent, instances: sorted.map(instance => isDraining(instance) ? { ...instance, draining: true } : instance) }
 }

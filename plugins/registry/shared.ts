@@ -66,8 +66,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   const run = loadScripts(client, keys)
   /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
   let bulk: Redis | null = null
-  const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
-  const self = randomBytes(6).toString('hex')
+  const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false })
+  const gatewayId = randomBytes(6).toString('hex')
   let seen = seenBefore
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
@@ -83,10 +83,10 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   /** How many changes of an agent are on their way: what is read meanwhile lacks what they are about. */
   const writing = new Map<string, number>()
   let isReadingSoon = false
-  /** The version that each agent was read at: an older answer may come later. */
-  const readAt = new Map<string, number>()
+  /** How many answers about an agent are under way, and the version of the latest that came: an older one may come later, by the other connection. */
+  const asked = new Map<string, { count: number, version: number }>()
   /** What was told while it is not known yet which version was found. */
-  let early: string[] | null = null
+  let toldEarly: string[] | null = null
   /** Whether something was told that does not fit what was read. */
   let isDoubtful = false
   let lookedAt = -Infinity
@@ -95,15 +95,37 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   let wake = () => {}
   const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
 
-  const notKept = (cause?: unknown) => new NotKeptError('The Redis in which gateways share the registry can not be asked just now; try again in 1 s', { headers: { 'retry-after': '1' } }, ...(cause === undefined ? [] : [{ cause }]))
+  const notKept = (cause?: unknown) => new NotKeptError(
+    'The Redis in which gateways share the registry can not be asked just now; try again in 1 s',
+    { headers: { 'retry-after': '1' } },
+    ...(cause === undefined ? [] : [{ cause }])
+  )
 
   /** What a gateway can't write it must not change either. @throws NotKeptError */
   function refuseUnsynced (): void {
     if (!isSynced || !redis.isUp) throw notKept()
   }
 
+  /** Asks something of an agent whose answer is applied: which version was applied has to be known until the last of these is over. */
+  async function asking<A> (name: string, ask: () => Promise<A>): Promise<A> {
+    const answers = asked.get(name) ?? { count: 0, version: 0 }
+    asked.set(name, answers)
+    answers.count++
+    try {
+      return await ask()
+    } finally {
+      if (--answers.count === 0) asked.delete(name)
+    }
+  }
+
+  type ChangeArguments = [script: 'write' | 'remove' | 'drain', name: string, ...args: readonly (string | number)[]]
+
   /** Writes, and takes over what came of it. @throws NotKeptError */
-  async function change (script: 'write' | 'remove' | 'drain', name: string, ...args: readonly (string | number)[]): Promise<unknown[]> {
+  async function change (...[script, name, ...args]: ChangeArguments): Promise<unknown[]> {
+    return await asking(name, () => changeNow(script, name, ...args))
+  }
+
+  async function changeNow (...[script, name, ...args]: ChangeArguments): Promise<unknown[]> {
     let answer: unknown[]
     writing.set(name, (writing.get(name) ?? 0) + 1)
     try {
@@ -142,9 +164,9 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       dirty.set(name, { isRemoved })
       return
     }
-    const at = Number(version)
-    if (at < (readAt.get(name) ?? 0)) return
-    readAt.set(name, at)
+    const answers = asked.get(name)!
+    if (Number(version) < answers.version) return
+    answers.version = Number(version)
     const skipped: string[] = []
     registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
@@ -166,7 +188,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   }
 
   async function refresh (name: string, isRemoved = false, read = run): Promise<void> {
-    apply(name, await read('read', name) as unknown[], isRemoved)
+    await asking(name, async () => apply(name, await read('read', name) as unknown[], isRemoved))
   }
 
   /** Reads what was heard of. */
@@ -191,8 +213,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   }
 
   function heard (message: string): void {
-    if (early !== null) {
-      early.push(message)
+    if (toldEarly !== null) {
+      toldEarly.push(message)
       return
     }
     const [epoch = '', text = '', kind = '', name = '', authority = ''] = message.split(' ')
@@ -216,7 +238,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       if (isDoubtful) resync() // meanwhile there was reason to
     }, (error: unknown) => {
       syncing = null
-      early = null
+      toldEarly = null
       if (!isClosed) log.warn(`The shared registry could not be read: ${redisReason(error)}`)
       clock.after(lookMs, () => { if (!isSynced) resync() })
     })
@@ -236,7 +258,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   async function becomeEqual (runAtLength: Run): Promise<void> {
     do {
       isDoubtful = false
-      early = []
+      toldEarly = []
       const [epoch, text, origin] = await run('look', '', '', keys.channel) as [string, string, string]
       const version = Number(text)
       if (epoch === '' || (epoch === seen?.epoch && version < seen.version)) {
@@ -246,15 +268,19 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       }
       if (epoch !== seen?.epoch) {
         const entries = covers(origin) ? [] : everything()
-        for (let from = 0; from < entries.length; from += chunk) await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + chunk)))
-        readAt.clear()
+        for (let from = 0; from < entries.length; from += chunk) {
+          await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + chunk)))
+        }
+        for (const answers of asked.values()) answers.version = 0
       }
       seen = { epoch, version }
-      const told = early
-      early = null
+      const told = toldEarly
+      toldEarly = null
       for (const message of told) heard(message) // what changes from here on is read once more
       const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
-      for (let from = 0; from < names.length; from += chunk) await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))
+      for (let from = 0; from < names.length; from += chunk) {
+        await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))
+      }
     } while (isDoubtful)
     if (!isSubscribed) return // it begins anew when changes are told again
     isSynced = true
@@ -267,10 +293,11 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   async function restore (epoch: string, runAtLength: Run): Promise<void> {
     const entries = everything()
     const origin = seen === null ? '' : `${seen.epoch}:${seen.version}`
-    const restored = await runAtLength('restore', '', epoch, keys.channel, randomBytes(8).toString('hex'), seen?.version ?? 0, origin, JSON.stringify(entries))
+    const newEpoch = randomBytes(8).toString('hex')
+    const restored = await runAtLength('restore', '', epoch, keys.channel, newEpoch, seen?.version ?? 0, origin, JSON.stringify(entries))
     if (restored !== 1) return
     if (entries.length === 0 && seen === null) log.info('Redis had no registry yet')
-    else log.warn({ agents: entries.length }, epoch === '' ? 'Redis had no registry; what is known here was written' : 'Redis had an older registry; what is known here was written')
+    else log.warn({ agents: entries.length }, `Redis had ${epoch === '' ? 'no' : 'an older'} registry; what is known here was written`)
   }
 
   /** Whether the data was made of all that this gateway had seen. */
@@ -282,7 +309,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
 
   function everything () {
     return registry.exportState().agents.map(agent => {
-      const drains = new Set(registry.find(agent.name)?.instances.filter(({ runtime }) => runtime.draining).map(({ host, port }) => authorityOf(host, port)))
+      const draining = registry.find(agent.name)?.instances.filter(({ runtime }) => runtime.draining)
+      const drains = new Set(draining?.map(({ host, port }) => authorityOf(host, port)))
       return entryOf(agent, authority => drains.has(authority))
     })
   }
@@ -336,7 +364,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
         if (!runtime.draining) continue
         const authority = authorityOf(host, port)
         if (!registry.isRegistered(name, authority)) continue
-        drained.push(runtime.inFlight > 0 ? run('busy', name, seen!.epoch, keys.channel, authority, self) : change('remove', name, 'drained', name, authority))
+        if (runtime.inFlight > 0) drained.push(run('busy', name, seen!.epoch, keys.channel, authority, gatewayId))
+        else drained.push(change('remove', name, 'drained', name, authority))
       }
     }
     await Promise.all(drained)
@@ -368,7 +397,9 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   return {
     get seen () { return seen },
 
-    get isAvailable () { return isSynced && isWritable && redis.isUp },
+    get isAvailable () { return this.redis === 'ok' },
+
+    get redis () { return !redis.isUp ? 'away' : isSynced && isWritable ? 'ok' : 'refusing' },
 
     async begin () {
       subscriber.connect().catch(() => {}) // it goes on trying
@@ -408,7 +439,10 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       }
       if (answer[0] === 'taken') {
         undo()
-        throw new NameConflictError(answer[1] === name ? `"${name}" is an alias of the agent "${String(answer[2])}"` : `The alias "${String(answer[1])}" belongs to the agent "${String(answer[2])}"`)
+        const [, taken, owner] = answer.map(String)
+        throw new NameConflictError(taken === name
+          ? `"${name}" is an alias of the agent "${owner}"`
+          : `The alias "${taken}" belongs to the agent "${owner}"`)
       }
       const agent = registry.find(name) ?? local // somebody may have removed it by now
       return { created, agent, instance: agent.instances.find(({ id }) => id === instance.id) ?? instance }

@@ -1,6 +1,7 @@
 /**
- * What a failed probe means, and what to do about it.
+ * What a failed test means, and what to do about it.
  */
+import type { RedisState } from '../../plugins/registry/registrations.ts'
 import type { ProbeOutcome } from '../fleet/outlier.ts'
 import { certificateProblem } from '../tls-reasons.ts'
 
@@ -47,4 +48,11 @@ export function adviceFor ({ outcome, status, cause, path }: ProbeAnswer, addres
   if (certificate !== undefined) return { problem: `${address}: ${certificate} (${code})`, advice: certificateAdvice(code) }
   if (/CERT|SIGNATURE|ALTNAME/.test(code)) return { problem: `the certificate of ${address} is not to be trusted (${code})`, advice: 'give the agent a certificate that the gateway\'s machine trusts, for the name it is registered under (NODE_EXTRA_CA_CERTS names more authorities)' }
   return { problem: `${address} can't be asked${code === '' ? '' : ` (${code})`}`, advice: 'see the gateway\'s log' }
+}
+
+/** For a Redis that is not well. */
+export function redisAdvice (state: RedisState): string {
+  return state === 'away'
+    ? 'is it running, and are redis.url and its password right? The gateway\'s log says what it met'
+    : 'is it full, or does it follow another one? The gateway\'s log says; when it was away, this is over in a moment'
 }

@@ -8,10 +8,12 @@ import type { InstanceState } from '../fleet/instance.ts'
 import { AgentShape } from './answers.ts'
 import { withClient, type AgentView } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { dnsInWords, whyEmpty } from './dns-names.ts'
 import { sourceInWords } from '../figures.ts'
 import { colorsFor, legible, print, printJson, type Colors, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
+import { whyNotUp } from './wording.ts'
 
 export function agentsCommand (io: CommandIo): Command {
   const command = clientCommand('agents')
@@ -56,11 +58,14 @@ function showOne (name: string, agent: AgentView, io: CommandIo): void {
   print(io, `${colors.bold(name)}: ${statusText(agent.status, colors)}`)
   if (agent.friendly_names.length > 0) print(io, `aliases: ${agent.friendly_names.join(', ')}`)
   for (const [key, value] of Object.entries(agent.metadata)) print(io, `${key}: ${typeof value === 'string' ? value : JSON.stringify(value)}`)
+  for (const view of agent.dns ?? []) print(io, `dns: ${dnsInWords(view)}`)
   print(io, '')
-  if (agent.instances.length === 0) return print(io, `No instances: add one with "${io.self} register ${name} PORT"`)
-  printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends'], agent.instances.map(({ id, protocol, host, port, state, source, in_flight: inFlight, lease }) => [
-    id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), sourceInWords(source), String(inFlight), lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
-  ]))
+  if (agent.instances.length === 0) return print(io, `No instances: ${agent.dns ? whyEmpty(name, agent.dns, io.self).advice : `add one with "${io.self} register ${name} PORT"`}`)
+  printTable(io, ['instance', 'address', 'state', 'source', 'in flight', 'lease ends', 'why'], agent.instances.map(instance => {
+    const { id, protocol, host, port, state, source, in_flight: inFlight, lease } = instance
+    const leaseEnds = lease === null ? '' : `${lease.expires_at}${lease.lapsed === true ? ', lapsed' : ''}`
+    return [id, `${protocol}://${authorityOf(host, port)}`, stateText(state, colors), sourceInWords(source), String(inFlight), leaseEnds, whyNotUp(instance)]
+  }))
 }
 
 /** Green, yellow or red; as it is when it is one that only a newer gateway knows. */

@@ -16,6 +16,20 @@ function byName (value: TSchema) {
   return Type.Record(Name, value, { additionalProperties: false })
 }
 
+const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
+
+const DnsName = Type.Object({
+  name: Type.String(),
+  type: Type.Optional(Type.String()),
+  ok: Type.Boolean(),
+  error: Type.Optional(Type.String()),
+  answered_at: orNull(Type.String()),
+  instances: Type.Integer()
+})
+
+/** What decided about an instance last; an older gateway does not tell. */
+const decided = { why: Type.Optional(orNull(Type.String())), since: Type.Optional(orNull(Type.String())) }
+
 const Lease = Type.Object({ expires_at: Type.String() })
 
 const Instance = Type.Object({
@@ -32,10 +46,11 @@ const Instance = Type.Object({
 /** `GET /agents/{name}` */
 export const AgentShape = Type.Object({
   status: Type.String(),
-  instances: Type.Array(Type.Intersect([Instance, Type.Object({ in_flight: Type.Integer() })])),
+  instances: Type.Array(Type.Intersect([Instance, Type.Object({ in_flight: Type.Integer(), ...decided })])),
   friendly_names: Type.Array(Name),
   metadata: Type.Object({}),
-  in_flight: Type.Integer()
+  in_flight: Type.Integer(),
+  dns: Type.Optional(Type.Array(DnsName))
 })
 
 /** `GET /agents` */
@@ -46,11 +61,12 @@ export const HealthShape = Type.Object({
   status: Type.String(),
   gateway: Type.Literal('ok'),
   uptime_seconds: Type.Number(),
+  redis: Type.Optional(Type.String()),
   services: byName(Type.Object({
     healthy: Type.Boolean(),
     healthy_instances: Type.Integer(),
     total_instances: Type.Integer(),
-    instances: Type.Optional(Type.Array(Type.Object({ host: Type.String(), port: Type.Integer(), state: Type.String() })))
+    instances: Type.Optional(Type.Array(Type.Object({ host: Type.String(), port: Type.Integer(), state: Type.String(), ...decided })))
   }))
 })
 
@@ -133,6 +149,7 @@ const FleetTotals = {
   now: Type.Number(),
   totals: Type.Object({ uptime_seconds: Type.Number(), requests: Type.Integer(), errors: Type.Integer(), in_flight: Type.Integer(), watching: Type.Integer() }),
   config: Type.Optional(Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) })),
+  redis: Type.Optional(Type.String()),
   requests: Type.Optional(Type.Union([Type.Array(Type.Object({})), Type.Null()]))
 }
 
@@ -159,7 +176,7 @@ export const ExplanationShape = Type.Object({
   route: orNull(Type.Object({ path: Type.String(), needs: orNull(Type.String()) })),
   key: Type.Object({ id: orNull(Type.String()), scopes: Type.Array(Type.String()), agents: Type.Union([Type.Array(Type.String()), Type.Literal('*')]) }),
   rate_limit: orNull(Type.Object({ enabled: Type.Boolean(), per_minute: Type.Optional(Type.Integer()), burst: Type.Optional(Type.Integer()), bucket: Type.Optional(Type.String()) })),
-  agent: orNull(Type.Object({ name: Name, asked_as: Type.String(), status: Type.String(), path: Type.Optional(Type.String()) })),
+  agent: orNull(Type.Object({ name: Name, asked_as: Type.String(), status: Type.String(), path: Type.Optional(Type.String()), dns: Type.Optional(Type.Array(DnsName)) })),
   policy: orNull(Type.Object({
     timeouts: Type.Object({ connect: Type.String(), response: Type.String(), idle: Type.String(), total: orNull(Type.String()) }),
     path_prefix: orNull(Type.String()),

@@ -44,7 +44,14 @@ export interface GatewayAnswer {
 }
 
 /** Nobody answers, or only that it can't be just now, so it is worth another try. */
-export class GatewayAwayError extends CommandError {}
+export class GatewayAwayError extends CommandError {
+  /** Whether a gateway says it. */
+  readonly isAnswer: boolean
+  constructor (message: string, { isAnswer = false } = {}) {
+    super(message)
+    this.isAnswer = isAnswer
+  }
+}
 
 /** The gateway says no, for good. */
 export class GatewayRefusal extends CommandError {
@@ -178,7 +185,7 @@ export class GatewayClient {
     if (code === 'FLEET_FORBIDDEN') return new CommandError(`${detail}${token === undefined ? '' : ` (the token is from ${token.from})`}`)
     const hint = nearest.length > 0 && !detail.includes(nearest[0]!) ? `; did you mean ${nearest.map(name => `"${name}"`).join(' or ')}?` : ''
     const text = errors.length > 1 ? [`${title}:`, ...errors.map(({ path, message }) => `  ${path} ${message}`)].join('\n') : detail + hint
-    return status === 429 || status >= 500 ? new GatewayAwayError(text) : new GatewayRefusal(text, code)
+    return status === 429 || status >= 500 ? new GatewayAwayError(text, { isAnswer: true }) : new GatewayRefusal(text, code)
   }
 
   /**

@@ -7,6 +7,7 @@ import { authorityOf } from '../fleet/authority.ts'
 import { ExplanationShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { dnsInWords } from './dns-names.ts'
 import { colorsFor, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
@@ -57,6 +58,7 @@ function show (explanation: Explanation, io: CommandIo): void {
   line('key', `${key.id ?? 'no named one (the shared secret, or auth is off)'}, may ${key.scopes.join(', ')}, ${key.agents === '*' ? 'all agents' : `the agents ${key.agents.join(', ')}`}`)
   if (limit !== null) line('rate limit', limit.enabled ? `${limit.burst} at once, ${limit.per_minute} a minute, counted for ${limit.bucket}` : 'none')
   if (agent !== null) line('agent', `${agent.name}${agent.asked_as === agent.name ? '' : ` (asked as ${agent.asked_as})`}, ${agent.status}${agent.path === undefined ? '' : `, gets ${agent.path}`}`)
+  for (const view of agent?.dns ?? []) line('dns', dnsInWords(view))
   if (policy !== null) showPolicy(policy, line)
   if (next !== null) line('instance', `${next.instance ?? next.candidates.join(' or ')}: ${next.why}`)
   if (instances.length === 0) return

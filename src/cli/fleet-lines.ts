@@ -2,7 +2,7 @@
  * The fleet as lines of text: what the gateway as a whole does, and a row for each agent.
  */
 import { stripVTControlCharacters } from 'node:util'
-import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, reasonOf } from '../figures.ts'
+import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, reasonOf, redisTrouble } from '../figures.ts'
 import { byState, type FleetAgent, type FleetInstance, type WatchedFleet } from '../watched-fleet.ts'
 import { colorsFor, type Colors, type CommandIo } from './io.ts'
 import { tableLines } from './table.ts'
@@ -13,7 +13,7 @@ const sparkWidth = 20
 const sparkMarks = '▁▂▃▄▅▆▇█'
 
 /** @param url the gateway's */
-export function overviewLines ({ agents, totals, config, overall }: WatchedFleet, url: string, io: Pick<CommandIo, 'stdout' | 'env'>): string[] {
+export function overviewLines ({ agents, totals, config, redis, overall }: WatchedFleet, url: string, io: Pick<CommandIo, 'stdout' | 'env'>): string[] {
   const { bold, red, yellow } = colorsFor(io.stdout, io.env)
   const all = [...agents.values()]
   const number = (status: FleetAgent['status']) => all.filter(agent => agent.status === status).length
@@ -30,6 +30,8 @@ export function overviewLines ({ agents, totals, config, overall }: WatchedFleet
   ]
   const lines = [`${bold(url)}, up for ${duration(uptime)}`, parts.filter(part => part !== '').join('   ')]
   if (config?.ok === false) lines.push(red('An older configuration runs, since the file is bad: fleet-gateway check tells all that is wrong with it'))
+  const trouble = redisTrouble(redis)
+  if (trouble !== undefined) lines.push(red(trouble))
   return lines
 }
 

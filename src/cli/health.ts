@@ -3,6 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { HealthReport, ServiceHealth } from '../../plugins/health/routes.ts'
+import { redisTrouble } from '../figures.ts'
 import { authorityOf } from '../fleet/authority.ts'
 import { HealthShape } from './answers.ts'
 import { withClient } from './client.ts'
@@ -10,7 +11,7 @@ import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
-import { count, duration } from './wording.ts'
+import { count, duration, whyNotUp } from './wording.ts'
 
 export function healthCommand (io: CommandIo): Command {
   const command = clientCommand('health')
@@ -26,10 +27,12 @@ async function showHealth (flags: ClientFlags, io: CommandIo): Promise<void> {
   if (report.status !== 'healthy') throw new CommandError()
 }
 
-function showReport ({ status, services, uptime_seconds: uptime }: HealthReport, io: CommandIo): void {
+function showReport ({ status, services, uptime_seconds: uptime, redis }: HealthReport, io: CommandIo): void {
   const colors = colorsFor(io.stdout, io.env)
   const entries = Object.entries(services)
   print(io, `${status === 'healthy' ? colors.green(status) : colors.red(status)}: ${count(entries.length, 'agent')}, up for ${duration(uptime)}`)
+  const trouble = redisTrouble(redis)
+  if (trouble !== undefined) print(io, colors.yellow(trouble))
   if (entries.length === 0) return
   print(io, '')
   printTable(io, ['agent', 'healthy', 'what is wrong'], entries.map(([name, service]) => [
@@ -40,5 +43,8 @@ function showReport ({ status, services, uptime_seconds: uptime }: HealthReport,
 /** Needs a token that may read: without one the gateway tells numbers alone. */
 function faults ({ instances = [], total_instances: total }: ServiceHealth): string {
   if (total === 0) return 'no instance'
-  return instances.filter(({ state }) => state !== 'up').map(({ host, port, state }) => `${authorityOf(host, port)} is ${state}`).join(', ')
+  return instances.filter(({ state }) => state !== 'up').map(instance => {
+    const why = whyNotUp(instance)
+    return `${authorityOf(instance.host, instance.port)} is ${instance.state}${why === '' ? '' : `: ${why}`}`
+  }).join('; ')
 }

@@ -66,7 +66,7 @@ async function onboard (flags: OnboardFlags, io: CommandIo): Promise<void> {
   }
   const agents = interactive ? await interview(file, flags.agent, found?.found, io) : [...flags.agent ?? [], ...scanned]
   if (!interactive && flags.yes !== true && existsSync(file) && !await saysYes(`${plain(file)} is there already. Write over it? [y/N] `, io)) {
-    throw new CommandError(`${file} is left as it is; --yes writes over it, --fleet names another file`)
+    throw new CommandError(`${file} is left as it is; --yes writes over it, --fleet names another file, ${orRegister(io)}`)
   }
 
   const content = fleetFile(agents, schemaPath(file))
@@ -159,7 +159,7 @@ async function interview (file: string, given: readonly OnboardedAgent[] | undef
   const agents: OnboardedAgent[] = []
   intro(`This writes ${plain(file)}, the list of your agents for the gateway.`, streams)
   if (existsSync(file) && !answered(await confirm({ message: `${plain(file)} is there already. Write over it?`, initialValue: false, ...streams }), file, io)) {
-    throw new CommandError(`${file} is left as it is; --fleet names another file`)
+    throw new CommandError(`${file} is left as it is; --fleet names another file, ${orRegister(io)}`)
   }
   if (found !== undefined && found.length > 0) {
     const chosen = answered(await multiselect({
@@ -188,6 +188,11 @@ async function interview (file: string, given: readonly OnboardedAgent[] | undef
     }), file, io)
     agents.push({ name, ...address(where) })
   }
+}
+
+/** What somebody may have wanted who has a file already. */
+function orRegister ({ self }: CommandIo): string {
+  return `and "${self} register NAME PORT" adds an agent to a gateway that runs`
 }
 
 function isListed (agents: readonly OnboardedAgent[], { name, host = 'localhost', port }: OnboardedAgent): boolean {

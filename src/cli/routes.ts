@@ -2,12 +2,14 @@
  * `fleet-gateway routes`: which path leads where.
  */
 import type { Command } from 'commander'
+import type { DnsNameView } from '../dns-view.ts'
 import type { AgentStatus } from '../fleet/agent.ts'
 import { authorityOf } from '../fleet/authority.ts'
 import { statusText } from './agents.ts'
 import { IndexShape } from './answers.ts'
 import { withClient, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { dnsInShort } from './dns-names.ts'
 import { colorsFor, legible, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
@@ -19,6 +21,7 @@ interface Route {
   agent?: string
   instances?: string[]
   status?: AgentStatus
+  dns?: DnsNameView[]
   about?: string
 }
 
@@ -33,9 +36,9 @@ async function showRoutes (flags: ClientFlags, io: CommandIo): Promise<void> {
   const routes = await withClient(flags, io, routesOf)
   if (flags.json) return printJson(io, routes)
   const colors = colorsFor(io.stdout, io.env)
-  printTable(io, ['path', 'methods', 'leads to', 'status'], legible(routes).map(({ path, methods, agent, instances = [], status, about = '' }) => agent === undefined
+  printTable(io, ['path', 'methods', 'leads to', 'status'], legible(routes).map(({ path, methods, agent, instances = [], status, dns = [], about = '' }) => agent === undefined
     ? [path, methods, colors.dim(`the gateway: ${about}`), '']
-    : [path, methods, `${agent}: ${instances.length === 0 ? 'no instance' : instances.join(', ')}`, status === undefined ? '' : statusText(status, colors)]))
+    : [path, methods, `${agent}: ${instances.length === 0 ? 'no instance' : instances.join(', ')}${dns.length === 0 ? '' : ` (dns: ${dns.map(dnsInShort).join(', ')})`}`, status === undefined ? '' : statusText(status, colors)]))
 }
 
 /** How the gateway's index names what leads to agents; where it is embedded, behind its prefix. */
@@ -46,12 +49,13 @@ async function routesOf (client: GatewayClient): Promise<Route[]> {
   const { routes } = await client.get<{ routes: Route[] }>('/', IndexShape)
   const agents = await client.agents()
   const prefix = routes.find(({ path }) => path.endsWith(agentsPath))?.path.slice(0, -agentsPath.length) ?? ''
-  const ofAgents = Object.entries(agents).flatMap(([agent, { friendly_names: aliases, instances, status }]) => [agent, ...aliases].map(name => ({
+  const ofAgents = Object.entries(agents).flatMap(([agent, { friendly_names: aliases, instances, status, dns }]) => [agent, ...aliases].map(name => ({
     path: `${prefix}/api/${name}/{path}`,
     methods: 'any',
     agent,
     instances: instances.map(({ host, port }) => authorityOf(host, port)),
-    status
+    status,
+    ...(dns && { dns })
   })))
   return [...ofAgents, ...routes.filter(({ path }) => !path.endsWith(agentsPath))]
 }

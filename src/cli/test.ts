@@ -3,11 +3,15 @@
  */
 import type { Command } from 'commander'
 import type { HealthReport } from '../../plugins/health/routes.ts'
+import type { RedisState } from '../../plugins/registry/registrations.ts'
+import type { DnsNameView } from '../dns-view.ts'
+import { redisTrouble } from '../figures.ts'
 import { authorityOf } from '../fleet/authority.ts'
-import { adviceFor, type ProbeAnswer } from './advice.ts'
+import { adviceFor, redisAdvice, type ProbeAnswer } from './advice.ts'
 import { AgentsShape, HealthShape, ProbeShape } from './answers.ts'
 import { withClient, type AgentView, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { dnsFault, dnsInWords, whyEmpty } from './dns-names.ts'
 import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 import { count } from './wording.ts'
@@ -29,12 +33,24 @@ interface InstanceResult extends Step {
   state: string
 }
 
+interface NameResult extends Step {
+  name: string
+}
+
+interface AgentResult extends Step {
+  /** Names by which it is looked for in DNS; none that is not. */
+  dns?: NameResult[]
+  instances: InstanceResult[]
+}
+
 interface TestReport {
   ok: boolean
   url: string
   gateway: Step & { status?: string }
+  /** Only where gateways share one. */
+  redis?: Step
   auth: Step & { token_from: string | null }
-  agents: Record<string, Step & { instances: InstanceResult[] }>
+  agents: Record<string, AgentResult>
 }
 
 export function testCommand (io: CommandIo): Command {
@@ -50,10 +66,20 @@ async function test (flags: ClientFlags, io: CommandIo): Promise<void> {
     const report = await run(client, show, io.self)
     if (flags.json) printJson(io, report)
     if (report.ok) return
-    const results = Object.values(report.agents).flatMap(({ instances, ...agent }) => instances.length === 0 ? [agent] : instances)
-    const steps = report.gateway.ok ? [report.gateway, report.auth, ...results] : [report.gateway]
+    const results = Object.values(report.agents).flatMap(stepsOf)
+    const steps = report.gateway.ok ? [report.gateway, ...(report.redis ? [report.redis] : []), report.auth, ...results] : [report.gateway]
     throw new CommandError(flags.json ? '' : `\n${steps.filter(({ ok }) => !ok).length} of ${count(steps.length, 'test')} failed`)
   })
+}
+
+function nameResult (view: DnsNameView): NameResult {
+  const fault = dnsFault(view)
+  return { name: view.name, ok: fault === undefined, ...fault }
+}
+
+/** What counts as tested of an agent; that it has no instance is no fault of its own where DNS names none. */
+function stepsOf ({ instances, dns = [], ...agent }: AgentResult): Step[] {
+  return [...dns, ...instances, ...(instances.length === 0 && dns.every(({ ok }) => ok) ? [agent] : [])]
 }
 
 /** Called for each thing that was tested, in the order of the report. */
@@ -62,17 +88,21 @@ type Show = (label: string, step: Step, note?: string) => void
 async function run (client: GatewayClient, show: Show, self: string): Promise<TestReport> {
   const { url, token } = client.target
   const tokenFrom = token?.from ?? null
-  const gateway = await testGateway(client)
+  const { step: gateway, redis } = await testGateway(client)
   show(`gateway ${url}`, gateway)
+  if (redis !== undefined) show('redis', redis)
   const notTested: TestReport['auth'] = { ok: false, token_from: tokenFrom, problem: 'not tested, since the gateway does not answer' }
   if (!gateway.ok) return { ok: false, url, gateway, auth: notTested, agents: {} }
 
   const { step: auth, agents } = await testAuth(client)
   show('auth', auth, !auth.ok ? undefined : auth.token_from === null ? 'off: the gateway asks for no token' : `token from ${auth.token_from}`)
   const results: TestReport['agents'] = {}
-  for (const [name, { instances }] of Object.entries(agents)) {
-    results[name] = instances.length > 0 ? { ok: true, instances: [] } : { ok: false, problem: 'has no instance', advice: `start it and register it: ${self} register ${name} PORT`, instances: [] }
-    if (instances.length === 0) show(name, results[name])
+  for (const [name, { instances, dns }] of Object.entries(agents)) {
+    const names = dns?.map(nameResult)
+    const isFound = names === undefined || names.every(({ ok }) => ok)
+    results[name] = { ok: isFound && instances.length > 0, ...(instances.length === 0 && whyEmpty(name, dns, self)), ...(names && { dns: names }), instances: [] }
+    for (const [index, result] of names?.entries() ?? []) show(`${name} dns`, result, result.ok ? dnsInWords(dns![index]!) : undefined)
+    if (instances.length === 0 && isFound) show(name, results[name])
   }
   const all = Object.entries(agents).flatMap(([name, { instances }]) => instances.map(instance => ({ name, instance })))
   for (let first = 0; first < all.length; first += concurrency) {
@@ -85,17 +115,23 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
       show(`${name} ${result.address}`, result, result.state === 'up' ? undefined : `the gateway has it as ${result.state}`)
     }
   }
-  return { ok: auth.ok && Object.values(results).every(({ ok }) => ok), url, gateway, auth, agents: results }
+  return { ok: auth.ok && redis?.ok !== false && Object.values(results).every(({ ok }) => ok), url, gateway, ...(redis && { redis }), auth, agents: results }
 }
 
-async function testGateway (client: GatewayClient): Promise<TestReport['gateway']> {
+async function testGateway (client: GatewayClient): Promise<{ step: TestReport['gateway'], redis?: Step }> {
   try {
     const answer = await client.ask('GET', '/health', { anonymous: true })
-    const { status } = client.bodyOf<HealthReport>(answer, HealthShape)
-    return { ok: true, latency_ms: answer.latencyMs, status }
+    const { status, redis } = client.bodyOf<HealthReport>(answer, HealthShape)
+    return { step: { ok: true, latency_ms: answer.latencyMs, status }, ...(redis !== undefined && { redis: redisStep(redis) }) }
   } catch (error) {
-    return failure(error)
+    return { step: failure(error) }
   }
+}
+
+/** It is part of what the gateway has to reach, as instances are. */
+function redisStep (state: RedisState): Step {
+  const problem = redisTrouble(state)
+  return problem === undefined ? { ok: true } : { ok: false, problem, advice: redisAdvice(state) }
 }
 
 async function testAuth (client: GatewayClient): Promise<{ step: TestReport['auth'], agents: Record<string, AgentView> }> {

@@ -27,3 +27,8 @@ export function fleetInWords (fleet: Iterable<Agent>): string {
   const more = agents.length > mostNames ? ` and ${agents.length - mostNames} more` : ''
   return `${names}${more}, ${count(agents.reduce((sum, { instances }) => sum + instances.length, 0), 'instance')}`
 }
+
+/** Why an instance does not serve, and since when; empty where it does, or where that is not told. */
+export function whyNotUp ({ state, why, since }: { state: string, why: string | null, since: string | null }): string {
+  return state === 'up' || state === 'draining' || !why ? '' : `${why}, since ${since}`
+}

@@ -25,7 +25,7 @@ t.test('agents: all in columns, one in full, and as the API has them', async t =
   t.equal(all.code, 0)
   t.equal(all.stderr, '')
   const one1 = await ask('agents', 'plan')
-  t.match(one1.stdout, new RegExp(`^plan: healthy\naliases: plan, p\nabout: plans things\n\nINSTANCE +ADDRESS[^]*\n[0-9a-f]{12} +http://127\\.0\\.0\\.1:${one.port} +up +fleet\\.yaml +0 +-\n`))
+  t.match(one1.stdout, new RegExp(`^plan: healthy\naliases: plan, p\nabout: plans things\n\nINSTANCE +ADDRESS[^]*\n[0-9a-f]{12} +http://127\\.0\\.0\\.1:${one.port} +up +fleet\\.yaml +0 +- +-\n`))
   t.notMatch(one1.stdout, '\u001b', 'what an agent says of itself gives a terminal no orders')
   t.match((await ask('agents', 'empty')).stdout, /No instances: add one with "fleet-gateway register empty PORT"/)
   t.match(await json('agents'), { planner: { status: 'healthy', instances: [{ port: one.port }, { port: two.port }], friendly_names: ['plan', 'p'] } })
@@ -76,6 +76,18 @@ t.test('health: 0 when every agent can be served, else 1; details for who may re
   gateway.registry.instance('planner', gateway.registry.get('planner').instances[0]!.id).runtime.health.up = false
   t.match(await ask('health'), { code: 1, stdout: new RegExp(`^degraded: 1 agent[^]*planner +0 of 1 +127\\.0\\.0\\.1:${agent.port} is down\n$`), stderr: '' })
   t.match(await runCommand(['health', '--json', '--url', env.FLEET_URL]), { code: 1, stdout: /"degraded"/ }, 'without a token, too')
+})
+
+t.test('health and agents say why an instance is down, and since when', async t => {
+  const port = await deadPort()
+  const { ask, json, gateway } = await fleet(t, { agents: [agentAt('planner', { host: '127.0.0.1', port })], health: { unhealthyAfter: 1 } })
+  await gateway.health.firstRound()
+
+  t.match((await ask('health')).stdout, new RegExp(`\nplanner +0 of 1 +127\\.0\\.0\\.1:${port} is down: probes get no connection, since 20\\S+Z\n$`))
+  t.match((await ask('agents', 'planner')).stdout, new RegExp(`:${port} +down +fleet\\.yaml +0 +- +probes get no connection, since 20\\S+Z\n$`))
+  t.match(await json('agents'), { planner: { instances: [{ why: 'probes get no connection', since: /^20\S+Z$/ }] } })
+  gateway.registry.drain('planner', gateway.registry.get('planner').instances[0]!.id)
+  t.match((await ask('health')).stdout, new RegExp(`:${port} is draining\n$`), 'that somebody wants')
 })
 
 t.test('stats: totals and a line per agent', async t => {

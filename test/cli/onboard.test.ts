@@ -27,6 +27,7 @@ t.test('onboard writes a valid file with comments, and never over one without a 
     const code = await run(['onboard', '--fleet', there], io)
     t.match(stderr(), /there\.yaml is there already\. Write over it\? \[y\/N\]/)
     t.equal(code, isYes ? 0 : 1, JSON.stringify(answer))
+    if (!isYes) t.match(stderr(), /is left as it is; --yes writes over it, .*"fleet-gateway register NAME PORT" adds an agent/)
     t.equal(await readFile(there, 'utf8') === 'agents: []\n', !isYes)
   }
   t.match(await runCommand(['check', there]), { code: 0, stdout: /0 agents/ })
@@ -119,7 +120,7 @@ t.test('onboard leaves everything as it is when somebody says no, or leaves', as
   const file = join(t.testdir({ 'fleet.yaml': 'agents: []\n' }), 'fleet.yaml')
   const other = join(t.testdirName, 'other.yaml')
 
-  t.match(await typed(['onboard', '--fleet', file], [[/Write over it\?/, '\r']]), { code: 1, stderr: /is left as it is/ })
+  t.match(await typed(['onboard', '--fleet', file], [[/Write over it\?/, '\r']]), { code: 1, stderr: /is left as it is; .*"fleet-gateway register NAME PORT" adds an agent/ })
   t.match(await typed(['onboard', '--fleet', other], [[/called\?/, '\u0004']]), { code: 1, stderr: /Nothing was written; there is no/ }, 'Ctrl-D')
   t.match(await typed(['onboard', '--fleet', other], [[/called\?/, '\u0003']]), { code: 1, stderr: /Nothing was written; there is no/ })
   t.equal(await readFile(file, 'utf8'), 'agents: []\n')

@@ -102,8 +102,23 @@ t.test('failures are said once each and followed by longer and longer waits, no 
   for (let count = 0; count < 12; count++) waits.push(await wait())
 
   t.same(waits, [500, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000, 5_000, 5_000, 500, 1_000, 5_000])
-  t.match(told, [/^It is FLEET_DRAINING\nweb runs on/, /^It is FLEET_FORBIDDEN\n/, /^registered web/, /^It is FLEET_DRAINING\n/, /^the gateway is back$/])
+  t.match(told, [/^It is FLEET_DRAINING\nweb runs on/, /^It is FLEET_FORBIDDEN\n/, /^registered web/, /^It is FLEET_DRAINING\n/, /^the gateway renews the lease of web again$/])
   t.equal(told.length, 5)
+})
+
+t.test('that the gateway is back is said of one that was away, not of one that refused', async t => {
+  const { lease, told, gateway, waiting, wait } = await keeper(t, [registered, renewed, away, renewed])
+  lease.start()
+  await waiting()
+  await gateway.kill()
+  await wait()
+  await waiting()
+  await gateway.revive()
+
+  for (let count = 0; count < 3; count++) await wait()
+  await waiting()
+
+  t.match(told, [/^registered web/, /^No gateway listens/, 'the gateway is back', /^It is FLEET_DRAINING\n/, 'the gateway renews the lease of web again'])
 })
 
 t.test('what was said before is not said again, and a long ttl makes no long waits', async t => {

@@ -136,11 +136,48 @@ t.test('no answer changes nothing, however long, and is told once', async t => {
   clock.advance(5_000)
   await gateway.dns.settled()
 
-  t.match(told, [{ agent: 'encoder', name: 'encoder.test', ok: false, error: 'SERVFAIL', instances: 2 }])
+  t.match(told, [{ agent: 'encoder', name: 'encoder.test', ok: false, error: 'SERVFAIL', answeredAt: clock.now() - 20_000, instances: 2 }])
   t.same(hostsOf(gateway), ['127.0.0.3'])
-  t.same(gateway.dns.names, [{ agent: 'encoder', name: 'encoder.test', ok: true, instances: 1 }])
+  t.same(gateway.dns.names, [{ agent: 'encoder', name: 'encoder.test', type: 'A', ok: true, answeredAt: clock.now(), instances: 1 }])
   const lines = logs.lines.map(({ msg }) => msg).filter(msg => msg.startsWith('encoder.test'))
   t.same(lines, ['encoder.test could not be looked up (SERVFAIL); what is known of it stays: 2 of the instances of "encoder"', 'encoder.test can be looked up again'])
+})
+
+t.test('what a name leads to is told with the agent and with an explanation, to who may read, and of others nothing', async t => {
+  const { gateway, names, clock, pass } = await scene(t, names => names.says('encoder.test', 'A', ['127.0.0.2', '127.0.0.3']))
+  await gateway.inject({ method: 'POST', url: '/registry/register', payload: { name: 'plain', port: 9 } })
+  const began = new Date(clock.now()).toISOString()
+  const told = async () => (await gateway.inject('/agents/encoder')).json<{ dns: unknown }>().dns
+
+  t.same(await told(), [{ name: 'encoder.test', type: 'A', ok: true, answered_at: began, instances: 2 }])
+  names.says('encoder.test', 'A', 'REFUSED')
+  await pass(5_000)
+  t.same(await told(), [{ name: 'encoder.test', type: 'A', ok: false, error: 'REFUSED', answered_at: began, instances: 2 }])
+  names.says('encoder.test', 'A', 'NXDOMAIN')
+  await pass(5_000)
+  await pass(5_000)
+
+  const nobody = [{ name: 'encoder.test', type: 'A', ok: true, answered_at: new Date(clock.now()).toISOString(), instances: 0 }]
+  t.same(await told(), nobody)
+  t.match((await gateway.inject('/agents')).json(), { encoder: { dns: nobody }, plain: { dns: undefined } })
+  t.match((await gateway.inject('/explain?path=/api/encoder/x')).json(), { refusal: { code: 'FLEET_NO_INSTANCE_AVAILABLE' }, agent: { dns: nobody } })
+  t.notOk('dns' in (await gateway.inject('/explain?path=/api/plain/x')).json<{ agent: object }>().agent)
+})
+
+t.test('metrics have the addresses and the failures of agents that are looked for, and of no other', async t => {
+  const { gateway, names, pass } = await scene(t, names => names.says('encoder.test', 'A', ['127.0.0.2', '127.0.0.3']))
+  await gateway.inject({ method: 'POST', url: '/registry/register', payload: { name: 'plain', port: 9 } })
+  const series = async () => (await gateway.metrics.text()).split('\n').filter(line => line.startsWith('fleet_dns'))
+
+  t.same(await series(), ['fleet_dns_addresses{agent="encoder"} 2', 'fleet_dns_lookup_failures_total{agent="encoder"} 0'])
+  names.says('encoder.test', 'A', 'SERVFAIL')
+  await pass(5_000)
+  await pass(5_000)
+  names.says('encoder.test', 'A', ['127.0.0.3'])
+  await pass(5_000)
+
+  t.same(await series(), ['fleet_dns_addresses{agent="encoder"} 1', 'fleet_dns_lookup_failures_total{agent="encoder"} 2'])
+  t.notMatch(await gateway.metrics.text(name => name === 'plain'), 'fleet_dns')
 })
 
 t.test('many addresses are asked for no more often than few', async t => {

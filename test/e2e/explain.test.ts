@@ -163,7 +163,9 @@ t.test('each refusal is the one that the request then meets', async t => {
   const cases: [method: string, path: string, key?: string][] = [
     ['GET', '/nowhere'], ['DELETE', '/agents'], ['TRACE', '/api/planner/x'], ['GET', '/api/planner/..%2fx'], ['GET', '/api/planner/%zz'], ['GET', '/agents/none'], ['GET', '/api/planer/x'], ['GET', '/api/empty/x'],
     ['GET', '/api/planner/x', 'reader'], ['GET', '/api/other/x', 'caller'], ['POST', '/registry/register', 'caller'], ['GET', '/agents/other', 'caller'], ['GET', '/api/'],
-    ['GET', '/api/planner/x', 'caller'], ['GET', '/stats'], ['GET', '/health'], ['GET', '/explain?path=/x'], ['GET', '/openapi.json'], ['PROPFIND', '/api/planner/x']
+    ['GET', '/api/planner/x', 'caller'], ['GET', '/stats'], ['GET', '/health'], ['GET', '/explain?path=/x'], ['GET', '/openapi.json'], ['PROPFIND', '/api/planner/x'],
+    ['GET', '/agents/'], ['GET', '/agents/', 'caller'], ['POST', '/agents/'], ['GET', '/docs/'], ['GET', '/registry/'], ['DELETE', '/registry/'], ['DELETE', '/registry/', 'reader'],
+    ['POST', '/registry//instances/x/probe'], ['GET', '/console/'], ['GET', '/health/'], ['GET', '/console/agents//history']
   ]
 
   for (const [method, path, key] of cases) {

@@ -237,6 +237,18 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     await until(() => later.registry.find('agent-27000') === undefined, 'who is removed after that stays away')
   })
 
+  await t.test('who hears of changes by a new connection asks for them once', async t => {
+    const [gateway] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    const asked = async () => Number(/cmdstat_subscribe:calls=(\d+)/.exec(await redis.ask(client => client.info('commandstats')))?.[1])
+    const before = await asked()
+
+    await redis.ask(client => client.call('CLIENT', 'KILL', 'TYPE', 'pubsub'))
+    await until(async () => !gateway.registrations.isAvailable || await asked() > before, 'it has lost its connection')
+    await until(() => gateway.registrations.isAvailable, 'it hears again')
+
+    t.equal(await asked() - before, 1, 'the client by itself would do so as well, and tell nobody when that fails')
+  })
+
   await t.test('all data that vanishes while the connection stands is written again', async t => {
     const [a, b] = await gatewaysOn(t, redis.url, 2) as [ListeningGateway, ListeningGateway]
     await register(a, { name: 'planner', port: 28_000 })

@@ -10,7 +10,7 @@ const testFolder = new URL('..', import.meta.url)
 /** By name: a folder below test/, and which of its files, by the beginnings of their names. */
 const groups = {
   fleet: { folder: 'fleet' },
-  cli: { folder: 'cli', beginnings: ['commands', 'dry-run', 'explain', 'hostile', 'key-edit', 'onboard', 'top'] },
+  cli: { folder: 'cli', beginnings: ['commands', 'dns', 'dry-run', 'explain', 'hostile', 'key-edit', 'onboard', 'redis', 'top'] },
   'plugins-a': { folder: 'plugins', beginnings: ['answer', 'audit', 'auth.t', 'balanc', 'c', 'd', 'e', 'f', 'g'] },
   'plugins-h': { folder: 'plugins', beginnings: ['h', 'm', 'p', 'r', 's', 'u'] },
   'e2e-wire': { folder: 'e2e', beginnings: ['wire-f', 'wire-refusals', 'wire-responses', 'wire.', 'forwarding'] },

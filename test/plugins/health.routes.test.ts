@@ -7,7 +7,7 @@ import { isHealthy } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { anyone, type Principal } from '../../src/principal.ts'
 import { closed, deadPort, fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
-import { buildHealth } from '../helpers/health-app.ts'
+import { buildHealth, watchOne } from '../helpers/health-app.ts'
 
 t.test('GET /health: the fleet at a glance, with details where there is no auth', async t => {
   const s = await buildHealth(t)
@@ -30,8 +30,8 @@ t.test('GET /health: the fleet at a glance, with details where there is no auth'
         healthy_instances: 1,
         total_instances: 2,
         instances: [
-          { id: first.id, host: '127.0.0.1', port: 8_501, healthy: true, state: 'up' },
-          { id: second.id, host: '127.0.0.1', port: 8_502, healthy: false, state: 'down' }
+          { id: first.id, host: '127.0.0.1', port: 8_501, healthy: true, state: 'up', why: null, since: null },
+          { id: second.id, host: '127.0.0.1', port: 8_502, healthy: false, state: 'down', why: null, since: null }
         ],
         friendly_names: ['plan']
       }
@@ -52,6 +52,16 @@ t.test('an empty fleet is healthy; one agent without an available instance is en
   t.match(await report(), { status: 'degraded', services: { planner: { healthy: false, healthy_instances: 0 }, writer: { healthy: true } } })
   s.registry.removeInstance('planner', instance.id)
   t.match(await report(), { status: 'degraded', services: { planner: { healthy: false, total_instances: 0 } } })
+})
+
+t.test('what decided about an instance last, and when, is told with it', async t => {
+  const s = await watchOne(t)
+  const told = async () => (await s.app.inject('/health')).json<{ services: { planner: { instances: object[] } } }>().services.planner.instances[0]
+
+  await s.answerEachSecond('refused', 'refused', 'refused')
+  t.match(await told(), { state: 'down', why: 'probes get no connection', since: new Date(s.clock.now()).toISOString() })
+  await s.answerEachSecond('ok', 'ok')
+  t.match(await told(), { state: 'up', why: 'probes succeed', since: new Date(s.clock.now()).toISOString() })
 })
 
 t.test('an agent may be called __proto__ or constructor', async t => {

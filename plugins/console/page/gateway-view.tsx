@@ -1,8 +1,8 @@
 /**
  * The gateway itself: which configuration runs, since when, and how it fares.
  */
-import { agents, beat, config, totals } from './fleet.ts'
-import { formatCount, formatDuration, formatMoment, nothing } from '../../../src/figures.ts'
+import { agents, beat, config, fleet, totals } from './fleet.ts'
+import { formatCount, formatDuration, formatMoment, nothing, redisTrouble } from '../../../src/figures.ts'
 import { you } from './gateway.ts'
 import { Gateways } from './gateways.tsx'
 import { Shape } from './marks.tsx'
@@ -27,6 +27,7 @@ export function GatewayView () {
       </section>
       <section aria-labelledby='gateway-title'>
         <h2 id='gateway-title'>Gateway</h2>
+        {fleet.redis !== null && <p class='config-state'><Shape of={fleet.redis === 'ok' ? 'up' : 'down'} />{redisTrouble(fleet.redis) ?? 'Redis, which gateways share, answers'}.</p>}
         <Values rows={[['Version', __VERSION__], ['Up for', formatDuration(uptime * 1_000)], ['Requests', formatCount(requests)], ['Passed on to agents', formatCount(proxied)], ['Errors', formatCount(errors)], ['In flight', formatCount(Math.max(inFlight - watching, 0))], ['Consoles open', formatCount(watching)]]} />
       </section>
       <Gateways />

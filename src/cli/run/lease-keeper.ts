@@ -5,7 +5,7 @@
 import type { Clock } from '../../clock.ts'
 import { authorityOf } from '../../fleet/authority.ts'
 import { RegisteredShape, RenewedShape } from '../answers.ts'
-import type { GatewayAnswer, GatewayClient } from '../client.ts'
+import { GatewayAwayError, type GatewayAnswer, type GatewayClient } from '../client.ts'
 
 /** The body of the registration. */
 export interface LeasedRegistration {
@@ -53,6 +53,8 @@ export class LeaseKeeper {
   #failures = 0
   /** The last failure that was said. */
   #said: string | null
+  /** Whether that was that nobody answered. */
+  #wasAway = false
   #hasLeft = false
   #keeping: Promise<void> = Promise.resolve()
   #wake = () => {}
@@ -111,7 +113,7 @@ export class LeaseKeeper {
     const spread = 1 - jitter + 2 * jitter * this.#random()
     try {
       if (!await this.#beat()) await this.#register()
-      else if (this.#said !== null) this.#tell('the gateway is back')
+      else if (this.#said !== null) this.#tell(this.#wasAway ? 'the gateway is back' : `the gateway renews the lease of ${this.#registration.name} again`)
       this.#said = null
       this.#failures = 0
       return this.#beatMs * spread
@@ -119,6 +121,7 @@ export class LeaseKeeper {
       const { message } = error as Error
       if (message !== this.#said) this.#tell(`${message}\n${this.#registration.name} runs on, and this is tried again until it works`)
       this.#said = message
+      this.#wasAway = error instanceof GatewayAwayError && !error.isAnswer
       return Math.min(firstRetryMs * 2 ** this.#failures++, Math.max(this.#beatMs, firstRetryMs), lastRetryMs) * spread
     }
   }

@@ -1,0 +1,63 @@
+/** plugins/registry/shared.ts with a Redis whose answers come when the test says. With a real one it is in test/e2e/redis.test.ts. */
+import { EventEmitter } from 'node:events'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import Fastify from 'fastify'
+import t from 'tap'
+import type { FleetRedis } from '../../plugins/redis/index.ts'
+import { shareRegistrations } from '../../plugins/registry/shared.ts'
+import { instanceFields } from '../../plugins/registry/shared-agent.ts'
+import { build } from '../helpers/registry-alone.ts'
+
+type Answer = (value: unknown) => void
+
+/** Of each connection: commands are answered at once but for `read`, which waits in `reads`. */
+class FakeRedis extends EventEmitter {
+  readonly reads: Answer[]
+  readonly connections: FakeRedis[]
+
+  constructor (reads: Answer[] = [], connections: FakeRedis[] = []) {
+    super()
+    this.reads = reads
+    this.connections = connections
+    connections.push(this)
+  }
+
+  duplicate (): FakeRedis { return new FakeRedis(this.reads, this.connections) }
+
+  defineCommand (name: string): void {
+    const answer = name === 'fleet_read' ? () => new Promise(resolve => this.reads.push(resolve)) : async () => ['epoch', '1', '']
+    Object.assign(this, { [name]: answer })
+  }
+
+  async connect (): Promise<void> { this.emit('ready') }
+  async subscribe (): Promise<void> {}
+  async smembers (): Promise<string[]> { return [] }
+  disconnect (): void {}
+}
+
+t.test('of two answers about an agent the later version counts, whichever comes last, and is known no longer than it has to be', async t => {
+  const client = new FakeRedis()
+  const { registry, clock } = build()
+  const redis = { client, isUp: true, key: (...parts: string[]) => parts.join(':'), onStatus: () => () => {} } as unknown as FleetRedis
+  const shared = shareRegistrations({ redis, registry, clock, log: Fastify().log, seen: null, hostRules: () => ({}), onApplied: () => {} })
+  t.teardown(() => shared.close())
+  await shared.begin()
+  let version = 1
+  /** Another gateway registered something, which this one begins to read. */
+  const tell = async () => {
+    const [, subscriber] = client.connections
+    subscriber!.emit('message', 'changes', `epoch ${++version} written planner localhost:1`)
+    await nextTurn()
+    return client.reads.pop()!
+  }
+  const answer = async (read: Answer, at: number, port: number) => {
+    read(['epoch', String(at), instanceFields({ host: 'localhost', port, protocol: 'http', weight: 1 })])
+    await nextTurn()
+    return registry.get('planner').instances.map(instance => instance.port)
+  }
+
+  const [first, second] = [await tell(), await tell()]
+  t.same(await answer(second, 3, 3_000), [3_000])
+  t.same(await answer(first, 2, 2_000), [3_000])
+  t.same(await answer(await tell(), 1, 1_000), [1_000], 'what no server would answer that had answered 3')
+})
