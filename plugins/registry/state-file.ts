@@ -26,7 +26,7 @@ export interface StateFile {
 }
 
 /** What killed gateways may have left half written. */
-const written = ['registry.json', 'secret']
+const written = ['registry.json', 'revoked.json', 'secret']
 
 /** Who can't make a socket for one of these reasons can't write there either, which is said when there is something to write. */
 const cantWrite = new Set(['EACCES', 'EDQUOT', 'ENOENT', 'ENOSPC', 'ENOTDIR', 'EROFS'])

@@ -201,6 +201,9 @@ export const RenewedShape = Type.Object({ message: Type.String(), instance: Inst
 /** `DELETE /registry/{name}` and below */
 export const DeregisteredShape = Type.Object({ message: Type.String(), note: Type.Optional(Type.String()) })
 
+/** `DELETE /keys/{id}` */
+export const RevokedShape = Type.Object({ id: Type.String(), shared: Type.Boolean() })
+
 /** `POST /registry/{name}/instances/{id}/probe` */
 export const ProbeShape = Type.Object({
   ok: Type.Boolean(),
