@@ -21,6 +21,8 @@ export { default as redis } from './redis/index.ts'
 export { default as peers } from './peers/index.ts'
 /** Which instances serve which agent: `fastify.registry`, `fastify.registryState`, `fastify.registryRules`. */
 export { default as registry } from './registry/index.ts'
+/** Tokens of keys that open nothing any more: `fastify.revocations`. */
+export { default as revocations } from './revocations/index.ts'
 /** Who may do what: `request.principal`, `fastify.auth`. */
 export { default as auth } from './auth/index.ts'
 /** A token bucket per client: `fastify.rateLimiter`. */

@@ -77,6 +77,8 @@ export const NotFoundError = define('FLEET_NOT_FOUND', 404, 'There is no such ro
 export const AgentNotFoundError = define('FLEET_AGENT_NOT_FOUND', 404, 'There is no such agent')
 /** The agent is known, the instance is not (or its lease ran out). */
 export const InstanceNotFoundError = define('FLEET_INSTANCE_NOT_FOUND', 404, 'There is no such instance')
+/** No key of the configuration has the id in the path. */
+export const KeyNotFoundError = define('FLEET_KEY_NOT_FOUND', 404, 'There is no such key')
 /** The path is known, the method is not; `headers.allow` lists what is. */
 export const MethodNotAllowedError = define('FLEET_METHOD_NOT_ALLOWED', 405, 'The method is not allowed here')
 /** The request did not arrive completely in time. */
@@ -107,8 +109,8 @@ export const AgentBusyError = define('FLEET_AGENT_BUSY', 503, 'The agent is busy
 export const AuthUnavailableError = define('FLEET_AUTH_UNAVAILABLE', 503, 'The token can not be judged now')
 /** The buckets that gateways share can't be had now, and `rateLimit.onStoreFailure` is `closed`. */
 export const RateLimitUnavailableError = define('FLEET_RATE_LIMIT_UNAVAILABLE', 503, 'The limits can not be looked at now')
-/** What was registered or removed can't be written to the state folder, so it would not survive a restart. */
-export const NotKeptError = define('FLEET_NOT_KEPT', 503, 'The registry can not be kept')
+/** What was registered, removed or revoked can't be written to the state folder, or to the Redis that gateways share. */
+export const NotKeptError = define('FLEET_NOT_KEPT', 503, 'The change can not be kept')
 /** The gateway is shutting down, or not yet ready. */
 export const DrainingError = define('FLEET_DRAINING', 503, 'The gateway is not taking requests')
 /** Connect or response-head time ran out. */

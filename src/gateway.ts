@@ -12,7 +12,7 @@ import admin from '../plugins/admin/index.ts'
 import { destinationProblem } from '../plugins/audit-log/destination.ts'
 import auditLog, { type AuditLogPluginOptions } from '../plugins/audit-log/index.ts'
 import auth from '../plugins/auth/index.ts'
-import { Keyring } from '../plugins/auth/keyring.ts'
+import { readKeyring } from '../plugins/auth/keyring.ts'
 import consolePage from '../plugins/console/index.ts'
 import cors from '../plugins/cors/index.ts'
 import discovery from '../plugins/discovery/index.ts'
@@ -32,6 +32,7 @@ import rateLimit from '../plugins/rate-limit/index.ts'
 import { readAccess } from '../plugins/redis/access.ts'
 import redis from '../plugins/redis/index.ts'
 import registry from '../plugins/registry/index.ts'
+import revocations from '../plugins/revocations/index.ts'
 import stats from '../plugins/stats/index.ts'
 import tracing from '../plugins/tracing/index.ts'
 import upstream from '../plugins/upstream/index.ts'
@@ -140,6 +141,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await placing(atStart.source, () => gateway.register(redis, { ...input.redis, clock })) // before who shares something by it
   await gateway.register(peers, { ...(workers && { workers }), clock })           // before who asks others
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), isKeptByOther: workers !== undefined && workers.worker !== 1, clock }) // who is asked for decides about permissions and limits
+  await gateway.register(revocations, { ...(stateDir !== undefined && { stateDir }), clock }) // in the folder that the registry has taken; before auth, which refuses what it knows
   await placing(atStart.source, () => gateway.register(auth, { ...authOf(atStart), clock })) // before limits: buckets belong to a principal
   await gateway.register(rateLimit, { ...input.rateLimit, clock })                // before anything that costs
   await gateway.register(upstream, { ...input.balancer, ...(input.concurrency && { concurrency: input.concurrency }), clock, ...(ownBalancer && { balancer: ownBalancer }) })
@@ -232,7 +234,7 @@ export function startErrors ({ server, agents, auth, auditLog, redis }: FleetCon
 
 function keyErrors (auth: FleetConfig['auth']): OptionError[] {
   const isNamed = auth.secret !== undefined || auth.secretFile !== undefined || auth.keys.length > 0 || auth.jwt !== undefined
-  return errorsOf(() => new Keyring(isNamed ? auth : { ...auth, secret: randomBytes(24).toString('base64url') })) // without any, one is made
+  return errorsOf(() => readKeyring(isNamed ? auth : { ...auth, secret: randomBytes(24).toString('base64url') })) // without any, one is made
 }
 
 /** What is wrong with what is read; nothing when it can be. */

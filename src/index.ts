@@ -14,7 +14,7 @@ export { OptionsError, type OptionError } from './options.ts'
 // Every error of the catalogue, to throw in plugins of one's own and to tell apart by `code`.
 export {
   errorCatalogue, isFleetError,
-  BadRequestError, InvalidRegistrationError, UnauthenticatedError, ForbiddenError, NotFoundError, AgentNotFoundError, InstanceNotFoundError,
+  BadRequestError, InvalidRegistrationError, UnauthenticatedError, ForbiddenError, NotFoundError, AgentNotFoundError, InstanceNotFoundError, KeyNotFoundError,
   MethodNotAllowedError, RequestTimeoutError, NameConflictError, BodyTooLargeError, ExpectationFailedError, RateLimitedError, RateLimitUnavailableError,
   HeadersTooLargeError, InternalError, NotImplementedError, UpstreamUnreachableError, UpstreamInvalidError, NoInstanceAvailableError,
   AgentBusyError, AuthUnavailableError, NotKeptError, DrainingError, UpstreamTimeoutError, LoopDetectedError,
@@ -36,7 +36,7 @@ export type { Principal, Scope } from './principal.ts'
 // The plugins' options and decorators. Naming a plugin's module here is also what types its decorators.
 export type { AdminPluginOptions } from '../plugins/admin/index.ts'
 export type { AuditDestination, AuditEntry, AuditFilter, AuditLog, AuditLogPluginOptions, AuditTry } from '../plugins/audit-log/index.ts'
-export type { Auth, AuthPluginOptions, FleetRouteConfig } from '../plugins/auth/index.ts'
+export type { Auth, AuthPluginOptions, ConfiguredKey, FleetRouteConfig } from '../plugins/auth/index.ts'
 export type { Cors, CorsPluginOptions } from '../plugins/cors/index.ts'
 export type { Discovery, DiscoveryPluginOptions } from '../plugins/discovery/index.ts'
 export type { Dns, DnsNameStatus, DnsPluginOptions } from '../plugins/dns/index.ts'
@@ -53,5 +53,6 @@ export type { Proxy, ProxyPluginOptions } from '../plugins/proxy/index.ts'
 export type { RateLimitPluginOptions, RateLimiter } from '../plugins/rate-limit/index.ts'
 export type { FleetRedis, RedisPluginOptions } from '../plugins/redis/index.ts'
 export type { Registrations, RegistryPluginOptions, RegistryRules, RegistryStateKeeper } from '../plugins/registry/index.ts'
+export type { Revocation, Revocations, RevocationsPluginOptions } from '../plugins/revocations/index.ts'
 export type { Stats, StatsSnapshot } from '../plugins/stats/index.ts'
 export type { Upstream, UpstreamPluginOptions } from '../plugins/upstream/index.ts'

@@ -17,6 +17,8 @@ const entries: readonly IndexEntry[] = [
   { path: '/registry/{name}/instances/{id}', methods: 'PUT, DELETE', about: 'heartbeat, removal' },
   { path: '/registry/{name}/instances/{id}/probe', methods: 'POST', about: 'ask that instance now' },
   { path: '/registry/{name}', methods: 'DELETE', about: 'removal of an agent' },
+  { path: '/keys', methods: 'GET', about: 'the named keys' },
+  { path: '/keys/{id}', methods: 'DELETE', about: 'the end of a key, at every gateway' },
   { path: '/stats', methods: 'GET', about: 'counters and latencies' },
   { path: '/explain', methods: 'GET', about: 'what would become of a request' },
   { path: '/metrics', methods: 'GET', about: 'the same and more, for Prometheus' },
@@ -30,7 +32,7 @@ const entries: readonly IndexEntry[] = [
 export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefix: string): FastifyReply {
   addVary(reply, 'accept')
   // Plugins may be switched off, or left out by an application.
-  const isThere = ({ path, methods }: IndexEntry) => path.includes('{') || request.server.hasRoute({ method: methods as HTTPMethods, url: prefix + path })
+  const isThere = ({ path, methods }: IndexEntry) => methods === 'any' || methods.split(', ').every(method => request.server.hasRoute({ method: method as HTTPMethods, url: prefix + path.replaceAll(/\{(\w+)\}/g, ':$1') }))
   const known = entries.filter(isThere)
   const hasConsole = known.some(({ path }) => path === '/console/')
   const routes = known.map(entry => ({ ...entry, path: prefix + entry.path }))

@@ -1,5 +1,5 @@
 /**
- * The registry over HTTP: who is in the fleet (`/agents`, `/registry`), registration, heartbeats, removal; and the index at `/`.
+ * The registry over HTTP: who is in the fleet (`/agents`, `/registry`), registration, heartbeats, removal; keys (keys.ts); and the index at `/`.
  * Rules are the registry's; this file is about bodies, permissions and answers.
  */
 import type { Server } from 'node:net'
@@ -23,6 +23,7 @@ import { checkOptions, parseOptions } from '../../src/options.ts'
 import { isOwnAddress } from '../../src/own-address.ts'
 import { anyone, hasScope, mayTouch } from '../../src/principal.ts'
 import { answerIndex } from './index-page.ts'
+import { addKeyRoutes } from './keys.ts'
 import { agentView, instanceView, leaseView, registryView } from './views.ts'
 
 export interface AdminPluginOptions {
@@ -113,6 +114,8 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
     return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
   })
+
+  addKeyRoutes(fastify)
 
   function shown (agent: Agent) {
     return agentView(agent, {

@@ -8,6 +8,7 @@ import type { FastifyInstance, FastifyPluginAsync, FastifyReply, FastifyRequest,
 import fp from 'fastify-plugin'
 import type {} from '../facts/index.ts'
 import type {} from '../registry/index.ts'
+import type {} from '../revocations/index.ts'
 import { createAddressKeys } from '../../src/address-key.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { AuthUnavailableError, ForbiddenError, type FleetError } from '../../src/errors.ts'
@@ -17,7 +18,7 @@ import { anyone, hasScope, mayTouch, type Principal, type Scope } from '../../sr
 import { createBrowserGuard, type BrowserGuard, type BrowserGuardOptions } from './browser-guard.ts'
 import { agentForbidden, scopeMissing, tokenInvalid, tokenMissing, tokenUnjudged, tooManyGuesses } from './challenge.ts'
 import { bearerTokensOf, credentialsOf } from './credentials.ts'
-import { Keyring } from './keyring.ts'
+import { readKeyring, type ConfiguredKey, type Keyring } from './keyring.ts'
 import type { KeyLog } from './jwks.ts'
 import type { JwtOptions } from './jwt-options.ts'
 import { isJwt, jwtPrefix, JwtVerifier, prepareKeys, type Verdict } from './jwt.ts'
@@ -50,8 +51,10 @@ export interface Auth {
   isOthers (agentName: string, principal: Principal): boolean
   /** Who the request's token belongs to by now, null for nobody: what is answered for longer than a moment asks again. At once for keys. */
   principalOf (request: FastifyRequest): Principal | null | Promise<Principal | null>
-  /** The key with this id; undefined when there is none, and where auth is off. */
+  /** The key with this id; undefined when there is none, when it was revoked, and where auth is off. */
   keyOf (id: string): Principal | undefined
+  /** The named keys as they are configured, those that were revoked among them; none where auth is off. */
+  keys (): ConfiguredKey[]
   /**
    * Why the principal may not have a route, or undefined when it may.
    * @param scope of the route
@@ -78,6 +81,9 @@ const guesses = { burst: 20, perMinute: 20 }
 
 /** Null keyring: auth is off, and the browser guard stands in. */
 interface State {
+  /** What is configured; */
+  readonly configured: Keyring | null
+  /** and what of it opens the gateway: all but what was revoked. */
   readonly keyring: Keyring | null
   readonly jwt: JwtVerifier | null
   readonly browserGuard: BrowserGuard
@@ -105,9 +111,9 @@ interface Surroundings {
 function createState ({ allowedHosts, allowedOrigins, ...data }: AuthSettings, { clock, log, former }: Surroundings, mayBeEmpty = false): State {
   const options = parseOptions(AuthOptions, data, 'auth')
   const trust = { ...former?.trust, ...(allowedHosts && { allowedHosts }), ...(allowedOrigins && { allowedOrigins }) }
-  const keyring = options.enabled ? new Keyring(options, mayBeEmpty) : null
+  const keyring = options.enabled ? readKeyring(options, mayBeEmpty) : null
   const jwt = keyring === null || options.jwt === undefined ? null : createVerifier(options.jwt, { clock, log, former })
-  return { keyring, jwt, browserGuard: createBrowserGuard(trust), trust }
+  return { configured: keyring, keyring, jwt, browserGuard: createBrowserGuard(trust), trust }
 }
 
 /** Keys that were fetched count on while they come from the same place: a reload must not depend on who serves them. */
@@ -126,11 +132,34 @@ function isSameSource (before: JwtOptions, after: JwtOptions): boolean {
 const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...settings } = opts
   const { log } = fastify
-  let state = createState(settings, { clock, log, former: null })
+  const revocations = fastify.hasDecorator('revocations') ? fastify.revocations : null
+  const isRevoked = (digest: string) => revocations?.find(digest) !== undefined
+  let state = withoutRevoked(createState(settings, { clock, log, former: null }))
   const failures = new TokenBuckets()
   const addressKey = createAddressKeys()
   const opened = new WeakMap<Socket, Opened>()
   const refused = new WeakMap<FastifyRequest, Refused>()
+
+  /** @returns the state itself where nothing of it was revoked: connections that were opened by its keyring are recognised as before */
+  function withoutRevoked (from: State): State {
+    const keyring = from.keyring?.without(isRevoked) ?? null
+    return keyring === from.keyring ? from : { ...from, keyring }
+  }
+
+  /** From this tick on it is what counts. */
+  function become (next: State): void {
+    const wasOpen = !isShut(state)
+    state = next
+    if (wasOpen && isShut(state)) log.warn('There is no secret and no key any more: nobody is let in until there is one')
+  }
+
+  let toldOf = ''
+  /** Says once what is configured in vain. */
+  function tellOfRevoked (): void {
+    const ids = (state.configured?.idsOf(isRevoked) ?? []).map(id => id ?? 'the shared secret')
+    if (ids.length > 0 && ids.join() !== toldOf) log.warn({ keys: ids }, 'Tokens that were revoked are still configured; they are refused')
+    toldOf = ids.join()
+  }
 
   /** Called by @fastify/bearer-auth, and directly for tokens that come another way. Keys are looked at first, and cost no promise. */
   function open (token: string, request: FastifyRequest): boolean | Promise<boolean> {
@@ -207,18 +236,24 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
   function prepare (next: AuthSettings): () => void {
     const prepared = createState(next, { clock, log, former: state }, next.keys !== undefined)
     return () => {
-      const wasOpen = !isShut(state)
       const { jwt } = state
-      state = prepared
+      become(withoutRevoked(prepared))
       if (jwt !== null && jwt.keys !== state.jwt?.keys) jwt.keys.close()
       if (state.jwt !== null && jwt?.keys !== state.jwt.keys) state.jwt.keys.warm()
-      if (wasOpen && isShut(state)) fastify.log.warn('There is no secret and no key any more: nobody is let in until there is one')
+      tellOfRevoked()
     }
   }
 
   // The first token need not wait, and a mistake shows in the log at once.
-  fastify.addHook('onReady', async () => state.jwt?.keys.warm())
-  fastify.addHook('onClose', async () => state.jwt?.keys.close())
+  fastify.addHook('onReady', async () => {
+    state.jwt?.keys.warm()
+    tellOfRevoked()
+  })
+  const stopListening = revocations?.onRevoked(() => become(withoutRevoked(state)))
+  fastify.addHook('onClose', async () => {
+    stopListening?.()
+    state.jwt?.keys.close()
+  })
   fastify.decorateRequest('principal', null)
   fastify.decorateRequest('authorizationIsGateways', false)
   fastify.decorate('auth', {
@@ -236,6 +271,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
       return known !== null || jwt === null || !isJwt(token) ? known : ownerOf(token, jwt)
     },
     keyOf: id => state.keyring?.keyed(id),
+    keys: () => state.configured?.keys ?? [],
     refusalFor: (principal, scope, asked) => permissionProblem(fastify, principal, scope, asked)
   })
   /** The credential that this connection was opened with before: it was compared then, and needs no comparison now. */
@@ -315,5 +351,6 @@ function askedAgent ({ params }: FastifyRequest, scope: string): string | undefi
 }
 
 export { AuthOptions }
+export type { ConfiguredKey } from './keyring.ts'
 export type { FleetRouteConfig } from './route-config.ts'
 export default fp(authPlugin, { name: 'fleet-auth', fastify: '5.x' })

@@ -137,6 +137,7 @@ export const tags = [
   { name: 'health', description: 'How the gateway and its fleet are.' },
   { name: 'fleet', description: 'Who is in the fleet.' },
   { name: 'registration', description: 'Coming, staying and leaving.' },
+  { name: 'keys', description: 'Who may call.' },
   { name: 'figures', description: 'What happened.' },
   { name: 'pages', description: 'For people.' }
 ] as const
@@ -226,6 +227,22 @@ export const operations: Readonly<Record<string, Operation>> = {
     description: 'One HTTP request to `health.path` of the agent, or to `/`. What is known of the instance\'s health does not change by it.',
     answers: { 200: json(ref('Probe'), 'What came of it, whatever that is.', { ok: true, outcome: 'ok', status: 200, cause: null, path: '/', latency_ms: 2.4 }) },
     problems: ['FLEET_AGENT_NOT_FOUND', 'FLEET_INSTANCE_NOT_FOUND']
+  }),
+  'GET /keys': operation({
+    tag: 'keys',
+    summary: 'The named keys',
+    needs: 'admin',
+    description: 'As they are configured at this gateway; those that were revoked, here or at a gateway that shares its Redis, are marked. Never a token.',
+    answers: { 200: json(ref('Keys'), 'All of them; an admin for some agents sees the keys that reach no further.', [{ id: 'build-bot', scopes: ['proxy', 'register'], agents: ['my-agent'], revoked: false }]) }
+  }),
+  'DELETE /keys/{id}': operation({
+    tag: 'keys',
+    summary: 'Revokes a key, for good',
+    needs: 'admin',
+    description: 'Its token is refused from now on, whatever `fleet.yaml` says: by this gateway, and by all that share its Redis. A key that is made anew under the same id has another token, and is valid. To do it again changes nothing.',
+    parameters: [inPath('id', 'The key\'s id.', { type: 'string', pattern: namePattern })],
+    answers: { 200: json(ref('Revoked'), 'It is kept, and the other gateways have been told.', { message: 'revoked build-bot', id: 'build-bot', shared: true }) },
+    problems: ['FLEET_KEY_NOT_FOUND', 'FLEET_NOT_KEPT']
   }),
   'GET /stats': operation({
     tag: 'figures',

@@ -4,6 +4,7 @@
  */
 import { RegistrationOptions, namePattern } from '../../src/agent-options.ts'
 import { errorCatalogue } from '../../src/errors.ts'
+import { scopes } from '../../src/principal.ts'
 import { toJsonSchema, type JsonSchema } from './json-schema.ts'
 
 /** A schema of this file, by name. */
@@ -126,6 +127,14 @@ export const schemas = {
     path: text,
     latency_ms: amount
   }),
+
+  Keys: list(object({
+    id: text,
+    scopes: list({ type: 'string', enum: [...scopes] }),
+    agents: list(text, 'Names of agents, or `*` alone for all.'),
+    revoked: yes
+  }, { revoked_at: time })),
+  Revoked: object({ message, id: text, shared: { type: 'boolean', description: 'Whether other gateways were told: those that share a Redis with this one.' } }),
 
   Stats: object({
     total_requests: count,

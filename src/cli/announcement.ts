@@ -53,7 +53,7 @@ export function announce (started: Started, io: CommandIo): void {
   sayAuth(started, line, io)
   const { enabled, perMinute, burst } = config.rateLimit
   line('limits', enabled ? `${perMinute} requests a minute per client, ${burst} at once` : 'off')
-  if (gateway.redis.enabled) line('redis', gateway.registrations.isAvailable ? 'shared with all gateways that name it: registrations, leases, limits' : yellow('does not answer, or can not be written (the log says why): registrations are refused until it does'))
+  if (gateway.redis.enabled) line('redis', gateway.registrations.isAvailable ? 'shared with all gateways that name it: registrations, leases, limits, revoked keys' : yellow('does not answer, or can not be written (the log says why): registrations are refused until it does'))
   if (workers > 1) line('workers', `${workers} processes on this port`)
   if (!canKeep) line('state', yellow(`${stateDir} can't be written: registrations are refused, for they would not survive a restart; registry.stateDir names another folder`))
   if (config.console.enabled) line('console', `${urlOf(started)}/console/`)

@@ -75,8 +75,6 @@ export const IndexShape = Type.Object({
   routes: Type.Array(Type.Object({ path: Type.String(), methods: Type.String(), about: Type.String() }))
 })
 
-const orNull = (schema: TSchema) => Type.Union([schema, Type.Null()])
-
 /** `GET /stats` */
 export const StatsShape = Type.Object({
   processes: Type.Optional(Type.Array(Type.Object({
@@ -213,6 +211,9 @@ export const RenewedShape = Type.Object({ message: Type.String(), instance: Inst
 
 /** `DELETE /registry/{name}` and below */
 export const DeregisteredShape = Type.Object({ message: Type.String(), note: Type.Optional(Type.String()) })
+
+/** `DELETE /keys/{id}` */
+export const RevokedShape = Type.Object({ id: Type.String(), shared: Type.Boolean() })
 
 /** `POST /registry/{name}/instances/{id}/probe` */
 export const ProbeShape = Type.Object({

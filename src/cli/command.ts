@@ -7,11 +7,16 @@ import { CommandError, exitCodes } from './io.ts'
 
 /** A command that talks to a gateway. */
 export function clientCommand (name: string): Command {
-  return new Command(name)
+  return withGateway(new Command(name))
+    .option('--fleet, --fleet-yaml <file>', 'the fleet\'s file, for address and token where nothing else names them (fleet.yaml)')
+}
+
+/** Adds the options that say which gateway is meant, and what opens it. */
+export function withGateway (command: Command): Command {
+  return command
     .option('--url <address>', 'the gateway (FLEET_URL; else where fleet.yaml, FLEET_HOST and FLEET_PORT put it; http://127.0.0.1:9001)')
     .option('--ca <file>', 'for https, a file with the authorities to believe instead of Node\'s (FLEET_CA_FILE)')
     .option('--secret <token>', 'the token; better in FLEET_SECRET or FLEET_SECRET_FILE, where other users of the machine can\'t see it')
-    .option('--fleet, --fleet-yaml <file>', 'the fleet\'s file, for address and token where nothing else names them (fleet.yaml)')
 }
 
 /** `--json`, said once. */

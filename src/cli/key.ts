@@ -1,6 +1,6 @@
 /**
- * `fleet-gateway key new|list|revoke`: named keys in fleet.yaml. A new token is printed once, and only its digest is kept. Asks no gateway: one
- * that runs watches the file.
+ * `fleet-gateway key new|list|revoke`: named keys in fleet.yaml. A new token is printed once, and only its digest is kept. Asks no gateway, since one
+ * that runs watches the file; but for `key revoke --everywhere`, which reaches those that have other files.
  */
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
@@ -10,13 +10,15 @@ import { namePattern } from '../agent-options.ts'
 import { stateDirOf } from '../config.ts'
 import { nearestNames } from '../fleet/nearest-names.ts'
 import { scopes as allScopes, type Scope } from '../principal.ts'
-import { fleetOf, integer, jsonOption, repeated, withExamples } from './command.ts'
+import { RevokedShape } from './answers.ts'
+import { withClient } from './client.ts'
+import { fleetOf, integer, jsonOption, repeated, withExamples, withGateway } from './command.ts'
 import { withFileLock } from './file-lock.ts'
 import { colorsFor, CommandError, exitCodes, plain, print, printJson, say, type CommandIo } from './io.ts'
 import { addKey, byHand, NotChanged, readKeyFile, removeKey, type KeyFile } from './key-file.ts'
 import type { KeyEntry } from './key-edit.ts'
 import { printTable } from './table.ts'
-import { defaultFile } from './target.ts'
+import { defaultFile, type ClientFlags } from './target.ts'
 
 interface FileFlags {
   fleet?: string
@@ -27,6 +29,17 @@ interface NewFlags extends FileFlags {
   scope?: Scope[]
   agent?: string[]
   rateLimit?: number
+}
+
+interface RevokeFlags extends FileFlags, ClientFlags {
+  everywhere?: boolean
+}
+
+/** What a gateway made of it. */
+interface Revoked {
+  /** Whether it has told others. */
+  readonly shared: boolean
+  readonly gateway: string
 }
 
 type WrittenKey = KeyFile['keys'][number]
@@ -78,11 +91,15 @@ function listCommand (io: CommandIo): Command {
 }
 
 function revokeCommand (io: CommandIo): Command {
-  const command = fileCommand('revoke')
+  const command = withGateway(fileCommand('revoke')
     .description('take a key out of fleet.yaml: a gateway that runs refuses its token from then on')
     .argument('<id>', 'its name')
-    .action((id: string, flags: FileFlags) => changing(fleetOf(flags), named => revokeKey(id, named, io)))
-  return withExamples(command, [['fleet-gateway key revoke build-bot']])
+    .option('--everywhere', 'have a gateway revoke it first, with all that share its Redis, whatever their files say; the next three say which gateway'))
+    .action((id: string, flags: RevokeFlags) => revoke(id, fleetOf(flags), io))
+  return withExamples(command, [
+    ['fleet-gateway key revoke build-bot'],
+    ['fleet-gateway key revoke build-bot --everywhere', 'it has leaked: no gateway of the fleet takes it any more']
+  ])
 }
 
 /** What reads the file and writes it back has it for itself. */
@@ -175,7 +192,37 @@ function formOf ({ token, tokenFile }: Pick<WrittenKey, 'token' | 'tokenFile'>):
   return token !== undefined ? 'in the file' : tokenFile !== undefined ? 'in a file of its own' : 'SHA-256'
 }
 
-async function revokeKey (id: string, flags: FileFlags & { fleet: string }, io: CommandIo): Promise<void> {
+async function revoke (id: string, flags: RevokeFlags, io: CommandIo): Promise<void> {
+  const { everywhere, url, ca, secret } = flags
+  if (everywhere) return revokeEverywhere(id, flags, io)
+  if ((url ?? ca ?? secret) !== undefined) throw new CommandError('--url, --ca and --secret are for --everywhere: without it no gateway is asked', exitCodes.wrongUsage)
+  await changing(flags, named => revokeKey(id, named, io))
+}
+
+/** The gateway goes first: what is gone from the file it would not know any more, and could tell nobody of. */
+async function revokeEverywhere (id: string, flags: RevokeFlags, io: CommandIo): Promise<void> {
+  const { file, keys } = await readKeyFile(flags.fleet ?? defaultFile, io.env)
+  const isInFile = keys.some(key => key.id === id)
+  const revoked = await askGateway(id, flags, io).catch((error: unknown) => {
+    if (!(error instanceof CommandError)) throw error
+    throw new CommandError(plain(`${error.message}\n${file} is as it was${isInFile ? `, and has the key "${id}"` : ''}`), error.exitCode)
+  })
+  const { gateway, shared } = revoked
+  say(io, plain(shared ? `All gateways that share a Redis with the one at ${gateway} refuse the key "${id}" from now on` : `The gateway at ${gateway} refuses the key "${id}" from now on; it shares no Redis with others, so no other one was told`))
+  if (isInFile) return changing(flags, named => revokeKey(id, named, io, revoked))
+  if (flags.json) printJson(io, { id, revoked: true, keys: keys.length, file, gateway, shared })
+  say(io, plain(`${file} has no such key, so nothing was to be taken out there`))
+}
+
+async function askGateway (id: string, flags: RevokeFlags, io: CommandIo): Promise<Revoked> {
+  return withClient(flags, io, async client => {
+    const { shared } = await client.send<{ shared: boolean }>('DELETE', `/keys/${encodeURIComponent(id)}`, RevokedShape)
+    return { shared, gateway: client.target.url }
+  })
+}
+
+/** @param revoked what a gateway has done already; undefined where none was asked */
+async function revokeKey (id: string, flags: FileFlags & { fleet: string }, io: CommandIo, revoked?: Revoked): Promise<void> {
   const file = await readKeyFile(flags.fleet, io.env)
   const index = file.keys.findIndex(key => key.id === id)
   if (index === -1) {
@@ -186,11 +233,17 @@ async function revokeKey (id: string, flags: FileFlags & { fleet: string }, io: 
     await removeKey(file, index, io.env)
   } catch (error) {
     if (!(error instanceof NotChanged)) throw error
-    throw new CommandError(`${file.file} was not changed: ${error.why}. The key is still valid: remove the entry "${id}" of auth.keys by hand`)
+    throw new CommandError(`${file.file} was not changed: ${error.why}. ${revoked === undefined ? 'The key is still valid: remove' : 'The key is refused all the same; remove'} the entry "${id}" of auth.keys by hand`)
   }
-  if (flags.json) printJson(io, { id, revoked: true, keys: file.keys.length - 1, file: file.file })
-  say(io, plain(`${file.file} has no key "${id}" any more. A gateway that watches it refuses the token within a second; streams that are open go on`))
-  for (const note of notesOfRevoked(file)) say(io, plain(note))
+  if (flags.json) printJson(io, { id, revoked: true, keys: file.keys.length - 1, file: file.file, ...revoked })
+  say(io, plain(`${file.file} has no key "${id}" any more. ${revoked === undefined ? 'A gateway that watches it refuses the token within a second; streams' : 'Streams'} that are open go on`))
+  for (const note of [...notesOfRevoked(file), ...revoked === undefined ? notesOfOthers(id, file, io) : []]) say(io, plain(note))
+}
+
+/** What else there may be, where this file is not all that says which keys there are. */
+function notesOfOthers (id: string, { value }: KeyFile, { env, self }: CommandIo): string[] {
+  if (value.redis?.url === undefined && (env['FLEET_REDIS_URL'] ?? '') === '') return []
+  return [`Other gateways on the same Redis go by files of their own. Where one has the key still, ask it to have all of them refuse the token: ${self} key revoke ${id} --everywhere --url ITS-ADDRESS`]
 }
 
 function notesOfRevoked ({ auth, keys, value, file }: KeyFile): string[] {

@@ -123,7 +123,11 @@ t.test('what the gateway answers is what the document says, field by field', asy
     ['DELETE /registry/{name}', { method: 'DELETE', url: '/registry/other' }, 200],
     ['DELETE /registry/{name}', { method: 'DELETE', url: '/registry/planner' }, 200],
     ['DELETE /registry/{name}', { method: 'DELETE', url: '/registry/planner' }, 404],
-    ['GET /api/{agent}/{path}', { url: '/api/none/x' }, 404]
+    ['GET /api/{agent}/{path}', { url: '/api/none/x' }, 404],
+    ['DELETE /keys/{id}', { method: 'DELETE', url: '/keys/reder' }, 404],
+    ['DELETE /keys/{id}', { method: 'DELETE', url: '/keys/reader' }, 200],
+    ['GET /keys', { url: '/keys' }, 200],
+    ['GET /keys', { url: '/keys', headers: { authorization: 'Bearer a-calling-token' } }, 403]
   ]
 
   const seen = new Set<string>()

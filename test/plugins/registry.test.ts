@@ -1,5 +1,4 @@
 /** plugins/registry alone: what is kept over a restart. The rules of the registry itself are in test/fleet/registry*.test.ts. */
-import * as fs from 'node:fs/promises'
 import { chmod, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Writable } from 'node:stream'
@@ -7,7 +6,6 @@ import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t, { type Test } from 'tap'
 import registry, { type RegistryPluginOptions } from '../../plugins/registry/index.ts'
 import { createStateFile } from '../../plugins/registry/state-file.ts'
-import type * as StateFileModule from '../../plugins/registry/state-file.ts'
 import type { RegistryState } from '../../src/fleet/registry.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 
@@ -258,28 +256,6 @@ t.test('a file without permission is a warning', { skip: process.getuid?.() === 
   await chmod(join(stateDir, 'registry.json'), 0)
 
   await leftAlone(t, stateDir, /registry\.json can't be read \(EACCES/)
-})
-
-t.test('a damaged file that can not be set aside is a warning, and is never written over', async t => {
-  const stateDir = t.testdir({ 'registry.json': '{' })
-  const { createStateFile } = await t.mockImport<typeof StateFileModule>('../../plugins/registry/state-file.ts', {
-    'node:fs/promises': {
-      ...fs,
-      rename: async (from: string, to: string) => {
-        if (from.endsWith('registry.json')) throw new Error('EPERM: not permitted')
-        await fs.rename(from, to)
-      }
-    }
-  })
-  const warnings: string[] = []
-  const file = createStateFile(stateDir, { warn: (text: string) => warnings.push(text) } as unknown as FastifyBaseLogger)
-
-  t.equal(await file.load(), undefined)
-
-  t.match(warnings, [/registry\.json is damaged .* and can't be set aside \(EPERM: not permitted\)/])
-  await t.rejects(file.save(() => ({ version: 1, agents: [] })), { message: /^Registrations can't be kept: .* is damaged/ })
-  await file.close()
-  t.equal(await readFile(join(stateDir, 'registry.json'), 'utf8'), '{')
 })
 
 t.test('saves that come together are one write, and each has what was there when it was asked for', async t => {
