@@ -160,9 +160,9 @@ try {
   const fanOut = await measured(async () => {
     for (let index = 0; index < changes; index++) {
       const version = String(Number((await run('look', '', '', keys.channel))[1]) + 1)
-      told.push(await new Promise(resolve => {
+      told.push(await new Promise((resolve, reject) => {
         heardAt.set(version, { heard: 0, mark: performance.now(), done: resolve })
-        void run('write', nameOf(index), epoch, keys.channel, nameOf(index), fields(index, 8_000)[2].slice(2), 3_600_000, ...fields(index, 8_000))
+        run('write', nameOf(index), epoch, keys.channel, nameOf(index), fields(index, 8_000)[2].slice(2), 3_600_000, ...fields(index, 8_000)).catch(reject)
       }))
       heardAt.delete(version)
     }

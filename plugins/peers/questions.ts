@@ -62,10 +62,10 @@ export class Questions {
       }
       const stop = this.#clock.after(this.#patienceMs, open.finish)
       this.#open.set(number, open)
-      put(number).then(count => { if (count !== undefined) this.expect(number, count) }, error => {
+      put(number).then(count => { if (count !== undefined) this.expect(number, count) }, (error: Error) => {
         stop()
         this.#open.delete(number)
-        reject(error as Error)
+        reject(error)
       })
     })
   }
