@@ -90,7 +90,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       registry,
       clock,
       log: fastify.log,
-      seen: saved?.state.shared ?? null,
+      known: saved?.state.shared ?? null,
       hostRules: () => ({ ...(allowedHosts && { allowedHosts }) }),
       onApplied (name) {
         changedAt ??= clock.now()
@@ -105,7 +105,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     try {
       await stateFile?.save((): RegistryState => {
         const { version, agents } = registry.exportState()
-        return { version, ...(shared?.seen && { shared: shared.seen }), agents }
+        return { version, ...(shared?.known && { shared: shared.known }), agents }
       })
     } catch (error) {
       retryAt = clock.now() + retryMs
