@@ -1,9 +1,10 @@
-/** A small part of `npm run soak` (CONTRIBUTING.md), through the same code: everything is looked at but memory, which needs longer; and few kills. */
+/** A small part of `npm run soak` (CONTRIBUTING.md), through the same code: everything is looked at but memory, which needs longer; and few kills and outages. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { noRedis } from './helpers/redis-server.ts'
 
 /** Runs a program of the soak to its end, and shows what it printed if that is no good one. */
 async function run (t: Test, program: string, ...args: string[]): Promise<string> {
@@ -21,6 +22,15 @@ t.test('while agents die, the file changes and clients come and go, nothing is l
 
   const requests = Number(/^requests +(\d+)$/m.exec(printed)?.[1])
   t.ok(requests > 0, `${requests} requests were judged`)
+})
+
+t.test('while Redis, the ways to it and gateways fail, gateways that share it lose no registration and no request', { skip: noRedis }, async t => {
+  const printed = await run(t, 'soak.js', '--redis', '--short', '--seconds', '8', '--seed', '1')
+
+  for (const what of ['requests', 'registrations acknowledged', 'comparisons of all registries']) {
+    const count = Number(new RegExp(`^${what} +(\\d+)$`, 'm').exec(printed)?.[1])
+    t.ok(count > 0, `${what}: ${count}`)
+  }
 })
 
 t.test('a gateway that is killed at any moment starts again, with everything it had acknowledged', async t => {

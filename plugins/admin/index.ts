@@ -12,7 +12,7 @@ import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { RegistrationOptions, toRegistration } from '../../src/agent-options.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import { BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError } from '../../src/errors.ts'
+import { AgentNotFoundError, BadRequestError, ForbiddenError, InstanceNotFoundError, InvalidRegistrationError, isFleetError } from '../../src/errors.ts'
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
@@ -89,17 +89,17 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
   fastify.put<{ Params: InstanceParams }>('/registry/:name/instances/:id', changing, async request => {
     const { id } = request.params
-    const instance = await registrations.heartbeat(ownAgent(request), id)
+    const instance = await registrations.heartbeat(await ownAgent(request, agent => registry.instance(agent.name, id)), id)
     return { message: `renewed ${id}`, name: instance.agent, instance: instanceView(instance), lease: instance.lease && leaseView(instance.lease) }
   })
 
   fastify.delete<{ Params: NameParams, Querystring: { host?: string, port?: string, drain?: string } }>('/registry/:name', changing, async request => {
     const { host, port, drain } = request.query
     if (drain !== undefined) throw new BadRequestError('Instances are drained one by one: DELETE /registry/{name}/instances/{id}?drain=true')
-    const name = ownAgent(request)
     if (host === undefined && port === undefined) {
-      return deregistered(await registrations.removeAgent(name))
+      return deregistered(await registrations.removeAgent(await ownAgent(request)))
     }
+    const name = await ownAgent(request, agent => instanceAt(agent, host, port))
     return removeInstance(name, instanceAt(registry.get(name), host, port))
   })
 
@@ -107,7 +107,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const { id } = request.params
     const { drain = 'false' } = request.query
     if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
-    const name = ownAgent(request)
+    const name = await ownAgent(request, agent => registry.instance(agent.name, id))
     if (drain === 'false') return removeInstance(name, id)
     const instance = await registrations.drain(name, id)
     reconsider(instance.agent)
@@ -124,11 +124,24 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     })
   }
 
-  /** The agent in the path. Its names may have changed hands since auth looked, while the body of the request was awaited. */
-  function ownAgent ({ params, principal }: FastifyRequest<{ Params: NameParams }>): string {
-    const { name } = registry.get(params.name)
-    if (!mayTouch(principal, name)) throw new ForbiddenError('This key is not for that agent')
-    return name
+  /**
+   * The agent in the path. Its names may have changed hands since auth looked, while the body of the request was awaited.
+   * @param needs what has to be known of it as well
+   */
+  async function ownAgent ({ params, principal }: FastifyRequest<{ Params: NameParams }>, needs: (agent: Agent) => unknown = () => {}): Promise<string> {
+    const find = () => {
+      const agent = registry.get(params.name)
+      if (!mayTouch(principal, agent.name)) throw new ForbiddenError('This key is not for that agent')
+      needs(agent)
+      return agent.name
+    }
+    try {
+      return find()
+    } catch (error) {
+      const isUnknown = isFleetError(error) && (error.code === AgentNotFoundError.code || error.code === InstanceNotFoundError.code)
+      if (!isUnknown || !await registrations.catchUp(registry.find(params.name)?.name ?? params.name)) throw error
+      return find()
+    }
   }
 
   /** Whether the name is an agent's that other keys are for, so that this one must not lead its clients elsewhere. */

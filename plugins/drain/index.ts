@@ -30,6 +30,9 @@ export interface DrainPluginOptions {
   clock?: Clock
 }
 
+/** Where more comes all the time, only so much of it is taken. */
+const arrivedMs = 100
+
 /** What streams get to say goodbye in. */
 const farewellMs = 1_500
 
@@ -51,11 +54,24 @@ const drainPlugin: FastifyPluginAsync<DrainPluginOptions> = async (fastify, { cl
     })
   }
 
+  /** What has arrived already is taken first. A turn of the event loop takes one connection, and the next one what was sent on it. */
+  async function takeArrived (server: Server): Promise<void> {
+    let hasCome = false
+    const note = () => { hasCome = true }
+    server.on('connection', note)
+    const end = performance.now() + arrivedMs
+    for (let quietTurns = 0; quietTurns < 2 && performance.now() < end; quietTurns = hasCome ? 0 : quietTurns + 1) {
+      hasCome = false
+      await new Promise(setImmediate)
+    }
+    server.off('connection', note)
+  }
+
   async function drainAll ({ delayMs, timeoutMs }: { delayMs: number, timeoutMs: number }): Promise<void> {
     draining = true
     if (delayMs > 0) await sleep(delayMs)
-    await new Promise(setImmediate) // what has arrived already, connections and requests on idle ones, is taken first
     const server = fastify.server as Server
+    await takeArrived(server)
     if (server.listening) server.close() // also closes idle connections
     await quiet(timeoutMs)
     if (facts.inFlight > 0 && fastify.hasDecorator('proxy')) fastify.proxy.endStreams()

@@ -93,7 +93,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       registry,
       clock,
       log: fastify.log,
-      seen: saved?.state.shared ?? null,
+      known: saved?.state.shared ?? null,
       hostRules: () => ({ ...(allowedHosts && { allowedHosts }) }),
       ...(fastify.hasDecorator('peers') && fastify.peers.hasWorkers && { peers: fastify.peers }),
       onApplied (name) {
@@ -109,7 +109,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     try {
       await stateFile?.save((): RegistryState => {
         const { version, agents } = registry.exportState()
-        return { version, ...(shared?.seen && { shared: shared.seen }), agents }
+        return { version, ...(shared?.known && { shared: shared.known }), agents }
       })
     } catch (error) {
       retryAt = clock.now() + retryMs

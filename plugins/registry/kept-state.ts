@@ -65,7 +65,7 @@ export interface KeptState {
  * @throws Error when the whole is not of the form; a single bad entry is only left out
  */
 export function readKeptState (text: string, rules: RegistrationHostRules = {}): KeptState {
-  const whole = JSON.parse(text) as { version?: unknown, agents?: unknown, shared?: { epoch?: unknown, version?: unknown } } | null
+  const whole = JSON.parse(text) as { version?: unknown, agents?: unknown, shared?: { epoch?: unknown, version?: unknown, origin?: unknown } } | null
   if (whole?.version !== 1) throw new Error('unknown version')
   if (!Array.isArray(whole.agents)) throw new Error('no agents')
   const agents: KeptAgent[] = []
@@ -74,8 +74,8 @@ export function readKeptState (text: string, rules: RegistrationHostRules = {}):
     const agent = readKeptAgent(entry, `agents[${index}]`, rules, skipped)
     if (agent !== undefined) agents.push(agent)
   }
-  const { epoch, version } = whole.shared ?? {}
-  const shared = typeof epoch === 'string' && typeof version === 'number' ? { epoch, version } : undefined
+  const { epoch, version, origin } = whole.shared ?? {}
+  const shared = typeof epoch === 'string' && typeof version === 'number' ? { epoch, version, ...(typeof origin === 'string' && { origin }) } : undefined
   return { state: { version: 1, ...(shared && { shared }), agents }, skipped }
 }
 

@@ -15,6 +15,11 @@ export interface Registrations {
   register (registration: Registration): Promise<{ created: boolean, agent: Agent, instance: Instance }>
   /** Renews the lease of an instance. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
   heartbeat (name: string, id: string): Promise<Instance>
+  /**
+   * Learns what other gateways were told of an agent, where something of it is not known here: their word may be on its way. @returns whether there are others
+   * @throws NotKeptError where that can not be found out
+   */
+  catchUp (name: string): Promise<boolean>
   /** What is taken of others' registrations has changed here: the file, or the hosts that are allowed. */
   reread (): void
   /** Takes an instance out of the rotation. @throws AgentNotFoundError InstanceNotFoundError NotKeptError */
@@ -33,6 +38,7 @@ export function ownRegistrations (registry: Registry, save: () => Promise<void>)
     isAvailable: true,
     redis: undefined,
     reread () {}, // there are none
+    async catchUp () { return false },
     async register (registration) {
       const { undo, ...registered } = registry.register(registration)
       try {

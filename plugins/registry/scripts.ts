@@ -2,8 +2,9 @@
  * What gateways do to the registry in Redis, as scripts: each is one step, on the server's time. Every change has the next version and is told to
  * all in a line `epoch version kind name authority`; what it came to, they read themselves.
  *
- * `meta` has the epoch (which data this is), the version, the origin (what a restored epoch was made of), when a gateway last looked, and whether too
- * many leases are over. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
+ * `meta` has the epoch (which data this is), the version, the origin (which data a restored epoch was made of, and that of which, `epoch:version` each),
+ * when a gateway last looked, and whether too many leases are over. `touched` has what was changed since an epoch began, `name authority`, `name ` for
+ * all of an agent and `=name` for its settings: gateways that come later with what they know leave that alone. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
  * (`d:authority`), and until when a gateway says that one which drains has requests of it (`b:authority gateway`). Leases are a sorted set by expiry,
  * and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts). Leases of instances
  * that drain are in `drains`: they have said goodbye, so their end says nothing of others. `lapses` has who left, by when that counts no more.
@@ -16,9 +17,12 @@ const stillMs = 3_000
 /** By then every gateway knows of a drain, and has said whether requests of it are under way. */
 const drainMs = 2_000
 
-/** KEYS: meta, agents, leases, drains, lapses, names, agent (or what agents' keys begin with). ARGV: epoch, channel, … */
+/** For so long after data was lost a gateway may come that knows more of it than the one that wrote it again. */
+const touchedMs = 10 * 60_000
+
+/** KEYS: meta, agents, leases, drains, lapses, names, touched, agent (or what agents' keys begin with). ARGV: epoch, channel, … */
 const common = `
-local meta, agents, leases, drains, lapses, names, agent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local meta, agents, leases, drains, lapses, names, touched, agent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local epoch, channel = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -45,6 +49,10 @@ local function isOther ()
   return redis.call('HGET', meta, 'epoch') ~= epoch
 end
 
+local function isLate (deadline)
+  return now > tonumber(deadline)
+end
+
 local function read (key)
   local version = redis.call('HGET', meta, 'version') or '0'
   local fields = redis.pcall('HGETALL', key)
@@ -56,6 +64,19 @@ local function tell (kind, name, authority)
   redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. ' ' .. version .. ' ' .. kind .. ' ' .. name .. ' ' .. authority)
 end
 
+local function touch (member)
+  if redis.call('EXISTS', touched) == 1 then redis.call('SADD', touched, member) end
+end
+
+local function isTouched (name, authority)
+  return redis.call('SISMEMBER', touched, name .. ' ' .. authority) == 1 or redis.call('SISMEMBER', touched, name .. ' ') == 1
+end
+
+local function tellChange (kind, name, authority)
+  touch(name .. ' ' .. authority)
+  tell(kind, name, authority)
+end
+
 local function ownerOf (name)
   return redis.call('HGET', names, name) or (redis.call('SISMEMBER', agents, name) == 1 and name) or nil
 end
@@ -64,11 +85,12 @@ local function releaseAliases (key)
   for _, alias in ipairs(decoded(redis.call('HGET', key, 'aliases'))) do redis.call('HDEL', names, alias) end
 end
 
-local function hasInstances (key)
-  for _, field in ipairs(redis.call('HKEYS', key)) do
-    if field:sub(1, 2) == 'i:' then return true end
+local function authoritiesOf (key)
+  local fields, found = redis.pcall('HKEYS', key), {}
+  for _, field in ipairs(fields.err and {} or fields) do
+    if field:sub(1, 2) == 'i:' then found[#found + 1] = field:sub(3) end
   end
-  return false
+  return found
 end
 
 local function isBusy (key, authority)
@@ -92,9 +114,7 @@ local function drainLease (member)
 end
 
 local function removeAll (key, name)
-  for _, field in ipairs(redis.call('HKEYS', key)) do
-    if field:sub(1, 2) == 'i:' then endLease(name .. ' ' .. field:sub(3)) end
-  end
+  for _, authority in ipairs(authoritiesOf(key)) do endLease(name .. ' ' .. authority) end
   releaseAliases(key)
   redis.call('DEL', key)
   redis.call('SREM', agents, name)
@@ -112,14 +132,95 @@ local function removeInstance (key, name, authority)
   redis.call('HDEL', key, 'i:' .. authority)
   endDrain(key, authority)
   endLease(name .. ' ' .. authority)
-  if not hasInstances(key) then removeAll(key, name) end
+  if #authoritiesOf(key) == 0 then removeAll(key, name) end
+end
+
+local function addSettings (entry, key, settings, isLatest)
+  local isChanged = false
+  if isLatest or not ownerOf(entry.name) then
+    local before, free = redis.call('HGET', key, 'aliases'), {}
+    releaseAliases(key)
+    for _, alias in ipairs(entry.aliases) do
+      if not ownerOf(alias) then
+        redis.call('HSET', names, alias, entry.name)
+        free[#free + 1] = alias
+      end
+    end
+    if #free > 0 then redis.call('HSET', key, 'aliases', cjson.encode(free)) else redis.call('HDEL', key, 'aliases') end
+    isChanged = redis.call('HGET', key, 'aliases') ~= before
+  end
+  for field, value in pairs(settings) do
+    local before = redis.call('HGET', key, field)
+    if not before or (isLatest and before ~= value) then
+      redis.call('HSET', key, field, value)
+      isChanged = true
+    end
+  end
+  return isChanged
+end
+
+local function addInstance (key, name, authority, value, ttl, isDraining)
+  local field, drain, member = 'i:' .. authority, 'd:' .. authority, name .. ' ' .. authority
+  local wasDraining = redis.call('HEXISTS', key, drain) == 1
+  local isChanged = redis.call('HGET', key, field) ~= value or wasDraining ~= isDraining
+  redis.call('HSET', key, field, value)
+  if wasDraining ~= isDraining then
+    endLease(member)
+    if wasDraining then endDrain(key, authority) else redis.call('HSET', key, drain, 0) end
+  end
+  if ttl then redis.call('ZADD', isDraining and drains or leases, 'GT', now + ttl, member) else endLease(member) end
+  return isChanged
+end
+
+-- What a gateway knows of an agent: what is not here and, if it knows more than what this data was made of, all that was not touched since.
+local function add (entry, isLatest)
+  local name, key, isChanged = entry.name, agent .. entry.name, false
+  local owner = ownerOf(name)
+  if owner and owner ~= name then return false end
+  local instances, isDraining, ttls, settings = {}, {}, {}, {}
+  for index = 1, #entry.fields, 2 do
+    local field, value = entry.fields[index], entry.fields[index + 1]
+    if field:sub(1, 2) == 'i:' then instances[field:sub(3)] = value
+    elseif field:sub(1, 2) == 'd:' then isDraining[field:sub(3)] = true
+    elseif field ~= 'aliases' then settings[field] = value end
+  end
+  for index = 1, #entry.leases, 2 do ttls[entry.leases[index]] = entry.leases[index + 1] end
+  local isThere = false
+  for authority, value in pairs(instances) do
+    if not isTouched(name, authority) and (isLatest or redis.call('HEXISTS', key, 'i:' .. authority) == 0) then
+      if addInstance(key, name, authority, value, ttls[authority], isDraining[authority] or false) then isChanged = true end
+      isThere = true
+    end
+  end
+  if not owner and not isThere then return false end
+  if addSettings(entry, key, settings, isLatest and redis.call('SISMEMBER', touched, '=' .. name) == 0) then isChanged = true end
+  redis.call('SADD', agents, name)
+  return isChanged
+end
+
+-- What is not among the entries and was not touched has left. → names and authorities, one after the other
+local function leaveOut (entries)
+  local known, left = {}, {}
+  for _, entry in ipairs(entries) do
+    for index = 1, #entry.fields, 2 do known[entry.name .. ' ' .. entry.fields[index]] = true end
+  end
+  for _, name in ipairs(redis.call('SMEMBERS', agents)) do
+    for _, authority in ipairs(authoritiesOf(agent .. name)) do
+      if not known[name .. ' i:' .. authority] and not isTouched(name, authority) then
+        removeInstance(agent .. name, name, authority)
+        left[#left + 1] = name
+        left[#left + 1] = authority
+      end
+    end
+  end
+  return left
 end
 `
 
 const bodies = {
-  /** → epoch, version, origin */
+  /** → epoch, version, origin, time */
   look: `
-return { redis.call('HGET', meta, 'epoch') or '', redis.call('HGET', meta, 'version') or '0', redis.call('HGET', meta, 'origin') or '' }`,
+return { redis.call('HGET', meta, 'epoch') or '', redis.call('HGET', meta, 'version') or '0', redis.call('HGET', meta, 'origin') or '', tostring(now) }`,
 
   /** Notes that a gateway looks. Fails where Redis can be read, and not be written. */
   note: `
@@ -129,13 +230,15 @@ return 1`,
   /** → epoch, version, fields of the agent */
   read: 'return read(agent)',
 
-  /** name, authority, ttl or '', fields and values → as read; or `taken`, the name, its owner */
+  /** deadline, name, authority, ttl or '', fields and values → as read; or `taken`, the name, its owner */
   write: `
 if isOther() then return { 'other' } end
-local name, authority, ttl = ARGV[3], ARGV[4], ARGV[5]
+if isLate(ARGV[3]) then return { 'late' } end
+local name, authority, ttl = ARGV[4], ARGV[5], ARGV[6]
 local aliases
-for index = 6, #ARGV, 2 do
+for index = 7, #ARGV, 2 do
   if ARGV[index] == 'aliases' then aliases = cjson.decode(ARGV[index + 1]) end
+  if ARGV[index]:sub(1, 2) ~= 'i:' then touch('=' .. name) end
 end
 local owner = ownerOf(name)
 if owner and owner ~= name then return { 'taken', name, owner } end
@@ -148,36 +251,38 @@ if aliases then
   for _, alias in ipairs(aliases) do redis.call('HSET', names, alias, name) end
 end
 redis.call('SADD', agents, name)
-for index = 6, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
+for index = 7, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
 if redis.call('HEXISTS', agent, 'd:' .. authority) == 1 then endDrain(agent, authority) end
 local member = name .. ' ' .. authority
 endLease(member)
 redis.call('ZREM', lapses, member)
 if ttl ~= '' then redis.call('ZADD', leases, now + ttl, member) end
-tell('put', name, authority)
+tellChange('put', name, authority)
 return read(agent)`,
 
-  /** kind, name, authority or '' for all of it → as read */
+  /** deadline, kind, name, authority or '' for all of it → as read */
   remove: `
 if isOther() then return { 'other' } end
+if isLate(ARGV[3]) then return { 'late' } end
 standStill()
-local kind, name, authority = ARGV[3], ARGV[4], ARGV[5]
+local kind, name, authority = ARGV[4], ARGV[5], ARGV[6]
 if kind == 'drained' then
   local since = redis.call('HGET', agent, 'd:' .. authority)
   if not since or now - since < ${drainMs} or isBusy(agent, authority) then return read(agent) end
 end
 if authority == '' then removeAll(agent, name) else removeInstance(agent, name, authority) end
-tell(kind, name, authority)
+tellChange(kind, name, authority)
 return read(agent)`,
 
-  /** name, authority → as read */
+  /** deadline, name, authority → as read */
   drain: `
 if isOther() then return { 'other' } end
-local name, authority = ARGV[3], ARGV[4]
+if isLate(ARGV[3]) then return { 'late' } end
+local name, authority = ARGV[4], ARGV[5]
 if redis.call('HEXISTS', agent, 'i:' .. authority) == 1 then
   redis.call('HSET', agent, 'd:' .. authority, now)
   drainLease(name .. ' ' .. authority)
-  tell('put', name, authority)
+  tellChange('put', name, authority)
 end
 return read(agent)`,
 
@@ -212,7 +317,7 @@ end
 local function drop (member, name, authority)
   if redis.call('TYPE', agent .. name).ok == 'hash' then removeInstance(agent .. name, name, authority) end
   endLease(member)
-  tell('lapsed', name, authority)
+  tellChange('lapsed', name, authority)
 end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', drains, '-inf', now)) do drop(member, nameAndAuthority(member)) end
 redis.call('ZREMRANGEBYSCORE', lapses, '-inf', now)
@@ -243,58 +348,38 @@ for index = 3, #ARGV do
 end
 return left`,
 
-  /** new epoch, version known, origin, agents in JSON: puts them in the place of data that is gone, or older than what is known → whether it did */
+  /**
+   * new epoch, version known, origin, agents in JSON, whether they are all that there was: writes them where data is gone, or older than what is known
+   * → whether it did
+   */
   restore: `
 local found = redis.call('HGET', meta, 'epoch') or ''
 if found ~= epoch or (found ~= '' and tonumber(redis.call('HGET', meta, 'version') or '0') >= tonumber(ARGV[4])) then return 0 end
-for _, name in ipairs(redis.call('SMEMBERS', agents)) do redis.call('DEL', agent .. name) end
-redis.call('DEL', agents, leases, drains, lapses, names)
-for _, entry in ipairs(cjson.decode(ARGV[6])) do
-  redis.call('SADD', agents, entry.name)
-  for _, alias in ipairs(entry.aliases) do redis.call('HSET', names, alias, entry.name) end
-  for index = 1, #entry.fields, 2 do redis.call('HSET', agent .. entry.name, entry.fields[index], entry.fields[index + 1]) end
-  for index = 1, #entry.leases, 2 do
-    local member = entry.name .. ' ' .. entry.leases[index]
-    redis.call('ZADD', leases, now + entry.leases[index + 1], member)
-    if redis.call('HEXISTS', agent .. entry.name, 'd:' .. entry.leases[index]) == 1 then drainLease(member) end
-  end
-end
+local entries, isLatest = cjson.decode(ARGV[6]), ARGV[7] == 'all'
+redis.call('DEL', touched, lapses)
+if isLatest then leaveOut(entries) end
+for _, entry in ipairs(entries) do add(entry, isLatest) end
+redis.call('SADD', touched, '')
+redis.call('PEXPIRE', touched, ${touchedMs})
 redis.call('HDEL', meta, 'massive', 'calmSince')
 redis.call('HSET', meta, 'epoch', ARGV[3], 'version', ARGV[4], 'origin', ARGV[5], 'seen', now)
 tell('all', '', '')
 return 1`,
 
-  /** agents in JSON: adds what is not there, and changes nothing */
+  /**
+   * agents in JSON, origin as it was found, origin from now on: adds what is not there. With a new origin they are all that there was at a later time than what
+   * this data was made of: then all is made like them that was not touched → 1, or 0 where the origin is another by now
+   */
   merge: `
-if isOther() then return { 'other' } end
-for _, entry in ipairs(cjson.decode(ARGV[3])) do
-  local owner, key, changed = ownerOf(entry.name), agent .. entry.name, false
-  if not owner or owner == entry.name then
-    if not owner then
-      local free = {}
-      for _, alias in ipairs(entry.aliases) do
-        if not ownerOf(alias) then
-          redis.call('HSET', names, alias, entry.name)
-          free[#free + 1] = alias
-        end
-      end
-      if #free > 0 then redis.call('HSET', key, 'aliases', cjson.encode(free)) end
-    end
-    for index = 1, #entry.fields, 2 do
-      if entry.fields[index] ~= 'aliases' and redis.call('HSETNX', key, entry.fields[index], entry.fields[index + 1]) == 1 then
-        changed = true
-        for other = 1, #entry.leases, 2 do
-          local member = entry.name .. ' ' .. entry.leases[other]
-          if entry.fields[index] == 'i:' .. entry.leases[other] then redis.call('ZADD', leases, 'NX', now + entry.leases[other + 1], member) end
-          if entry.fields[index] == 'd:' .. entry.leases[other] then drainLease(member) end
-        end
-      end
-    end
-    if changed then
-      redis.call('SADD', agents, entry.name)
-      tell('put', entry.name, '')
-    end
-  end
+if isOther() or (redis.call('HGET', meta, 'origin') or '') ~= ARGV[4] then return 0 end
+local entries, isLatest = cjson.decode(ARGV[3]), ARGV[5] ~= '' and redis.call('EXISTS', touched) == 1
+if isLatest then
+  local left = leaveOut(entries)
+  for index = 1, #left, 2 do tell('removed', left[index], left[index + 1]) end
+  redis.call('HSET', meta, 'origin', ARGV[5])
+end
+for _, entry in ipairs(entries) do
+  if add(entry, isLatest) then tell('put', entry.name, '') end
 end
 return 1`
 } as const
@@ -312,6 +397,7 @@ export interface RegistryKeys {
   readonly drains: string
   readonly lapses: string
   readonly names: string
+  readonly touched: string
   readonly channel: string
   agent (name: string): string
 }
@@ -325,14 +411,17 @@ export function registryKeys (key: (...parts: readonly string[]) => string): Reg
     drains: of('drains'),
     lapses: of('lapses'),
     names: of('names'),
+    touched: of('touched'),
     channel: of('changes'),
     agent: name => of('agent', name)
   }
 }
 
+const scripts = Object.entries(bodies).map(([name, body]) => ({ name: `fleet_${name}`, lua: common + body }))
+
 /** Loads the scripts into a client; the server has each once. */
-export function loadScripts (client: Redis, { meta, agents, leases, drains, lapses, names, agent }: RegistryKeys): Run {
-  for (const [name, body] of Object.entries(bodies)) client.defineCommand(`fleet_${name}`, { numberOfKeys: 7, lua: common + body })
+export function loadScripts (client: Redis, { meta, agents, leases, drains, lapses, names, touched, agent }: RegistryKeys): Run {
+  for (const { name, lua } of scripts) client.defineCommand(name, { numberOfKeys: 8, lua })
   const commands = client as unknown as Record<string, (...args: (string | number)[]) => Promise<unknown>>
-  return (name, agentName, ...args) => commands[`fleet_${name}`]!(meta, agents, leases, drains, lapses, names, agent(agentName), ...args)
+  return (name, agentName, ...args) => commands[`fleet_${name}`]!(meta, agents, leases, drains, lapses, names, touched, agent(agentName), ...args)
 }

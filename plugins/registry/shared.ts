@@ -16,23 +16,18 @@ import { authorityOf } from '../../src/fleet/authority.ts'
 import { leaseKey } from '../../src/fleet/lapses.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import { redisReason } from '../../src/redis-reasons.ts'
+import { originOf, relationOf, type SharedPoint } from './lineage.ts'
 import type { Registrations } from './registrations.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
 import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
-
-/** Which data in Redis this gateway has seen, and how much of it. */
-interface SharedPoint {
-  readonly epoch: string
-  readonly version: number
-}
 
 export interface SharedOptions {
   readonly redis: FleetRedis
   readonly registry: Registry
   readonly clock: Clock
   readonly log: FastifyBaseLogger
-  /** What this gateway had seen when it was last stopped; null when what it knows was never in Redis. */
-  readonly seen: SharedPoint | null
+  /** What this gateway knew when it was last stopped; null when what it knows was never in Redis. */
+  readonly known: SharedPoint | null
   readonly hostRules: () => RegistrationHostRules
   /** An agent was taken over from Redis. */
   readonly onApplied: (name: string) => void
@@ -42,7 +37,7 @@ export interface SharedOptions {
 
 export interface SharedRegistrations extends Registrations {
   /** Which data the registry is the same as; of the last time when there is no connection. */
-  readonly seen: SharedPoint | null
+  readonly known: SharedPoint | null
   /** Resolves when the registry was taken over for the first time, or can't be just now. */
   begin (): Promise<void>
   /** Decides about leases that are over, and looks whether everything was heard of. Does nothing while Redis can't be asked. */
@@ -55,20 +50,30 @@ const topic = 'registry'
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
-/** All that is known is written or read in this time. */
+const subscribeMs = 2_000
+/** All that is known is written or read in this time, and never is nothing heard for so long. */
 const bulkMs = 30_000
+const bulkSilentMs = 5_000
 /** The start waits so long for what others know. */
 const beginMs = 5_000
 
-export function shareRegistrations ({ redis, registry, clock, log, seen: seenBefore, hostRules, onApplied, peers }: SharedOptions): SharedRegistrations {
+export function shareRegistrations ({ redis, registry, clock, log, known: kept, hostRules, onApplied, peers }: SharedOptions): SharedRegistrations {
   const client = redis.client!
   const keys = registryKeys((...parts) => redis.key(...parts))
   const run = loadScripts(client, keys)
   /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
   let bulk: Redis | null = null
-  const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false })
+  const subscriber = client.duplicate({ commandTimeout: subscribeMs, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false })
   const gatewayId = randomBytes(6).toString('hex')
-  let seen = seenBefore
+  /** What was heard of. */
+  let seen = kept
+  /** Of which data what was heard of was made. */
+  let seenOrigin = kept?.origin ?? ''
+  /** Of agents that were heard of and not yet read, the first and the last version that is missing here. */
+  const unread = new Map<string, { first: number, last: number }>()
+  /** What was known when everything began to be read, until it was. */
+  let knownBefore = kept
+  let isReadingAll = false
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
@@ -91,6 +96,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   let isDoubtful = false
   let lookedAt = -Infinity
   let settledAt = -Infinity
+  /** How far Redis's clock is before this one's, at most. */
+  let clockAheadMs = 0
   let aheadAt = 0
   let wake = () => {}
   const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
@@ -104,6 +111,26 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   /** What a gateway can't write it must not change either. @throws NotKeptError */
   function refuseUnsynced (): void {
     if (!isSynced || !redis.isUp) throw notKept()
+  }
+
+  /** @returns what is the same here as in Redis; null when nothing ever was */
+  function known (): SharedPoint | null {
+    if (isReadingAll || seen === null) return knownBefore
+    const version = Math.min(seen.version, ...[...unread.values()].map(({ first }) => first - 1))
+    return { epoch: seen.epoch, version, origin: seenOrigin }
+  }
+
+  /** Asks which data there is. */
+  async function lookAt (): Promise<{ epoch: string, version: number, origin: string }> {
+    const sentAt = performance.now()
+    const [epoch, version, origin, time] = await run('look', '', '', keys.channel) as [string, string, string, string]
+    clockAheadMs = Number(time) - sentAt
+    return { epoch, version: Number(version), origin }
+  }
+
+  /** On Redis's clock: when whoever asked has been told that it did not answer, and may have asked elsewhere. */
+  function deadline (): number {
+    return Math.floor(performance.now() + clockAheadMs + client.options.commandTimeout!)
   }
 
   /** Asks something of an agent whose answer is applied: which version was applied has to be known until the last of these is over. */
@@ -129,7 +156,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     let answer: unknown[]
     writing.set(name, (writing.get(name) ?? 0) + 1)
     try {
-      answer = await run(script, name, seen!.epoch, keys.channel, ...args) as unknown[]
+      answer = await run(script, name, seen!.epoch, keys.channel, deadline(), ...args) as unknown[]
     } catch (error) {
       dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
       log.warn(`The shared registry could not be written: ${redisReason(error)}`)
@@ -141,6 +168,10 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     }
     if (answer[0] === 'other') {
       resync()
+      throw notKept()
+    }
+    if (answer[0] === 'late') { // Redis's clock may have been put on
+      lookedAt = -Infinity
       throw notKept()
     }
     if (answer[0] !== 'taken') {
@@ -165,13 +196,22 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       return
     }
     const answers = asked.get(name)!
-    if (Number(version) < answers.version) return
-    answers.version = Number(version)
+    const at = Number(version)
+    wasRead(name, Math.max(at, answers.version))
+    if (at < answers.version) return
+    answers.version = at
     const skipped: string[] = []
     registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
     endDrains(name)
     onApplied(name)
+  }
+
+  function wasRead (name: string, version: number): void {
+    const missing = unread.get(name)
+    if (missing === undefined || version < missing.first) return
+    if (version >= missing.last) unread.delete(name)
+    else missing.first = version + 1
   }
 
   /** Of drains that are over. */
@@ -225,6 +265,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     if (kind === 'all') return
     if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
     dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
+    unread.set(name, { first: unread.get(name)?.first ?? version, last: version })
     readSoon()
   }
 
@@ -245,7 +286,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   }
 
   async function synchronise (): Promise<void> {
-    bulk = client.duplicate({ commandTimeout: bulkMs, socketTimeout: undefined, enableOfflineQueue: true })
+    bulk = client.duplicate({ commandTimeout: bulkMs, socketTimeout: bulkSilentMs, enableOfflineQueue: true })
     bulk.on('error', () => {}) // the other connection's are in the log
     try {
       await becomeEqual(loadScripts(bulk, keys))
@@ -259,21 +300,24 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
     do {
       isDoubtful = false
       toldEarly = []
-      const [epoch, text, origin] = await run('look', '', '', keys.channel) as [string, string, string]
-      const version = Number(text)
+      const { epoch, version, origin } = await lookAt()
       if (epoch === '' || (epoch === seen?.epoch && version < seen.version)) {
-        await restore(epoch, runAtLength)
+        await restore(epoch, version, origin, runAtLength)
         isDoubtful = true
         continue
       }
+      if (epoch !== seen?.epoch && !await merge(epoch, origin, runAtLength)) {
+        isDoubtful = true
+        continue
+      }
+      knownBefore = known()
+      isReadingAll = true
       if (epoch !== seen?.epoch) {
-        const entries = covers(origin) ? [] : everything()
-        for (let from = 0; from < entries.length; from += chunk) {
-          await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + chunk)))
-        }
         for (const answers of asked.values()) answers.version = 0
+        unread.clear()
       }
       seen = { epoch, version }
+      seenOrigin = origin
       const told = toldEarly
       toldEarly = null
       for (const message of told) heard(message) // what changes from here on is read once more
@@ -281,6 +325,8 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
       for (let from = 0; from < names.length; from += chunk) {
         await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))
       }
+      isReadingAll = false
+      for (const [name, { last }] of unread) if (last <= version) unread.delete(name)
     } while (isDoubtful)
     if (!isSubscribed) return // it begins anew when changes are told again
     isSynced = true
@@ -290,21 +336,29 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   }
 
   /** What is known here takes the place of data that Redis lost, wholly or in part. */
-  async function restore (epoch: string, runAtLength: Run): Promise<void> {
+  async function restore (epoch: string, version: number, origin: string, runAtLength: Run): Promise<void> {
     const entries = everything()
-    const origin = seen === null ? '' : `${seen.epoch}:${seen.version}`
-    const newEpoch = randomBytes(8).toString('hex')
-    const restored = await runAtLength('restore', '', epoch, keys.channel, newEpoch, seen?.version ?? 0, origin, JSON.stringify(entries))
+    const own = known()
+    const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version)
+    const madeOf = originOf(isLater ? own : { epoch, version, origin })
+    const data = [randomBytes(8).toString('hex'), seen?.version ?? 0, madeOf, JSON.stringify(entries), isLater ? 'all' : '']
+    const restored = await runAtLength('restore', '', epoch, keys.channel, ...data)
     if (restored !== 1) return
     if (entries.length === 0 && seen === null) log.info('Redis had no registry yet')
     else log.warn({ agents: entries.length }, `Redis had ${epoch === '' ? 'no' : 'an older'} registry; what is known here was written`)
   }
 
-  /** Whether the data was made of all that this gateway had seen. */
-  function covers (origin: string): boolean {
-    if (seen === null) return false
-    const [epoch, version] = origin.split(':')
-    return epoch === seen.epoch && Number(version) >= seen.version
+  /** Adds what is known here to other data, as far as that was made without it. @returns whether that is done */
+  async function merge (epoch: string, origin: string, runAtLength: Run): Promise<boolean> {
+    const own = known()
+    const relation = relationOf(own, origin)
+    if (relation === 'within') return true
+    const entries = everything()
+    const [size, nextOrigin] = relation === 'beyond' ? [Math.max(entries.length, 1), originOf(own)] : [chunk, '']
+    for (let from = 0; from === 0 || from < entries.length; from += size) {
+      if (await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + size)), origin, nextOrigin) !== 1) return false
+    }
+    return true
   }
 
   function everything () {
@@ -318,10 +372,10 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   /** Sees whether a change was made that was not told here, or other data is there. */
   async function look (): Promise<void> {
     const before = seen // messages may be faster than the answer
-    const [epoch, text] = await run('look', '', '', keys.channel) as [string, string]
-    const version = Number(text)
+    const { epoch, version, origin } = await lookAt()
     if (!isSynced || seen === null || before === null) return
     if (epoch !== before.epoch || version < before.version) return resync()
+    seenOrigin = origin
     const isBehind = aheadAt > seen.version // since the last look, too
     aheadAt = version > seen.version ? version : 0
     if (isBehind) subscriber.disconnect(true)
@@ -395,7 +449,7 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
   })
 
   return {
-    get seen () { return seen },
+    get known () { return known() },
 
     get isAvailable () { return this.redis === 'ok' },
 
@@ -475,6 +529,16 @@ export function shareRegistrations ({ redis, registry, clock, log, seen: seenBef
         await change('drain', name, name, authority)
       }
       return registry.drain(name, id)
+    },
+
+    async catchUp (name) {
+      refuseUnsynced()
+      try {
+        await refresh(name)
+      } catch (error) {
+        throw notKept(error)
+      }
+      return true
     },
 
     reread () {

@@ -72,7 +72,7 @@ export interface SavedInstance extends InstanceDefinition {
 /** What the registration API added, in a form that JSON can hold. */
 export interface RegistryState {
   readonly version: 1
-  /** What of the registry that gateways share was known here when this was written. */
-  readonly shared?: { readonly epoch: string, readonly version: number }
+  /** Which data of the registry that gateways share was known here when this was written, how much of it, and of which data that was made. */
+  readonly shared?: { readonly epoch: string, readonly version: number, readonly origin?: string }
   readonly agents: readonly (Omit<AgentDefinition, 'instances' | 'headers' | 'dns'> & { readonly instances: readonly SavedInstance[] })[]
 }

@@ -42,6 +42,21 @@ async function serve (t: Test, yaml: string): Promise<Running & { port: number }
 const fleet = (agent: FakeAgent, server = '') => `server: {${server}}\nagents: [{name: a, host: 127.0.0.1, port: ${agent.port}}]\n`
 const get = (path: string) => `GET /api/a${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`
 
+t.test('connections and requests that had arrived before the signal was seen are served', async t => {
+  const agent = await fakeAgent(t, (request, response) => response.end(`answer ${request.url}`))
+  const { child, port, ended } = await serve(t, fleet(agent))
+  child.kill('SIGSTOP') // as one that is busy for a while
+  const clients = await Promise.all(Array.from({ length: 8 }, () => rawClient(t, port)))
+  for (const [index, client] of clients.entries()) client.send(get(`/${index}`))
+
+  child.kill('SIGTERM')
+  child.kill('SIGCONT')
+
+  const received = await Promise.all(clients.map(client => client.closed()))
+  t.same(received.map(text => /answer \/\d/.exec(text)?.[0]), clients.map((_, index) => `answer /${index}`))
+  t.same(await ended, { code: 0, signal: null })
+})
+
 t.test('requests that wait their turn on a busy connection are served, also those that come during the drain; the last answer closes it', async t => {
   const held: ServerResponse[] = []
   const agent = await fakeAgent(t, (request, response) => request.url!.startsWith('/held') ? void held.push(response) : response.end(`answer ${request.url}`))

@@ -1,74 +1,13 @@
 /** Several gateways that share a fleet by a real Redis: what one is told, all serve; and what becomes of it when Redis is slow, gone, or empty. */
-import { once } from 'node:events'
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as wait } from 'node:timers/promises'
-import t, { type Test } from 'tap'
-import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import t from 'tap'
+import { createGateway } from '../../src/gateway.ts'
 import { quiet, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { certificates, withoutOpenssl } from '../helpers/certificates.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { logLines } from '../helpers/log-lines.ts'
-import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
-
-/** Longer than anything here takes, on a busy machine. */
-const patienceMs = 20_000
-
-/** Resolves when it is so; what is looked at here tells nobody that it changed. */
-async function until (isSo: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  for (const end = Date.now() + patienceMs; !await isSo();) {
-    if (Date.now() > end) throw new Error(`It never was so: ${what}`)
-    await wait(10)
-  }
-}
-
-interface Answer<B = Record<string, unknown>> { status: number, headers: Headers, body: B }
-
-async function ask<B = Record<string, unknown>> (gateway: ListeningGateway, method: string, path: string, body?: object): Promise<Answer<B>> {
-  const answer = await fetch(gateway.origin + path, { method, ...(body !== undefined && { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }) })
-  return { status: answer.status, headers: answer.headers, body: await answer.json() as B }
-}
-
-const register = (gateway: ListeningGateway, body: object) => ask<{ instance: { id: string } }>(gateway, 'POST', '/registry/register', body)
-
-function ports (gateway: ListeningGateway, name: string): number[] {
-  return (gateway.registry.find(name)?.instances ?? []).map(({ port }) => port).sort()
-}
-
-/** Gateways that share everything under a prefix of the test's own. */
-async function gatewaysOn (t: Test, url: string, count: number, options: FleetGatewayOptions = {}): Promise<ListeningGateway[]> {
-  const keyPrefix = `${t.name.replaceAll(/[^a-z]+/g, '-').slice(0, 60)}:`
-  return await Promise.all(Array.from({ length: count }, () => startGateway(t, { ...unprobed, ...options, redis: { url, keyPrefix } })))
-}
-
-/** A way to Redis that can be cut. */
-async function cutter (t: Test, { port }: RedisServer) {
-  const sockets = new Set<Socket>()
-  const server = createServer(client => {
-    const upstream = connect(port, '127.0.0.1')
-    for (const socket of [client, upstream]) {
-      sockets.add(socket)
-      socket.on('error', () => {}).on('close', () => { sockets.delete(socket); client.destroy(); upstream.destroy() })
-    }
-    client.pipe(upstream).pipe(client)
-  })
-  const listen = async (at: number) => {
-    server.listen(at, '127.0.0.1')
-    await once(server, 'listening')
-  }
-  await listen(0)
-  const { port: own } = server.address() as AddressInfo
-  const cut = async () => {
-    if (!server.listening) return
-    const closed = once(server, 'close')
-    server.close()
-    for (const socket of sockets) socket.destroy()
-    await closed
-  }
-  t.teardown(cut)
-  /** Nothing more passes on what is open, and neither end is told; new connections are as ever. */
-  const freeze = () => { for (const socket of sockets) socket.unpipe().pause() }
-  return { freeze, url: `redis://127.0.0.1:${own}`, cut, mend: () => listen(own) }
-}
+import { noRedis, startRedis } from '../helpers/redis-server.ts'
+import { ask, cutter, gatewaysOn, ports, register, until } from '../helpers/sharing-gateways.ts'
 
 /** A way to Redis on which the last answer before a connection is ready waits, when that is wanted, until the client has ended its side. */
 async function lateAnswers (t: Test, { port }: RedisServer) {

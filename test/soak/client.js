@@ -18,7 +18,7 @@ export async function ask ({ port }, method, path, body) {
   outgoing.end(text)
   const [response] = await once(outgoing, 'response')
   const answer = Buffer.concat(await response.toArray()).toString()
-  return { status: response.statusCode, body: /json/.test(response.headers['content-type'] ?? '') ? JSON.parse(answer) : answer }
+  return { status: response.statusCode, headers: response.headers, body: /json/.test(response.headers['content-type'] ?? '') ? JSON.parse(answer) : answer }
 }
 
 /**

@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url'
 const program = fileURLToPath(new URL('agent.js', import.meta.url))
 
 /** Below where the kernel takes ports for outgoing connections: nobody else gets one while its process is down. */
-async function freePorts (count) {
+export async function freePorts (count) {
   const ports = new Set()
   while (ports.size < count) {
     const port = 10_000 + Math.floor(Math.random() * 20_000)
@@ -26,9 +26,10 @@ async function freePorts (count) {
 }
 
 /** Agents of the file: the first of their processes are killed and taken out; `gamma` and `beta` share one that moves between them. */
-const mortal = ['alpha-0', 'alpha-1', 'alpha-2', 'beta-0', 'beta-1', 'nomad']
-/** All in one process that stays. */
-const lasting = ['gamma-0', 'steady-0', 'stale-0', 'stale-1', 'pool-0', 'pool-1', 'pool-2']
+const ofOneGateway = {
+  mortal: ['alpha-0', 'alpha-1', 'alpha-2', 'beta-0', 'beta-1', 'nomad'],
+  lasting: ['gamma-0', 'steady-0', 'stale-0', 'stale-1', 'pool-0', 'pool-1', 'pool-2']
+}
 
 /** Each agent, and what the names of those of its instances begin with that are killed. */
 export const mortalOf = { alpha: ['alpha'], beta: ['beta', 'nomad'], gamma: ['gamma', 'nomad'], stale: [], pool: [], steady: [] }
@@ -36,7 +37,8 @@ export const mortalOf = { alpha: ['alpha'], beta: ['beta', 'nomad'], gamma: ['ga
 /** What happened so shortly before a request may have met its connection. */
 const aftermathMs = 50
 
-export async function startFleet ({ folder, random }) {
+/** Instances that are `mortal` have a process each; all that are `lasting` share one. */
+export async function startFleet ({ folder, random, instances: { mortal, lasting } = ofOneGateway }) {
   const names = [...mortal, ...lasting]
   const ports = await freePorts(names.length)
   const portOf = Object.fromEntries(names.map((name, index) => [name, ports[index]]))

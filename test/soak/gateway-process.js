@@ -7,12 +7,16 @@ import { fileURLToPath } from 'node:url'
 
 const monitor = fileURLToPath(new URL('monitor.js', import.meta.url))
 
+/** Lines of the log that say that something is wrong with the gateway itself. */
+const wrongLine = /^\{"level":[56]0|could not take the reloaded|Looking at the fleet failed/
+
 /** @param {{ main: string, folder: string }} place the built program, and the folder with fleet.yaml */
 export async function startGateway ({ main, folder }) {
   const child = spawn(process.execPath, ['--import', monitor, main, 'serve', '--port', '0', '--no-auth', '--no-rate-limit'], { cwd: folder, stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
   /** What must not be: warnings of Node, defects, an end nobody asked for. */
   const faults = []
   let log = ''
+  let unfinished = ''
   let ending = false
   const exited = new Promise(resolve => child.once('close', (code, signal) => resolve({ code, signal })))
   exited.then(({ code, signal }) => { if (!ending) faults.push(`the gateway ended with ${signal ?? code}: ${log.slice(-2_000)}`) })
@@ -20,7 +24,9 @@ export async function startGateway ({ main, folder }) {
   const origin = await new Promise((resolve, reject) => {
     child.stderr.on('data', chunk => {
       log = (log + chunk).slice(-100_000)
-      if (/A defect of the gateway|could not take the reloaded|Looking at the fleet failed/.test(String(chunk))) faults.push(String(chunk).slice(0, 2_000))
+      const lines = (unfinished + chunk).split('\n')
+      unfinished = lines.pop()
+      faults.push(...lines.filter(line => wrongLine.test(line)).map(line => line.slice(0, 2_000)))
       const [, found] = /^Fleet Gateway on (http:\S+)[^]*try /m.exec(log) ?? []
       if (found !== undefined) resolve(found)
     })
@@ -38,6 +44,8 @@ export async function startGateway ({ main, folder }) {
     port: Number(new URL(origin).port),
     pid: child.pid,
     faults,
+    /** The end of what it printed. */
+    log: () => log,
     /** How many files it has open, and how many of them are sockets. */
     descriptors,
     /** Memory after a collection, timers, the longest pause of the event loop since the last reset; NaN of a process that has ended. */
@@ -58,7 +66,11 @@ export async function startGateway ({ main, folder }) {
       clearTimeout(late)
       return result
     },
-    /** At once, for the end of this process. */
-    kill: () => child.kill('SIGKILL')
+    /** At once. Resolves when it is gone. */
+    async kill () {
+      ending = true
+      child.kill('SIGKILL')
+      await exited
+    }
   }
 }

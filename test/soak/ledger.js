@@ -14,18 +14,34 @@ export const columns = {
 
 const mostCases = 5
 
-export function createLedger () {
+/** @param titles of what must not be @param tell is told of each case of it */
+export function createLedger (titles = columns, tell = () => {}) {
   const counts = new Map()
-  const faults = Object.fromEntries(Object.keys(columns).map(column => [column, { count: 0, cases: [] }]))
+  const faults = Object.fromEntries(Object.keys(titles).map(column => [column, { count: 0, cases: [] }]))
   let ids = 0
   const ledger = {
     counts,
     faults,
     id: kind => `${kind}-${++ids}`,
     count (what, by = 1) { counts.set(what, (counts.get(what) ?? 0) + by) },
+    /** The most that there was. */
+    most (what, value) { counts.set(what, Math.max(counts.get(what) ?? 0, value)) },
     fault (column, text) {
       faults[column].count++
+      tell(`${titles[column]}: ${text}`)
       if (faults[column].cases.length < mostCases) faults[column].cases.push(text)
+    },
+    /** Prints what was counted and what must not be. @returns what is wrong, a line each */
+    table (say) {
+      for (const [what, count] of [...counts].sort()) say(`${what.padEnd(44)} ${count.toFixed(0).padStart(10)}`)
+      say('')
+      const problems = []
+      for (const [column, title] of Object.entries(titles)) {
+        const { count, cases } = faults[column]
+        say(`${title.padEnd(44)} ${String(count).padStart(10)}   must be 0 ${count === 0 ? '' : ' WRONG'}`)
+        if (count > 0) problems.push(`${title}: ${count}`, ...cases.map(text => `  ${text}`))
+      }
+      return problems
     },
     /** Reads what the agents wrote down. */
     async audit (files) {

@@ -2,7 +2,8 @@
  * `npm run soak`: a real gateway process in front of real agent processes, for ten minutes or as long as asked, while agents die, fleet.yaml is
  * rewritten, registrations come and go, and clients do whatever clients do; all of it from one seed. Ends with a table, and with 1 when
  * anything in it is not as it must be. Options: --seconds N, --seed N, --short (what `npm test` runs: no memory, no gigabyte, no kills), --only PART,
- * --kills N (of the gateway, by kills.js, at the end), --main FILE (another build of the gateway).
+ * --kills N (of the gateway, by kills.js, at the end), --main FILE (another build of the gateway). With --redis it is several gateways that share a
+ * Redis (shared-redis.js) instead.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -12,14 +13,16 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { ask, createPool } from './client.js'
+import { atRest, compareAtRest } from './at-rest.js'
+import { createPool } from './client.js'
 import { fleetYaml, killer, register, registrar, reloader } from './disturbances.js'
 import { startFleet } from './fleet.js'
 import { startGateway } from './gateway-process.js'
 import { fuzz } from './fuzz.js'
 import { oneGibibyte } from './large-bodies.js'
-import { columns, createLedger } from './ledger.js'
+import { createLedger } from './ledger.js'
 import { randomFrom } from './random.js'
+import { soakSharedRedis } from './shared-redis.js'
 import { eventStreams, webSockets } from './streams.js'
 import { aborts, badClients, largeBodies, slowClients, smallRequests } from './traffic.js'
 
@@ -28,6 +31,7 @@ const { values: options } = parseArgs({
     seconds: { type: 'string', default: '600' },
     seed: { type: 'string', default: String(Date.now() % 1e9) },
     short: { type: 'boolean', default: false },
+    redis: { type: 'boolean', default: false },
     only: { type: 'string', multiple: true },
     kills: { type: 'string', default: '300' },
     main: { type: 'string', default: fileURLToPath(new URL('../../dist/src/main.js', import.meta.url)) }
@@ -37,6 +41,9 @@ const { short } = options
 const seed = Number(options.seed)
 const seconds = Number(options.seconds)
 const say = text => process.stdout.write(`${text}\n`)
+
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
+if (options.redis) process.exit(await soakSharedRedis({ short, seconds, seed, main: options.main, say }) ? 0 : 1)
 
 /** Each part, and how many of it run beside each other. */
 const parts = {
@@ -58,7 +65,6 @@ const random = randomFrom(seed)
 const ledger = createLedger()
 const fleet = await startFleet({ folder, random: random.branch('fleet') })
 process.on('exit', () => fleet.end())
-for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
 
 const problems = []
 /** What the parts work with; the sockets of `pool` are the soak's own. */
@@ -89,20 +95,11 @@ async function kills () {
   return code === 0 ? [] : [`a killed gateway lost something (node test/soak/kills.js --kills ${options.kills} --seed ${options.seed})`]
 }
 
-/** What the gateway holds when nothing is going on: waits until idle connections have ended, as far as they do. */
-async function atRest (most) {
+/** The soak's own connections end first. */
+async function rest (most) {
   base.pool.destroy()
   base.pool = createPool()
-  let least
-  const from = performance.now()
-  do {
-    await delay(500)
-    const { sockets, files } = await gateway.descriptors()
-    if (least === undefined || sockets < least.sockets) least = { sockets, files }
-  } while (performance.now() - from < (short ? 8_000 : 12_000) && (most === undefined ? !short || performance.now() - from < 500 : least.sockets > most))
-  const stats = (await ask(gateway, 'GET', '/stats')).body
-  const figures = await gateway.figures({ reset: true })
-  return { ...figures, ...least, inFlight: stats.in_flight - 1, heldByAgents: Object.values(stats.agents).reduce((sum, agent) => sum + agent.in_flight, 0) }
+  return await atRest(gateway, { short, most })
 }
 
 await writeFile(join(folder, 'fleet.yaml'), fleetYaml(fleet, random.branch('first file')))
@@ -112,10 +109,10 @@ for (const name of ['pool-0', 'pool-1']) await register(gateway, fleet, name)
 say(`seed ${seed}, ${seconds} s, node ${process.version}, gateway on ${gateway.origin}`)
 
 if (!short) await run(Math.min(seconds / 10, 30)) // warm: code compiled, buffers and tables at their size
-const start = await atRest()
+const start = await rest()
 if (!short && options.only === undefined) problems.push(...await oneGibibyte(gateway, say))
 await run(seconds)
-const end = await atRest(start.sockets)
+const end = await rest(start.sockets)
 const arrived = await ledger.audit(fleet.records)
 const ended = await gateway.end()
 fleet.end()
@@ -125,28 +122,8 @@ problems.push(...gateway.faults)
 if (ended.code !== 0) problems.push(`the gateway ended with ${ended.signal ?? ended.code}`)
 
 say(`\n${((performance.now() - started) / 1_000).toFixed(0)} s, ${arrived} requests arrived at agents\n`)
-for (const [what, count] of [...ledger.counts].sort()) say(`${what.padEnd(44)} ${count.toFixed(0).padStart(10)}`)
-say('')
-for (const [column, title] of Object.entries(columns)) {
-  const { count, cases } = ledger.faults[column]
-  say(`${title.padEnd(44)} ${String(count).padStart(10)}   must be 0 ${count === 0 ? '' : ' WRONG'}`)
-  if (count > 0) problems.push(`${title}: ${count}`, ...cases.map(text => `  ${text}`))
-}
-say(`\n${'at rest'.padEnd(34)} ${'start'.padStart(9)} ${'end'.padStart(10)}`)
-const limits = {
-  sockets: ['open sockets', start.sockets],
-  files: ['open files', start.files],
-  inFlight: ['requests in flight', 0],
-  heldByAgents: ['attempts in flight', 0],
-  timers: ['timers', start.timers + 3],
-  ...(!short && { rssMiB: ['resident memory, MiB', start.rssMiB + Math.max(32, start.rssMiB / 4)], heapMiB: ['heap in use, MiB', start.heapMiB + 8] })
-}
-for (const [key, [title, most]] of Object.entries(limits)) {
-  const wrong = !(end[key] <= most)
-  say(`${title.padEnd(34)} ${start[key].toFixed(0).padStart(9)} ${end[key].toFixed(0).padStart(10)}   at most ${most.toFixed(0)}${wrong ? '  WRONG' : ''}`)
-  if (wrong) problems.push(`${title}: ${start[key].toFixed(0)} at the start, ${end[key].toFixed(0)} at the end`)
-}
-say(`${'longest pause of the event loop, ms'.padEnd(44)} ${end.pauseMs.toFixed(0).padStart(10)}`)
+problems.push(...ledger.table(say))
+problems.push(...compareAtRest(start, end, { short, say }))
 
 if (!short && options.only === undefined) {
   problems.push(...await fuzz(seconds / 10, seed, say))

@@ -1,0 +1,142 @@
+/**
+ * What gateways that share a Redis make of two failures at once: its data is gone, or a line to it is, and not all of them know the same. What was
+ * acknowledged stays, what was removed stays away.
+ */
+import t, { type Test } from 'tap'
+import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { noRedis, startRedis } from '../helpers/redis-server.ts'
+import { ask, cutter, gatewaysOn, ports, register, until } from '../helpers/sharing-gateways.ts'
+
+t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+
+  /** Two gateways and their lines. */
+  async function twoOn (t: Test) {
+    const lines = [await cutter(t, redis), await cutter(t, redis)] as const
+    const [[a], [b]] = await Promise.all(lines.map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway]]
+    return { a, b, lineOfA: lines[0], lineOfB: lines[1] }
+  }
+
+  const sharing = (gateway: ListeningGateway) => until(() => gateway.registrations.isAvailable, 'it shares the registry')
+
+  await t.test('what a gateway had heard of and not read is not lost with Redis\'s data', async t => {
+    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    await register(a, { name: 'before', port: 32_001 })
+    await until(() => ports(b, 'before').length === 1, 'both have it')
+    lineOfB.mute()
+    t.equal((await register(a, { name: 'planner', port: 32_002, ttl: 60 })).status, 201)
+    await until(() => !b.redis.isUp, 'the other has heard of it, and can not read it')
+    await lineOfA.cut()
+    await lineOfB.cut()
+
+    await redis.restart({ empty: true })
+    await lineOfB.mend()
+    await sharing(b) // the data is written again by the one that knows less
+    t.same([ports(b, 'before'), ports(b, 'planner')], [[32_001], []])
+    await lineOfA.mend()
+
+    await until(() => ports(b, 'planner').length === 1, 'who knows it has told')
+    await sharing(a)
+    t.same(a.registry.find('planner')?.instances.map(({ port, lease }) => [port, lease?.ttlMs]), [[32_002, 60_000]])
+  })
+
+  await t.test('who had left stays away when a gateway that had not heard of it writes the data again, and who came since stays', async t => {
+    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    for (const port of [32_011, 32_012, 32_013]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })
+    await register(a, { name: 'leaves', port: 32_014 })
+    await until(() => ports(b, 'leaves').length === 1 && ports(b, 'planner').length === 3, 'both have all')
+    await lineOfB.cut()
+    const idOf = (port: number) => a.registry.get('planner').instances.find(instance => instance.port === port)!.id
+    for (const path of [`planner/instances/${idOf(32_011)}`, `planner/instances/${idOf(32_012)}`, 'leaves']) t.equal((await ask(a, 'DELETE', `/registry/${path}`)).status, 200)
+    t.equal((await register(a, { name: 'planner', port: 32_013, weight: 7, metadata: { of: 'since' } })).status, 200)
+    await lineOfA.cut()
+
+    await redis.restart({ empty: true })
+    await lineOfB.mend()
+    await sharing(b)
+    t.same(ports(b, 'planner'), [32_011, 32_012, 32_013])
+    t.equal((await register(b, { name: 'planner', port: 32_012 })).status, 200)
+    t.equal((await register(b, { name: 'late', port: 32_015 })).status, 201)
+    await lineOfA.mend()
+    await sharing(a)
+
+    for (const gateway of [a, b]) {
+      await until(() => ports(gateway, 'leaves').length === 0, 'it is gone')
+      t.same(ports(gateway, 'planner'), [32_012, 32_013], 'what was removed is gone, but for what was registered again')
+      t.same(ports(gateway, 'late'), [32_015])
+      t.match(gateway.registry.get('planner'), { metadata: { of: 'since' } })
+      t.equal(gateway.registry.get('planner').instances.find(({ port }) => port === 32_013)?.weight, 7)
+    }
+  })
+
+  await t.test('a removal stays when the data is lost, and the one who comes later had not heard of it', async t => {
+    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    await register(a, { name: 'leaves', port: 32_021 })
+    await register(a, { name: 'stays', port: 32_022 })
+    await until(() => ports(b, 'stays').length === 1, 'both have both')
+    await lineOfB.cut()
+    t.equal((await ask(a, 'DELETE', '/registry/leaves')).status, 200)
+    await lineOfA.cut()
+
+    await redis.restart({ empty: true })
+    await lineOfA.mend()
+    await sharing(a)
+    await redis.restart({ empty: true }) // once more, so that the data is no longer the next one that the other knows
+    await sharing(a)
+    await lineOfB.mend()
+    await sharing(b)
+
+    for (const gateway of [a, b]) t.same([ports(gateway, 'leaves'), ports(gateway, 'stays')], [[], [32_022]])
+  })
+
+  await t.test('a change that was refused, and arrives late, changes nothing any more', async t => {
+    const { a, b, lineOfB } = await twoOn(t)
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', port: 32_031 })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+    lineOfB.freeze()
+    t.equal((await ask(b, 'DELETE', `/registry/planner/instances/${id}`)).status, 503)
+    t.equal((await ask(a, 'DELETE', `/registry/planner/instances/${id}`)).status, 200)
+    t.equal((await register(a, { name: 'planner', port: 32_031, weight: 5 })).status, 201)
+
+    lineOfB.thaw()
+
+    await until(() => b.registry.find('planner')?.instances[0]?.weight === 5 && b.registrations.isAvailable, 'what was said has arrived')
+    t.same(ports(a, 'planner'), [32_031])
+  })
+
+  await t.test('what one was told and the other has not heard of is known there when it is asked about', async t => {
+    const { a, b, lineOfB } = await twoOn(t)
+    lineOfB.deafen()
+    const { body: { instance: { id } } } = await register(a, { name: 'planner', port: 32_041, ttl: 60 })
+
+    t.equal((await ask(b, 'PUT', `/registry/planner/instances/${id}`)).status, 200)
+    t.equal((await register(a, { name: 'coder', host: '127.0.0.1', port: 32_042 })).status, 201)
+    t.equal((await ask(b, 'DELETE', '/registry/coder?host=127.0.0.1&port=32042')).status, 200)
+    t.equal((await ask(b, 'DELETE', '/registry/nobody')).status, 404)
+
+    await lineOfB.cut()
+    await until(() => !b.redis.isUp, 'it knows that it is cut off')
+    t.match(await ask(b, 'DELETE', '/registry/nobody'), { status: 503, body: { code: 'FLEET_NOT_KEPT' } }, 'whether there is such an agent it can not say')
+  })
+})
+
+t.test('a gateway that was stopped for long brings nobody back', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+  const stateDir = t.testdir()
+  const options = { ...unprobed, redis: { url: redis.url } }
+  const stays = await startGateway(t, options)
+  const stopped = await startGateway(t, { ...options, registry: { stateDir } })
+  await register(stays, { name: 'leaves', port: 32_051 })
+  await register(stays, { name: 'stays', port: 32_052 })
+  await until(() => stopped.registry.size === 2, 'both have both')
+  await stopped.close()
+
+  await ask(stays, 'DELETE', '/registry/leaves')
+  for (let losses = 0; losses < 2; losses++) {
+    await redis.restart({ empty: true })
+    await until(async () => (await register(stays, { name: 'late', port: 32_053 })).status < 300, 'the data was written again')
+  }
+  const again = await startGateway(t, { ...options, registry: { stateDir } })
+
+  for (const gateway of [stays, again]) t.same(['leaves', 'stays', 'late'].map(name => ports(gateway, name)), [[], [32_052], [32_053]])
+})
