@@ -1,12 +1,14 @@
 /** Several gateways that share a fleet by a real Redis: what one is told, all serve; and what becomes of it when Redis is slow, gone, or empty. */
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { setTimeout as wait } from 'node:timers/promises'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { createGateway } from '../../src/gateway.ts'
 import { quiet, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { certificates, withoutOpenssl } from '../helpers/certificates.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { logLines } from '../helpers/log-lines.ts'
-import { noRedis, startRedis } from '../helpers/redis-server.ts'
+import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
 import { ask, cutter, gatewaysOn, ports, register, until } from '../helpers/sharing-gateways.ts'
 
 /** A way to Redis on which the last answer before a connection is ready waits, when that is wanted, until the client has ended its side. */
