@@ -25,7 +25,7 @@ class FakeRedis extends EventEmitter {
   duplicate (): FakeRedis { return new FakeRedis(this.reads, this.connections) }
 
   defineCommand (name: string): void {
-    const answer = name === 'fleet_read' ? () => new Promise(resolve => this.reads.push(resolve)) : async () => ['epoch', '1', '']
+    const answer = name === 'fleet_read' ? () => new Promise(resolve => this.reads.push(resolve)) : async () => ['epoch', '1', '', '0']
     Object.assign(this, { [name]: answer })
   }
 
@@ -39,7 +39,7 @@ t.test('of two answers about an agent the later version counts, whichever comes 
   const client = new FakeRedis()
   const { registry, clock } = build()
   const redis = { client, isUp: true, key: (...parts: string[]) => parts.join(':'), onStatus: () => () => {} } as unknown as FleetRedis
-  const shared = shareRegistrations({ redis, registry, clock, log: Fastify().log, seen: null, hostRules: () => ({}), onApplied: () => {} })
+  const shared = shareRegistrations({ redis, registry, clock, log: Fastify().log, known: null, hostRules: () => ({}), onApplied: () => {} })
   t.teardown(() => shared.close())
   await shared.begin()
   let version = 1
