@@ -24,7 +24,7 @@ const hearsayMs = 2_000
  * @param agent the agent's name @param name the instance's, as fleet.js has it
  */
 export function newMember (agent, name, { leased = false } = {}) {
-  return { agent, name, leased, state: 'out', id: '', weight: 1, renewedAt: 0, since: 0, isBusy: false }
+  return { agent, name, leased, state: 'out', id: '', weight: 1, renewedAt: 0, lapsedAt: -Infinity, since: 0, isBusy: false }
 }
 
 /** Asks a gateway for a change, and judges how it answers. @returns status 0 for none */
@@ -122,7 +122,7 @@ export async function leave (soak, member, way) {
 }
 
 /** Whether its lease may be over although it did what it could: outages of less than 3 s count, and gateways may have been out of reach one after the other. */
-function mayHaveLapsed ({ awaySince }, { leased, renewedAt }) {
+export function mayHaveLapsed ({ awaySince }, { leased, renewedAt }) {
   return leased && performance.now() - renewedAt - awaySince(renewedAt) >= ttlMs
 }
 
@@ -140,8 +140,10 @@ export async function heartbeats (soak, member) {
       ledger.count('heartbeats acknowledged')
     } else {
       if (soak.lostDataSince(member.renewedAt)) ledger.count('members unknown after data was lost')
-      else if (mayHaveLapsed(soak, member)) ledger.count('leases that ran out in outages')
-      else ledger.fault('lost', `${member.agent} ${member.name} has a lease, and is unknown at a heartbeat`)
+      else if (mayHaveLapsed(soak, member)) {
+        ledger.count('leases that ran out in outages')
+        member.lapsedAt = performance.now()
+      } else ledger.fault('lost', `${member.agent} ${member.name} has a lease, and is unknown at a heartbeat`)
       await register(soak, member)
     }
     member.isBusy = false

@@ -14,7 +14,7 @@ import { killer } from './disturbances.js'
 import { freePorts, startFleet } from './fleet.js'
 import { startGateways } from './gateways.js'
 import { columns, createLedger } from './ledger.js'
-import { comesAndGoes, heartbeats, leave, moments, newMember, register, ttlMs } from './members.js'
+import { comesAndGoes, heartbeats, leave, mayHaveLapsed, moments, newMember, register, ttlMs } from './members.js'
 import { gatewayEnds, lineFaults, redisOutages } from './outages.js'
 import { randomFrom } from './random.js'
 import { startRedis } from './redis-server.js'
@@ -50,6 +50,9 @@ const roundSeconds = 30
 
 /** Everything is the same everywhere so long after the last fault is over. */
 const settleMs = 10_000
+
+/** A line is cut for less. */
+const forgottenMs = 15_000
 
 /** Of what happened, so much is shown when something is wrong. */
 const mostNotes = 1_000
@@ -105,9 +108,16 @@ async function requests (soak) {
     const path = `/api/${agent}/echo?bytes=${answerBytes}${random.chance(0.4) ? '&chunked' : ''}${random.chance(0.3) ? `&delay=${random.integer(1, 300)}` : ''}`
     const result = await exchange({ gateway, pool: soak.pool }, { id: ledger.id(method), method, path, bytes })
     if (gateway.kills !== kills && !result.complete) ledger.count('cut by the kill of a gateway')
+    else if ((result.status === 503 || result.status === 404) && isForgotten(soak, agent)) ledger.count('asked for who could renew no lease')
     else judge({ ledger, fleet }, result, { mortal: agent === 'alpha' ? ['alpha'] : [], answerBytes: method === 'HEAD' ? 0 : answerBytes, bytes })
     await soak.pause(random.integer(0, 40))
   }
+}
+
+/** Whether an agent's leases may all be over: no gateway could be reached that reached Redis, and one that is cut off may not know of their return. */
+function isForgotten (soak, agent) {
+  const ones = soak.members.slice(0, staying.length).filter(member => member.agent === agent)
+  return ones.length > 0 && ones.every(member => mayHaveLapsed(soak, member) || performance.now() - member.lapsedAt < forgottenMs)
 }
 
 /** The registry as a gateway has it, of agents that have instances: what must be the same everywhere, and in no order. */
