@@ -97,7 +97,7 @@ t.test('what the gateway could not tell others yet is no success, and can be ask
 })
 
 t.test('where the file can\'t be changed, it is said what is done and what is left to do', async t => {
-  const text = `auth:\n  keys:\n    - &first {id: bot, token: token-of-bot, scopes: &may [read]}\n    - {id: other, token: token-of-other, scopes: *may}\n`
+  const text = 'auth:\n  keys:\n    - &first {id: bot, token: token-of-bot, scopes: &may [read]}\n    - {id: other, token: token-of-other, scopes: *may}\n'
   const { revoke, status, textOf } = await scene(t, text)
 
   t.match(await revoke('bot'), { code: 1, stderr: /refuses the key "bot" from now on[^]*fleet\.yaml was not changed: [^]*The key is refused all the same; remove the entry "bot" of auth\.keys by hand\n$/ })
