@@ -354,6 +354,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     const relation = relationOf(own, origin)
     if (relation === 'within') return true
     const entries = everything()
+    if (relation === 'beside' && entries.length === 0) return true
     const [size, nextOrigin] = relation === 'beyond' ? [Math.max(entries.length, 1), originOf(own)] : [chunk, '']
     for (let from = 0; from === 0 || from < entries.length; from += size) {
       if (await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + size)), origin, nextOrigin) !== 1) return false
