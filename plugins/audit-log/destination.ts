@@ -139,7 +139,8 @@ class DescriptorDestination implements OpenDestination {
   /** What is written next: all of it, or as many whole lines as nobody else's get between. */
   #piece (bytes: Buffer): Buffer {
     if (!this.#isPipe || bytes.length <= atomicBytes) return bytes
-    const end = bytes.lastIndexOf(lineFeed, atomicBytes - 1)
+    const last = bytes.lastIndexOf(lineFeed, atomicBytes - 1)
+    const end = last === -1 ? bytes.indexOf(lineFeed, atomicBytes) : last // a longer line goes alone
     return end === -1 ? bytes : bytes.subarray(0, end + 1)
   }
 

@@ -8,6 +8,7 @@ import type {} from '../auth/index.ts'
 import type {} from '../auth/route-config.ts'
 import type {} from '../peers/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
+import { NotKeptError } from '../../src/errors.ts'
 import { parseOptions } from '../../src/options.ts'
 import { anyone, mayTouch, type Principal } from '../../src/principal.ts'
 import { packageVersion } from '../../src/version.ts'
@@ -77,8 +78,10 @@ const metricsPlugin: FastifyPluginAsync<MetricsPluginOptions> = async (fastify, 
   /** Of all workers of this gateway, where there are several: whichever is asked. */
   async function textFor (principal: Principal | null | undefined): Promise<string> {
     if (!fastify.hasDecorator('peers') || !fastify.peers.hasWorkers) return await fastify.metrics.text(name => mayTouch(principal, name))
-    const { answers } = await fastify.peers.ask('workers', 'metrics', principal === undefined ? anyone : principal)
-    const texts = answers.map(({ from, value }) => ({ worker: from.worker!, text: value as string }))
+    const { answers, silent } = await fastify.peers.ask('workers', 'metrics', principal === undefined ? anyone : principal)
+    const texts = answers.flatMap(({ from, value }) => typeof value === 'string' ? [{ worker: from.worker!, text: value }] : [])
+    // A sum without a worker would look as if its counters had begun anew.
+    if (silent > 0 || texts.length < answers.length) throw new NotKeptError('Not every worker has told its figures: one is starting, or did not answer in time', { headers: { 'retry-after': '1' } })
     return joinTexts(texts.sort((one, other) => one.worker - other.worker))
   }
 

@@ -24,7 +24,7 @@ export interface Peers {
   answer (topic: string, answerer: Answerer): void
   /**
    * Asks all workers of this gateway, or all gateways (each with its workers), this process included; without others only itself.
-   * Who does not answer within a second is counted as silent. Rejects when Redis can't be asked.
+   * Who does not answer within a second is counted as silent. Gateways answer to the topic `stats` alone. Rejects when Redis can't be asked.
    */
   ask (whom: Circle, topic: string, detail?: unknown): Promise<Heard>
 }
@@ -47,6 +47,19 @@ export interface PeersPluginOptions {
 
 /** Who is asked has so long for an answer. */
 const patienceMs = 1_000
+
+/** What may be asked through Redis: anybody who has it can ask, so nothing that changes something or tells more than figures. */
+const topicsOfGateways = new Set(['stats'])
+
+/** The object that a text is as JSON; undefined for anything else. */
+function objectIn (text: string): Record<string, unknown> | undefined {
+  try {
+    const value: unknown = JSON.parse(text)
+    return typeof value === 'object' && value !== null ? value as Record<string, unknown> : undefined
+  } catch {
+    return undefined
+  }
+}
 
 /** Puts a question to all of a circle. */
 type Ask = (topic: string, detail: unknown) => Promise<Heard>
@@ -92,17 +105,19 @@ const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { wo
     const questions = new Questions(clock, patienceMs)
     const everybody = redis.key('peers')
     const own = redis.key('peers', self.id)
-    const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false })
+    const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false }) // by itself it would leave failures to nobody
     subscriber.on('error', () => {}) // the other connection's are in the log
     subscriber.on('ready', () => { subscriber.subscribe(everybody, own).catch(() => subscriber.disconnect(true)) })
     subscriber.on('message', (channel: string, text: string) => {
+      const message = objectIn(text)
+      if (message === undefined) return // whoever has the server can publish anything
+      const { question } = message
       if (channel === own) {
-        const { question, ...answer } = JSON.parse(text) as PeerAnswer & { question: number }
-        questions.hear(question, answer)
+        questions.hear(Number(question), { from: message['from'] as Peer, value: message['value'] })
         return
       }
-      const { question, from, topic, detail } = JSON.parse(text) as { question: number, from: string, topic: string, detail: unknown }
-      void answerTo(topic, detail)
+      const { from, topic, detail } = message as { from: string, topic: string, detail: unknown }
+      void (topicsOfGateways.has(topic) ? answerTo(topic, detail) : Promise.resolve(null))
         .then(value => client.publish(redis.key('peers', from), JSON.stringify({ question, from: self, value: value ?? null })))
         .catch(() => {}) // who asked counts it as silent
     })

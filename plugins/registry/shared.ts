@@ -45,8 +45,11 @@ export interface SharedRegistrations extends Registrations {
   close (): Promise<void>
 }
 
-/** What workers are asked to take over. */
+/** What workers are asked to take over, */
 const topic = 'registry'
+/** and to do as well. */
+const localTopic = 'registry-local'
+type LocalChange = 'drain' | 'removeAgent' | 'removeInstance'
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
@@ -176,11 +179,28 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     }
     if (answer[0] !== 'taken') {
       apply(name, answer)
-      await peers?.ask('workers', topic, { name, isRemoved: script === 'remove' })
+      await peers?.ask('workers', topic, { name, isRemoved: script === 'remove' && args[0] === 'removed' && args[2] === '' })
     }
     if (dirty.size > 0) readSoon()
     return answer
   }
+
+  /** Does here, and at the other workers of this gateway, what is not shared: to an instance of the file or of DNS. @throws what the registry throws here */
+  async function atAllWorkers<What extends LocalChange> (what: What, name: string, id = ''): Promise<ReturnType<Registry[What]>> {
+    const done = registry[what](name, id) as ReturnType<Registry[What]>
+    await peers?.ask('workers', localTopic, { what, name, id })
+    return done
+  }
+
+  peers?.answer(localTopic, detail => {
+    const { what, name, id } = detail as { what: LocalChange, name: string, id: string }
+    try {
+      registry[what](name, id)
+      return true
+    } catch {
+      return false // it is so already, as at the one that asks
+    }
+  })
 
   /** Another worker has changed an agent, and waits until this one has it. */
   peers?.answer(topic, async detail => {
@@ -529,7 +549,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
         drainsAskedHere.add(leaseKey(name, authority))
         await change('drain', name, name, authority)
       }
-      return registry.drain(name, id)
+      return await atAllWorkers('drain', name, id)
     },
 
     async catchUp (name) {
@@ -554,19 +574,19 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
     async removeAgent (nameOrAlias) {
       const { name, instances } = registry.get(nameOrAlias)
-      if (!instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))) return registry.removeAgent(name)
+      if (!instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))) return await atAllWorkers('removeAgent', name)
       refuseUnsynced()
       await change('remove', name, 'removed', name, '')
-      return registry.find(name)?.name === name ? registry.removeAgent(name) : { name, inFile: false }
+      return registry.find(name)?.name === name ? await atAllWorkers('removeAgent', name) : { name, inFile: false }
     },
 
     async removeInstance (nameOrAlias, id) {
       const { instance, name, authority, isShared } = instanceAt(nameOrAlias, id)
-      if (!isShared) return registry.removeInstance(name, id)
+      if (!isShared) return await atAllWorkers('removeInstance', name, id)
       refuseUnsynced()
       await change('remove', name, 'removed', name, authority)
       const isLeft = registry.find(name)?.instances.some(other => other.id === id) // the file, or DNS, names it as well
-      return isLeft ? registry.removeInstance(name, id) : { name, inFile: false, instance }
+      return isLeft ? await atAllWorkers('removeInstance', name, id) : { name, inFile: false, instance }
     },
 
     async close () {

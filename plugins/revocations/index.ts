@@ -5,6 +5,7 @@
 import { join } from 'node:path'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
+import type {} from '../peers/index.ts'
 import type {} from '../redis/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
 import { NotKeptError, type FleetError } from '../../src/errors.ts'
@@ -86,6 +87,14 @@ const revocationsPlugin: FastifyPluginAsync<RevocationsPluginOptions> = async (f
     })
     : null
 
+  // Each worker writes all that it knows into the same file, so each has to know it.
+  if (fastify.hasDecorator('peers')) {
+    fastify.peers.answer('revocations', detail => {
+      tokens.add(detail as Revocation[])
+      return true
+    })
+  }
+
   const stopChecking = clock.every(checkMs, () => {
     if (isBehind) keepInTime()
     void shared?.check()
@@ -97,6 +106,7 @@ const revocationsPlugin: FastifyPluginAsync<RevocationsPluginOptions> = async (f
     async revoke (id, digests) {
       const revoked = digests.map(digest => tokens.find(digest) ?? { digest, id, at: clock.now() })
       tokens.add(revoked)
+      if (fastify.hasDecorator('peers') && fastify.peers.hasWorkers) await fastify.peers.ask('workers', 'revocations', revoked)
       const [kept, told] = await Promise.allSettled([keep(), shared?.tell(revoked)])
       if (kept.status === 'rejected' || told.status === 'rejected') throw notKept(id, kept, told)
     },

@@ -96,7 +96,7 @@ function addAgent (agent: AgentStats, { requests, errors, retries, inFlight, ins
   agent.retries += retries
   agent.in_flight += inFlight
   for (const [id, part] of Object.entries(instances)) {
-    const instance = agent.instances[id]
+    const instance = Object.hasOwn(agent.instances, id) ? agent.instances[id] : undefined
     if (instance === undefined) continue
     instance.requests += part.requests
     instance.errors += part.errors

@@ -17,6 +17,7 @@ export function Gateways () {
   const [problem, setProblem] = useState('')
   useEffect(() => {
     let isOver = false
+    let isFirst = true
     let timer: ReturnType<typeof setTimeout> | undefined
     const look = async () => {
       try {
@@ -24,7 +25,8 @@ export function Gateways () {
         if (isOver) return
         setStats(answer)
         setProblem('')
-        if (isAlone(answer)) return // who has no others is not asked again before the view is opened anew
+        if (isFirst && isAlone(answer)) return // who has no others is not asked again before the view is opened anew
+        isFirst = false
       } catch (error) {
         if (!isOver) setProblem(error instanceof Refusal ? error.message : String(error))
       }

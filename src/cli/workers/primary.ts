@@ -11,68 +11,107 @@ import { exitCodes, say, type CommandIo } from '../io.ts'
 export const numberVariable = 'FLEET_WORKER'
 export const againVariable = 'FLEET_WORKER_AGAIN'
 
-/** Who ends sooner than this after its start is not started again at once, */
+/** Who ends before it has served for so long is started again after a pause, */
 const soonMs = 5_000
-/** but after this. */
-const pauseMs = 1_000
+/** which begins with this and doubles each time, */
+const leastPauseMs = 1_000
+/** to this at most. */
+const mostPauseMs = 30_000
+
+interface Running {
+  readonly worker: Worker
+  /** It listens, and answers questions. */
+  isReady: boolean
+  /** Asked for before it could take them. */
+  readonly requests: NodeJS.Signals[]
+}
 
 /** Runs until all workers have ended; resolves with the exit code: 0 when each ended in order. */
 export function superviseWorkers (count: number, io: CommandIo): Promise<number> {
   return new Promise(resolve => {
     /** By number; those that live. */
-    const workers = new Map<number, Worker>()
+    const running = new Map<number, Running>()
     const waiting = new Set<NodeJS.Timeout>()
+    const pauses = new Map<number, number>()
     let hasStarted = false
-    let isEnding = false
+    let ending: NodeJS.Signals | null = null
     let code: number = exitCodes.good
 
     function start (number: number, isAgain = false): void {
       const startedAt = performance.now()
-      const worker = cluster.fork({ [numberVariable]: String(number), [againVariable]: isAgain ? 'true' : '' })
-      workers.set(number, worker)
-      worker.on('message', (message: ToPrimary) => pass(message, number, worker))
+      let worker: Worker
+      try {
+        worker = cluster.fork({ [numberVariable]: String(number), [againVariable]: isAgain ? 'true' : '' })
+      } catch (error) {
+        hasEnded(number, startedAt, `worker ${number} could not be started: ${(error as Error).message}`, exitCodes.failed)
+        return
+      }
+      const own: Running = { worker, isReady: false, requests: [] }
+      let isOver = false
+      const over = (what: string, exitCode: number) => {
+        if (isOver) return
+        isOver = true
+        running.delete(number)
+        hasEnded(number, startedAt, what, exitCode)
+      }
+      running.set(number, own)
+      worker.on('message', (message: ToPrimary) => pass(message, number, own))
+      worker.on('error', error => { if (worker.process.pid === undefined) over(`worker ${number} could not be started: ${error.message}`, exitCodes.failed) })
       worker.on('exit', (exitCode: number | null, signal: NodeJS.Signals | null) => {
-        workers.delete(number)
-        if (!hasStarted || isEnding) {
-          // Who was still being loaded ends by the signal itself.
-          code = Math.max(code, exitCode ?? (isEnding ? exitCodes.good : 128 + constants.signals[signal!]))
-          if (workers.size === 0) resolve(code)
-          return
-        }
-        say(io, `Worker ${number} (process ${worker.process.pid}) has ended (${signal ?? `exit code ${exitCode}`}), and another takes its place`)
-        const livedMs = performance.now() - startedAt
-        const timer = setTimeout(() => {
-          waiting.delete(timer)
-          start(number, true)
-        }, livedMs < soonMs ? pauseMs : 0)
-        waiting.add(timer)
+        // Who was still being loaded ends by the very signal.
+        const isInOrder = signal !== null && signal === ending
+        over(`Worker ${number} (process ${worker.process.pid}) has ended (${signal ?? `exit code ${exitCode}`})`, exitCode ?? (isInOrder ? exitCodes.good : 128 + constants.signals[signal!]))
       })
     }
 
-    function pass (message: ToPrimary, from: number, worker: Worker): void {
+    function hasEnded (number: number, startedAt: number, what: string, exitCode: number): void {
+      if (!hasStarted || ending !== null) {
+        code = Math.max(code, exitCode)
+        if (running.size === 0) resolve(code)
+        return
+      }
+      const isSoon = performance.now() - startedAt < soonMs
+      const pauseMs = isSoon ? pauses.get(number) ?? leastPauseMs : 0
+      pauses.set(number, isSoon ? Math.min(pauseMs * 2, mostPauseMs) : leastPauseMs)
+      say(io, `${what}, and another takes its place${pauseMs > 0 ? ` in ${pauseMs / 1_000} s` : ''}`)
+      const timer = setTimeout(() => {
+        waiting.delete(timer)
+        start(number, true)
+      }, pauseMs)
+      waiting.add(timer)
+    }
+
+    function pass (message: ToPrimary, from: number, own: Running): void {
       if (message.kind === 'started') {
+        own.isReady = true
+        for (const signal of own.requests.splice(0)) own.worker.process.kill(signal)
         if (hasStarted) return
         hasStarted = true
-        if (!isEnding) for (let number = 2; number <= count; number++) start(number)
+        if (ending === null) for (let number = 2; number <= count; number++) start(number)
       } else if (message.kind === 'ask') {
         const { question, topic, detail } = message
-        const asked = [...workers.values()].filter(other => other.isConnected())
-        tell(worker, { kind: 'asked', question, count: asked.length })
-        for (const other of asked) tell(other, { kind: 'question', question, from, topic, detail })
+        const asked = [...running.values()].filter(other => other === own || (other.isReady && other.worker.isConnected()))
+        tell(own.worker, { kind: 'asked', question, count: asked.length })
+        for (const { worker } of asked) tell(worker, { kind: 'question', question, from, topic, detail })
       } else {
         const { to, ...answer } = message
-        const asker = workers.get(to)
-        if (asker !== undefined) tell(asker, answer)
+        const asker = running.get(to)
+        if (asker !== undefined) tell(asker.worker, answer)
       }
     }
 
     io.onSignal(signal => {
-      if (signal !== 'SIGHUP' && signal !== 'SIGUSR2') isEnding = true
-      for (const worker of workers.values()) worker.process.kill(signal)
-      if (!isEnding) return
+      const isRequest = signal === 'SIGHUP' || signal === 'SIGUSR2'
+      if (!isRequest) ending = signal
+      for (const { worker, isReady, requests } of running.values()) {
+        // Before it listens for these they would end it; what it would read again it has not read yet.
+        if (isRequest && !isReady) requests.push(signal)
+        else worker.process.kill(signal)
+      }
+      if (ending === null) return
       for (const timer of waiting) clearTimeout(timer)
       waiting.clear()
-      if (workers.size === 0) resolve(code)
+      if (running.size === 0) resolve(code)
     }, ['SIGUSR2'])
 
     start(1)

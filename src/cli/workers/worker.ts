@@ -14,9 +14,9 @@ export interface OwnWorker extends WorkerChannel {
 }
 
 /** Undefined in a process that serves alone. */
-export function ownWorker ({ [numberVariable]: number = '1', [againVariable]: again }: CommandIo['env']): OwnWorker | undefined {
+export function ownWorker ({ [numberVariable]: number, [againVariable]: again }: CommandIo['env']): OwnWorker | undefined {
   const { worker } = cluster
-  if (worker === undefined) return undefined
+  if (worker === undefined || number === undefined) return undefined // alone, or started by somebody else's cluster
   return {
     worker: Number(number),
     pid: worker.process.pid!,
