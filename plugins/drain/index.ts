@@ -30,8 +30,10 @@ export interface DrainPluginOptions {
   clock?: Clock
 }
 
-/** Where more comes all the time, only so much of it is taken. */
-const arrivedMs = 100
+/** Where more comes all the time, only so much of it is taken: as many turns of the event loop, a connection each. */
+const mostTurns = 1_000
+/** What was sent on the last connection is here after as many without another one. */
+const quietTurns = 3
 
 /** What streams get to say goodbye in. */
 const farewellMs = 1_500
@@ -59,8 +61,7 @@ const drainPlugin: FastifyPluginAsync<DrainPluginOptions> = async (fastify, { cl
     let hasCome = false
     const note = () => { hasCome = true }
     server.on('connection', note)
-    const end = performance.now() + arrivedMs
-    for (let quietTurns = 0; quietTurns < 2 && performance.now() < end; quietTurns = hasCome ? 0 : quietTurns + 1) {
+    for (let turns = 0, quiet = 0; quiet < quietTurns && turns < mostTurns; turns++, quiet = hasCome ? 0 : quiet + 1) {
       hasCome = false
       await new Promise(setImmediate)
     }
