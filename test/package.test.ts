@@ -53,7 +53,7 @@ t.test('the package holds what is needed to run and to read it, and nothing else
   const paths = new Set(files.map(({ path }) => path))
   t.same([...paths].filter(path => !wanted.includes(path)), [], 'nothing else (stale files in dist/ go with it)')
   t.same(wanted.filter(path => !paths.has(path)), [], 'nothing is missing')
-  t.ok(files.reduce((sum, { size }) => sum + size, 0) < 4.5 * 1024 * 1024, 'it stays under 4.5 MiB')
+  t.ok(files.reduce((sum, { size }) => sum + size, 0) < 5 * 1024 * 1024, 'it stays under 5 MiB')
   t.equal(filesBelow(`dist/${pageFolder}`).length, 4, 'of the page only what was built last')
   for (const path of Object.values(manifest.bin)) t.equal((files.find(file => file.path === path)?.mode ?? 0) & 0o111, 0o111, `${path} can be executed`)
 })
