@@ -166,7 +166,7 @@ t.test('a request is tried, its stream is seen as it arrives, and it can be abor
 t.test('finished requests are seen live, are looked for and held, and tell each attempt', options, async t => {
   const dead = await deadPort()
   const agent = await fakeAgent(t, (request, response) => response.writeHead(request.url === '/missing' ? 404 : 200).end())
-  const { gateway, url } = await fleetOf(t, { health: { interval: '1h' }, agents: [agentAt('planner', { host: '127.0.0.1', port: dead }, agent), agentAt('encoder', agent)] })
+  const { gateway, url } = await fleetOf(t, { health: { interval: '1h', unhealthyAfter: 100 }, agents: [agentAt('planner', { host: '127.0.0.1', port: dead }, agent), agentAt('encoder', agent)] })
   const page = await open(t, `${url}#/requests`)
   await signIn(page, secret)
   const ask = async (path: string) => (await fetch(`${gateway.origin}/api/${path}`, { headers: { authorization: `Bearer ${secret}` } })).status
