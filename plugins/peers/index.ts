@@ -9,6 +9,7 @@ import fp from 'fastify-plugin'
 import type {} from '../redis/index.ts'
 import type { FleetRedis } from '../redis/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
+import { createSubscription } from '../../src/redis-subscription.ts'
 import { Questions, type Heard, type Peer, type PeerAnswer } from './questions.ts'
 import type { ToWorker, WorkerChannel } from './worker-channel.ts'
 
@@ -105,10 +106,8 @@ const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { wo
     const questions = new Questions(clock, patienceMs)
     const everybody = redis.key('peers')
     const own = redis.key('peers', self.id)
-    const subscriber = client.duplicate({ commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false }) // by itself it would leave failures to nobody
-    subscriber.on('error', () => {}) // the other connection's are in the log
-    subscriber.on('ready', () => { subscriber.subscribe(everybody, own).catch(() => subscriber.disconnect(true)) })
-    subscriber.on('message', (channel: string, text: string) => {
+
+    function heard (text: string, channel: string): void {
       const message = objectIn(text)
       if (message === undefined) return // whoever has the server can publish anything
       const { question } = message
@@ -120,13 +119,13 @@ const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { wo
       void (topicsOfGateways.has(topic) ? answerTo(topic, detail) : Promise.resolve(null))
         .then(value => client.publish(redis.key('peers', from), JSON.stringify({ question, from: self, value: value ?? null })))
         .catch(() => {}) // who asked counts it as silent
-    })
-    fastify.addHook('onReady', async () => { subscriber.connect().catch(() => {}) }) // it goes on trying
+    }
+
+    const subscription = createSubscription(client, { channels: [everybody, own], clock, log: fastify.log, onMessage: heard })
+    fastify.addHook('onReady', async () => subscription.begin())
     fastify.addHook('onClose', async () => {
       questions.close()
-      subscriber.removeAllListeners()
-      subscriber.on('error', () => {})
-      subscriber.disconnect()
+      subscription.close()
     })
     return (topic, detail) => questions.ask(question => client.publish(everybody, JSON.stringify({ question, from: self.id, topic, detail })))
   }

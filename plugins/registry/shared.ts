@@ -16,6 +16,7 @@ import { authorityOf } from '../../src/fleet/authority.ts'
 import { leaseKey } from '../../src/fleet/lapses.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import { redisReason } from '../../src/redis-reasons.ts'
+import { createSubscription } from '../../src/redis-subscription.ts'
 import { originOf, relationOf, type SharedPoint } from './lineage.ts'
 import type { Registrations } from './registrations.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
@@ -53,7 +54,6 @@ type LocalChange = 'drain' | 'removeAgent' | 'removeInstance'
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
-const subscribeMs = 2_000
 /** All that is known is written or read in this time, and never is nothing heard for so long. */
 const bulkMs = 30_000
 const bulkSilentMs = 5_000
@@ -66,7 +66,6 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   const run = loadScripts(client, keys)
   /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
   let bulk: Redis | null = null
-  const subscriber = client.duplicate({ commandTimeout: subscribeMs, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false })
   const gatewayId = randomBytes(6).toString('hex')
   /** What was heard of. */
   let seen = kept
@@ -81,7 +80,6 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let isSynced = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
   let isWritable = true
-  let isSubscribed = false
   /** Drains that this gateway was asked for, as leases are named: of an instance that the file or DNS has as well, it keeps out what is left. */
   const drainsAskedHere = new Set<string>()
   let syncing: Promise<void> | null = null
@@ -293,7 +291,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   function resync (): void {
     isSynced = false
     isDoubtful = true
-    if (syncing !== null || isClosed || !redis.isUp || !isSubscribed) return
+    if (syncing !== null || isClosed || !redis.isUp || !subscription.isHearing) return
     syncing = synchronise().then(() => {
       syncing = null
       if (isDoubtful) resync() // meanwhile there was reason to
@@ -348,7 +346,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       isReadingAll = false
       for (const [name, { last }] of unread) if (last <= version) unread.delete(name)
     } while (isDoubtful)
-    if (!isSubscribed) return // it begins anew when changes are told again
+    if (!subscription.isHearing) return // it begins anew when changes are told again
     isSynced = true
     wake()
     log.info({ version: seen?.version }, 'The registry is shared')
@@ -399,7 +397,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     seenOrigin = origin
     const isBehind = aheadAt > seen.version // since the last look, too
     aheadAt = version > seen.version ? version : 0
-    if (isBehind) subscriber.disconnect(true)
+    if (isBehind) subscription.renew()
   }
 
   /** Notes that there is a gateway, so that leases go on; and finds out whether Redis can be written. */
@@ -457,17 +455,9 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     isSynced = false
     if (!isUp) return
     resync()
-    if (isSubscribed) subscriber.disconnect(true) // of a line that was cut both ends may know nothing
+    if (subscription.isHearing) subscription.renew() // of a line that was cut both ends may know nothing
   })
-  subscriber.on('error', () => {}) // the other connection's are in the log
-  subscriber.on('message', (_channel: string, message: string) => heard(message))
-  subscriber.on('close', () => { isSubscribed = isSynced = false })
-  subscriber.on('ready', () => {
-    subscriber.subscribe(keys.channel).then(() => {
-      isSubscribed = true
-      resync()
-    }, () => subscriber.disconnect(true))
-  })
+  const subscription = createSubscription(client, { channels: [keys.channel], clock, log, onMessage: heard, onHearing: resync, onDeaf: () => { isSynced = false } })
 
   return {
     get known () { return known() },
@@ -477,7 +467,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     get redis () { return !redis.isUp ? 'away' : isSynced && isWritable ? 'ok' : 'refusing' },
 
     async begin () {
-      subscriber.connect().catch(() => {}) // it goes on trying
+      subscription.begin()
       if (redis.isUp) await within(beginMs, clock, isSyncedOnce)
     },
 
@@ -592,9 +582,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async close () {
       isClosed = true
       stopWatching()
-      subscriber.removeAllListeners()
-      subscriber.on('error', () => {})
-      subscriber.disconnect()
+      subscription.close()
       bulk?.disconnect()
       await syncing
     }

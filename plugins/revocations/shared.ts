@@ -9,6 +9,7 @@ import type {} from '../redis/index.ts'
 import type { FleetRedis } from '../redis/index.ts'
 import { within, type Clock } from '../../src/clock.ts'
 import { redisReason } from '../../src/redis-reasons.ts'
+import { createSubscription } from '../../src/redis-subscription.ts'
 import { revocationOf, type Revocation, type RevokedTokens } from './revoked-tokens.ts'
 
 export interface SharedOptions {
@@ -40,12 +41,8 @@ return 1`
 
 type Revoke = (key: string, channel: string, ...fields: string[]) => Promise<unknown>
 
-/** It subscribes when it is ready; the client's own way to do that anew leaves an error to nobody when the connection ends at that moment. */
-const subscriberOptions = { commandTimeout: 10_000, socketTimeout: undefined, enableAutoPipelining: false, autoResubscribe: false } as const
-
 /** So many are read or written at once. */
 const chunk = 500
-const retryMs = 2_000
 /** The start waits so long for what others have revoked. */
 const beginMs = 5_000
 
@@ -55,8 +52,6 @@ export function shareTokens ({ redis, tokens, clock, log, learn }: SharedOptions
   const channel = redis.key('revoked', 'changes')
   client.defineCommand('fleet_revoke', { numberOfKeys: 1, lua: revokeScript })
   const commands = client as Redis & { fleet_revoke: Revoke }
-  const subscriber = client.duplicate(subscriberOptions)
-  let isSubscribed = false
   let isClosed = false
   /** Whether this gateway and Redis have the same, but for messages that are on their way. */
   let isUnited = false
@@ -111,11 +106,6 @@ export function shareTokens ({ redis, tokens, clock, log, learn }: SharedOptions
     void (uniting ?? Promise.resolve()).then(() => { if (redis.isUp && !isClosed) return unite() })
   }
 
-  /** Hears on a connection of which nothing is known yet. */
-  function listenAnew (): void {
-    if (!isClosed) subscriber.disconnect(true)
-  }
-
   function heard (message: string): void {
     const space = message.indexOf(' ')
     const revocation = readEntry(message.slice(0, space), message.slice(space + 1))
@@ -126,21 +116,13 @@ export function shareTokens ({ redis, tokens, clock, log, learn }: SharedOptions
     isUnited = false
     if (!isUp) return
     uniteAnew()
-    if (isSubscribed) listenAnew() // of a line that was cut both ends may know nothing
+    if (subscription.isHearing) subscription.renew() // of a line that was cut both ends may know nothing
   })
-  subscriber.on('error', () => {}) // the other connection's are in the log
-  subscriber.on('message', (_channel: string, message: string) => heard(message))
-  subscriber.on('close', () => { isSubscribed = false })
-  subscriber.on('ready', () => {
-    subscriber.subscribe(channel).then(() => {
-      isSubscribed = true
-      uniteAnew() // from here on nothing is missed
-    }, () => { clock.after(retryMs, listenAnew) })
-  })
+  const subscription = createSubscription(client, { channels: [channel], clock, log, onMessage: heard, onHearing: uniteAnew })
 
   return {
     async begin () {
-      subscriber.connect().catch(() => {}) // it goes on trying
+      subscription.begin()
       if (redis.isUp) await within(beginMs, clock, isUnitedOnce)
     },
 
@@ -162,15 +144,13 @@ export function shareTokens ({ redis, tokens, clock, log, learn }: SharedOptions
       }
       const before = tokens.size
       await unite()
-      if (tokens.size > before && isSubscribed) listenAnew() // it should have been told
+      if (tokens.size > before && subscription.isHearing) subscription.renew() // it should have been told
     },
 
     async close () {
       isClosed = true
       stopWatching()
-      subscriber.removeAllListeners()
-      subscriber.on('error', () => {})
-      subscriber.disconnect()
+      subscription.close()
       await uniting
     }
   }

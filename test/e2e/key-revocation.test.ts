@@ -1,15 +1,16 @@
 /** Keys that one gateway is told to revoke: over HTTP, for good, whatever its file says. With others by Redis: key-revocation.redis.test.ts. */
 import { createHash } from 'node:crypto'
-import { Agent, request as httpRequest } from 'node:http'
+import { Agent } from 'node:http'
 import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { admin, auth, registry } from '../../plugins/index.ts'
 import type { FleetGatewayOptions } from '../../src/gateway.ts'
-import { agentAt, buildGateway, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { agentAt, buildGateway, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { readEvents } from '../helpers/event-reader.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { onConnection } from '../helpers/kept-connection.ts'
 import { logLines } from '../helpers/log-lines.ts'
 
 const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
@@ -36,17 +37,6 @@ async function scene (t: Test, options: FleetGatewayOptions = {}) {
   const status = async (token: string, path = '/agents', of = gateway) => (await of.inject({ url: path, headers: bearer(token) })).statusCode
   const revoke = (id: string, headers: Record<string, string> = boss) => gateway.inject({ method: 'DELETE', url: `/keys/${id}`, headers })
   return { gateway, dir, file, log, start, status, revoke }
-}
-
-/** One request on a connection that stays. */
-function onConnection ({ port }: ListeningGateway, agent: Agent, headers: Record<string, string>): Promise<{ status: number, localPort: number }> {
-  return new Promise((resolve, reject) => {
-    const outgoing = httpRequest({ host: '127.0.0.1', port, path: '/api/planner/x', agent, headers }, response => {
-      const { localPort = 0 } = response.socket
-      response.resume().on('end', () => resolve({ status: response.statusCode!, localPort }))
-    })
-    outgoing.on('error', reject).end()
-  })
 }
 
 t.test('a key that is revoked is refused from then on, on connections that it has opened, too; the others are not', async t => {

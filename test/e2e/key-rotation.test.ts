@@ -6,8 +6,9 @@ import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
-import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { onConnection } from '../helpers/kept-connection.ts'
 
 const digestOf = (token: string) => createHash('sha256').update(token).digest('hex')
 
@@ -39,17 +40,6 @@ async function fleet (t: Test, keys: string, files: Record<string, string> = {})
 }
 
 const keyOf = (id: string, token: string, more = 'scopes: [read, proxy]') => `{id: ${id}, tokenSha256: "${digestOf(token)}", ${more}}`
-
-/** One request on a connection that stays. */
-function onConnection ({ port }: ListeningGateway, agent: Agent, headers: Record<string, string>): Promise<{ status: number, localPort: number }> {
-  return new Promise((resolve, reject) => {
-    const outgoing = httpRequest({ host: '127.0.0.1', port, path: '/api/planner/x', agent, headers }, response => {
-      const { localPort = 0 } = response.socket
-      response.resume().on('end', () => resolve({ status: response.statusCode!, localPort }))
-    })
-    outgoing.on('error', reject).end()
-  })
-}
 
 t.test('an old and a new token are valid at once, until the old one goes', async t => {
   const { become, status } = await fleet(t, `[${keyOf('old', 'the-old-token')}]`)

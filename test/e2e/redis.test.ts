@@ -215,6 +215,20 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
     await until(() => later.registry.find('agent-27000') === undefined, 'who is removed after that stays away')
   })
 
+  await t.test('a user that may hear of nothing is told of once for each, and is heard of as soon as it may', async t => {
+    await redis.ask(client => client.call('ACL', 'SETUSER', 'deaf', 'on', '>password-of-deaf', '~*', '+@all', 'resetchannels'))
+    const log = logLines()
+    const gateway = await startGateway(t, { ...quiet, ...unprobed, redis: { url: redis.url.replace('//', '//deaf:password-of-deaf@'), keyPrefix: 'deaf:' } }, { loggerInstance: log.loggerInstance })
+    const refusals = () => log.lines.filter(({ msg }) => /^Redis lets nobody hear deaf:.*NOPERM/.test(msg))
+    await until(() => refusals().length === 3, 'each has said so')
+    t.equal(gateway.registrations.isAvailable, false)
+
+    await redis.ask(client => client.call('ACL', 'SETUSER', 'deaf', '&deaf:*'))
+
+    await until(() => gateway.registrations.isAvailable, 'it hears')
+    t.equal(refusals().length, 3)
+  })
+
   await t.test('who hears of changes by a new connection asks for them once', async t => {
     const [gateway] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
     const asked = async () => Number(/cmdstat_subscribe:calls=(\d+)/.exec(await redis.ask(client => client.info('commandstats')))?.[1])

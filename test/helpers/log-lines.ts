@@ -2,7 +2,7 @@
 import { Writable } from 'node:stream'
 import { pino } from 'pino'
 
-export interface LogLine { level: number, msg: string, agent?: string, instance?: string, cause?: string }
+export interface LogLine { level: number, msg: string, agent?: string, instance?: string, cause?: string, keys?: string[], leased?: number, lapsed?: number }
 
 /** A logger for createGateway(), and what it got. */
 export function logLines () {

@@ -1,25 +1,17 @@
 /** plugins/registry alone: what is kept over a restart. The rules of the registry itself are in test/fleet/registry*.test.ts. */
 import { chmod, readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Writable } from 'node:stream'
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t, { type Test } from 'tap'
 import registry, { type RegistryPluginOptions } from '../../plugins/registry/index.ts'
 import { createStateFile } from '../../plugins/registry/state-file.ts'
 import type { RegistryState } from '../../src/fleet/registry.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
-
-interface LogLine { level: number, msg: string, leased?: number, lapsed?: number }
+import { logLines } from '../helpers/log-lines.ts'
 
 async function appWith (t: Test, options: RegistryPluginOptions) {
-  const logged: LogLine[] = []
-  const stream = new Writable({
-    write (chunk: Buffer, _encoding, done) {
-      logged.push(JSON.parse(chunk.toString()) as LogLine)
-      done()
-    }
-  })
-  const app = Fastify({ logger: { stream, level: 'info' } })
+  const { loggerInstance, lines: logged } = logLines()
+  const app = Fastify({ loggerInstance })
   t.teardown(() => app.close())
   await app.register(registry, options)
   return { app, logged }

@@ -1,24 +1,16 @@
 /** plugins/revocations alone, without Redis: what is revoked, and what is kept of it. With Redis: test/e2e/key-revocation.redis.test.ts. */
 import { readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Writable } from 'node:stream'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import revocations, { type RevocationsPluginOptions } from '../../plugins/revocations/index.ts'
 import { revocationOf, RevokedTokens } from '../../plugins/revocations/revoked-tokens.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
-
-interface LogLine { level: number, msg: string, keys?: string[] }
+import { logLines } from '../helpers/log-lines.ts'
 
 async function appWith (t: Test, options: RevocationsPluginOptions) {
-  const logged: LogLine[] = []
-  const stream = new Writable({
-    write (chunk: Buffer, _encoding, done) {
-      logged.push(JSON.parse(chunk.toString()) as LogLine)
-      done()
-    }
-  })
-  const app = Fastify({ logger: { stream, level: 'info' } })
+  const { loggerInstance, lines: logged } = logLines()
+  const app = Fastify({ loggerInstance })
   t.teardown(() => app.close())
   await app.register(revocations, options)
   return { app, logged }
