@@ -74,13 +74,22 @@ t.test('gateways that share a Redis', { skip: noRedis }, async t => {
   await t.test('registrations at several at once are all there, and a name is given once', async t => {
     const gateways = await gatewaysOn(t, redis.url, 3)
 
-    const answers = await Promise.all(Array.from({ length: 60 }, (_, index) => register(gateways[index % 3]!, { name: 'crowd', port: 20_000 + index, metadata: { index } })))
-    const named = await Promise.all(gateways.map((gateway, index) => register(gateway, { name: `claimant-${index}`, port: 21_000, aliases: ['prize'] })))
+    /** As a client does it: a Redis that is slow to write may have the first all the same, and then it is known. */
+    async function registerAtLast (gateway: ListeningGateway, body: object): Promise<number> {
+      const { status, headers } = await register(gateway, body)
+      if (status !== 503) return status === 200 ? 201 : status
+      t.equal(headers.get('retry-after'), '1')
+      await wait(1_000)
+      return await registerAtLast(gateway, body)
+    }
 
-    t.same(new Set(answers.map(({ status }) => status)), new Set([201]))
-    t.same(named.map(({ status }) => status).sort(), [201, 409, 409])
+    const statuses = await Promise.all(Array.from({ length: 60 }, (_, index) => registerAtLast(gateways[index % 3]!, { name: 'crowd', port: 20_000 + index, metadata: { index } })))
+    const named = await Promise.all(gateways.map((gateway, index) => registerAtLast(gateway, { name: `claimant-${index}`, port: 21_000, aliases: ['prize'] })))
+
+    t.same(new Set(statuses), new Set([201]))
+    t.same([...named].sort(), [201, 409, 409])
     for (const gateway of gateways) await until(() => ports(gateway, 'crowd').length === 60, 'all are everywhere')
-    const winner = named.findIndex(({ status }) => status === 201)
+    const winner = named.findIndex(status => status === 201)
     for (const gateway of gateways) await until(() => gateway.registry.find('prize')?.name === `claimant-${winner}`, 'the name is the same everywhere')
     for (const gateway of gateways) t.equal([...gateway.registry.agents()].length, 2, 'who was refused is nowhere')
   })
