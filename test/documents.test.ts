@@ -37,6 +37,7 @@ const notRun: readonly { command: RegExp, why: string }[] = [
   { command: /^journalctl /, why: 'likewise' },
   { command: /^docker /, why: 'there may be no container engine' },
   { command: /^kubectl /, why: 'there may be no cluster' },
+  { command: /^FLEET_REDIS_URL=\S+ fleet-gateway serve --workers /, why: 'there may be no Redis on that port; test/cli/workers.test.ts does it with one' },
   { command: /\$\(cat \.fleet\/docker-secret\)/, why: 'it asks the gateway in the container' }
 ]
 
