@@ -30,6 +30,11 @@ export function relationOf (known: SharedPoint | null, origin: string): 'within'
   return last === undefined || [own!, ...before].some(entry => includes(entry, last)) ? 'beyond' : 'beside'
 }
 
+/** Whether data is what the known was made of, or an earlier state of that: a backup from before the last loss, or a server that had lagged behind. */
+export function isAncestor ({ epoch, version }: Pick<SharedPoint, 'epoch' | 'version'>, known: SharedPoint | null): boolean {
+  return known !== null && epoch !== known.epoch && entriesOf(known.origin ?? '').some(entry => includes(entry, `${epoch}:${version}`))
+}
+
 /** Whether it is the same data, up to the same version or a later one. */
 function includes (entry: string, other: string): boolean {
   const [[epoch, version], [otherEpoch, otherVersion]] = [entry.split(':'), other.split(':')]

@@ -166,7 +166,7 @@ local function addInstance (key, name, authority, value, ttl, isDraining)
   redis.call('HSET', key, field, value)
   if wasDraining ~= isDraining then
     endLease(member)
-    if wasDraining then endDrain(key, authority) else redis.call('HSET', key, drain, 0) end
+    if wasDraining then endDrain(key, authority) else redis.call('HSET', key, drain, now) end
   end
   if ttl then redis.call('ZADD', isDraining and drains or leases, 'GT', now + ttl, member) else endLease(member) end
   return isChanged

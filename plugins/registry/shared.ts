@@ -17,7 +17,7 @@ import { leaseKey } from '../../src/fleet/lapses.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import { redisReason } from '../../src/redis-reasons.ts'
 import { createSubscription } from '../../src/redis-subscription.ts'
-import { originOf, relationOf, type SharedPoint } from './lineage.ts'
+import { isAncestor, originOf, relationOf, type SharedPoint } from './lineage.ts'
 import type { Registrations } from './registrations.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
 import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
@@ -73,6 +73,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let seenOrigin = kept?.origin ?? ''
   /** Of agents that were heard of and not yet read, the first and the last version that is missing here. */
   const unread = new Map<string, { first: number, last: number }>()
+  /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
+  const notWhole = new Set<string>()
   /** What was known when everything began to be read, until it was. */
   let knownBefore = kept
   let isReadingAll = false
@@ -219,7 +221,9 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (at < answers.version) return
     answers.version = at
     const skipped: string[] = []
-    registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
+    const isTaken = registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
+    if (isTaken && skipped.length === 0) notWhole.delete(name)
+    else notWhole.add(name)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
     endDrains(name)
     onApplied(name)
@@ -319,7 +323,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       isDoubtful = false
       toldEarly = []
       const { epoch, version, origin } = await lookAt()
-      if (epoch === '' || (epoch === seen?.epoch && version < seen.version)) {
+      if (epoch === '' || (epoch === seen?.epoch && version < seen.version) || isAncestor({ epoch, version }, known())) {
         await restore(epoch, version, origin, runAtLength)
         isDoubtful = true
         continue
@@ -357,9 +361,10 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   async function restore (epoch: string, version: number, origin: string, runAtLength: Run): Promise<void> {
     const entries = everything()
     const own = known()
-    const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version)
-    const madeOf = originOf(isLater ? own : { epoch, version, origin })
-    const data = [randomBytes(8).toString('hex'), seen?.version ?? 0, madeOf, JSON.stringify(entries), isLater ? 'all' : '']
+    const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version) || isAncestor({ epoch, version }, own)
+    const isWhole = notWhole.size === 0
+    const madeOf = originOf(!isLater ? { epoch, version, origin } : isWhole || own === null ? own : { ...own, version: 0 }) // so that others know more
+    const data = [randomBytes(8).toString('hex'), seen?.version ?? 0, madeOf, JSON.stringify(entries), isLater && isWhole ? 'all' : '']
     const restored = await runAtLength('restore', '', epoch, keys.channel, ...data)
     if (restored !== 1) return
     if (entries.length === 0 && seen === null) log.info('Redis had no registry yet')
@@ -369,7 +374,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   /** Adds what is known here to other data, as far as that was made without it. @returns whether that is done */
   async function merge (epoch: string, origin: string, runAtLength: Run): Promise<boolean> {
     const own = known()
-    const relation = relationOf(own, origin)
+    const related = relationOf(own, origin)
+    const relation = related === 'beyond' && notWhole.size > 0 ? 'beside' : related
     if (relation === 'within') return true
     const entries = everything()
     if (relation === 'beside' && entries.length === 0) return true

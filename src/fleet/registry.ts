@@ -292,12 +292,14 @@ export class Registry {
    * another has a full ttl. Names that belong to others here are left to them; limits were the business of who registered.
    * @param agent null for an agent of which nothing is registered any more
    * @param isRemoved whether such an agent was removed as a whole, and so is unknown at once; else it is known for ten minutes
+   * @returns false where the name belongs to another here, so that nothing of the agent was taken
    */
-  replaceRegistered (name: string, agent: SharedAgent | null, isRemoved = false): void {
+  replaceRegistered (name: string, agent: SharedAgent | null, isRemoved = false): boolean {
     const existing = this.#entries.get(name)
     const owner = this.#ownerOf(name) ?? name
     const saved = owner === name ? agent : null
-    if (saved === null && (existing === undefined || existing.api.instances.size === 0)) return
+    const isTaken = saved === agent
+    if (saved === null && (existing === undefined || existing.api.instances.size === 0)) return isTaken
     const entry = existing ?? newEntry(name)
     const before = entry.api.instances
     const aliases = saved?.aliases?.filter(alias => (this.#ownerOf(alias) ?? name) === name)
@@ -323,6 +325,7 @@ export class Registry {
       if (draining.has(authority) || before.has(authority)) runtime.draining = draining.get(authority) ?? false
     }
     this.#publish([change])
+    return isTaken
   }
 
   /** What is registered of the agent there; undefined for what the file alone says. */

@@ -89,6 +89,47 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     for (const gateway of [a, b]) t.same([ports(gateway, 'leaves'), ports(gateway, 'stays')], [[], [32_022]])
   })
 
+  await t.test('a gateway whose own rules leave something out does not pass for one that knows all', async t => {
+    const [lineOfA, lineOfB] = [await cutter(t, redis), await cutter(t, redis)]
+    const [[a], [b]] = await Promise.all([gatewaysOn(t, lineOfA.url, 1, { registry: { allowedHosts: ['localhost'] } }), gatewaysOn(t, lineOfB.url, 1)]) as [[ListeningGateway], [ListeningGateway]]
+    t.equal((await register(b, { name: 'planner', host: '10.1.2.3', port: 32_061 })).status, 201)
+    t.equal((await register(b, { name: 'coder', port: 32_062 })).status, 201)
+    await until(() => ports(a, 'coder').length === 1, 'the other has what it may')
+    t.same(ports(a, 'planner'), [])
+    await lineOfB.cut()
+    await until(() => !b.redis.isUp, 'it is cut off')
+
+    await redis.restart({ empty: true })
+    await sharing(a) // the data is written again by the one that leaves something out
+    await lineOfB.mend()
+    await sharing(b)
+
+    t.same([ports(b, 'planner'), ports(b, 'coder')], [[32_061], [32_062]])
+    t.ok(await redis.ask(async client => (await client.keys('*')).some(key => key.endsWith('agent:planner'))), 'and Redis has it')
+  })
+
+  await t.test('a backup from before the last loss is older than what gateways know', async t => {
+    const [a] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    await register(a, { name: 'leaves', port: 32_071 })
+    await register(a, { name: 'stays', port: 32_072 })
+    const backup = await redis.ask(async client => await Promise.all((await client.keys('*')).map(async key => [key, await client.dumpBuffer(key)] as const)))
+    await redis.restart({ empty: true })
+    await sharing(a)
+    t.equal((await ask(a, 'DELETE', '/registry/leaves')).status, 200)
+    t.equal((await register(a, { name: 'stays', port: 32_072, weight: 9 })).status, 200)
+
+    await redis.ask(async client => {
+      const all = client.multi().flushall()
+      for (const [key, value] of backup) all.restore(key, 0, value!)
+      await all.exec()
+    })
+
+    await until(async () => await redis.ask(async client => !(await client.keys('*')).some(key => key.endsWith('agent:leaves'))), 'what gateways know was written over it')
+    await sharing(a)
+    t.same([ports(a, 'leaves'), ports(a, 'stays')], [[], [32_072]])
+    t.equal(a.registry.get('stays').instances[0]?.weight, 9)
+  })
+
   await t.test('a change that was refused, and arrives late, changes nothing any more', async t => {
     const { a, b, lineOfB } = await twoOn(t)
     const { body: { instance: { id } } } = await register(a, { name: 'planner', port: 32_031 })

@@ -1,6 +1,6 @@
 /** Which data in Redis was made of which, and what that says of what a gateway knows. */
 import t from 'tap'
-import { originOf, relationOf } from '../../plugins/registry/lineage.ts'
+import { isAncestor, originOf, relationOf } from '../../plugins/registry/lineage.ts'
 
 t.test('what is known, beside data that was made of other data', async t => {
   const known = { epoch: 'b', version: 10, origin: 'a:5' }
@@ -18,6 +18,15 @@ t.test('what is known, beside data that was made of other data', async t => {
     ['x:99', 'beside', 'it has nothing in common']
   ] as const) t.equal(relationOf(known, origin), relation, why)
   t.equal(relationOf(null, ''), 'beside', 'what never was in Redis says of nobody that it left')
+})
+
+t.test('data from before a loss is known as that', async t => {
+  const known = { epoch: 'c', version: 20, origin: 'b:10 a:5' }
+
+  for (const [epoch, version, isBefore] of [['b', 10, true], ['b', 9, true], ['b', 11, false], ['a', 5, true], ['a', 6, false], ['c', 19, false], ['x', 1, false]] as const) {
+    t.equal(isAncestor({ epoch, version }, known), isBefore, `${epoch}:${version}`)
+  }
+  t.equal(isAncestor({ epoch: 'a', version: 1 }, null), false)
 })
 
 t.test('the origin of new data names what it was made of, and what that was made of, the last first', async t => {
