@@ -208,7 +208,7 @@ async function revokeEverywhere (id: string, flags: RevokeFlags, io: CommandIo):
     throw new CommandError(plain(`${error.message}\n${file} is as it was${isInFile ? `, and has the key "${id}"` : ''}`), error.exitCode)
   })
   const { gateway, shared } = revoked
-  say(io, plain(shared ? `All gateways that share a Redis with the one at ${gateway} refuse the key "${id}" from now on` : `The gateway at ${gateway} refuses the key "${id}" from now on; it shares no Redis with others, so no other one was told`))
+  say(io, plain(shared ? `All gateways that share a Redis with the one at ${gateway} refuse the key "${id}" from now on; where other files have it, take it out there, too` : `The gateway at ${gateway} refuses the key "${id}" from now on; it shares no Redis with others, so no other one was told`))
   if (isInFile) return changing(flags, named => revokeKey(id, named, io, revoked))
   if (flags.json) printJson(io, { id, revoked: true, keys: keys.length, file, gateway, shared })
   say(io, plain(`${file} has no such key, so nothing was to be taken out there`))

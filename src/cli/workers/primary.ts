@@ -4,8 +4,10 @@
  */
 import cluster, { type Worker } from 'node:cluster'
 import { constants } from 'node:os'
+import { pino } from 'pino'
 import type { ToPrimary, ToWorker } from '../../../plugins/peers/worker-channel.ts'
-import { exitCodes, say, type CommandIo } from '../io.ts'
+import { exitCodes, type CommandIo } from '../io.ts'
+import { logDestination } from '../terminal-log.ts'
 
 /** In the environment of a worker: its number, and whether it takes the place of one that has ended. */
 export const numberVariable = 'FLEET_WORKER'
@@ -28,6 +30,7 @@ interface Running {
 
 /** Runs until all workers have ended; resolves with the exit code: 0 when each ended in order. */
 export function superviseWorkers (count: number, io: CommandIo): Promise<number> {
+  const log = pino({ level: 'info' }, logDestination(io))
   return new Promise(resolve => {
     /** By number; those that live. */
     const running = new Map<number, Running>()
@@ -43,7 +46,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       try {
         worker = cluster.fork({ [numberVariable]: String(number), [againVariable]: isAgain ? 'true' : '' })
       } catch (error) {
-        hasEnded(number, startedAt, `worker ${number} could not be started: ${(error as Error).message}`, exitCodes.failed)
+        hasEnded(number, startedAt, `Worker ${number} could not be started: ${(error as Error).message}`, exitCodes.failed)
         return
       }
       const own: Running = { worker, isReady: false, requests: [] }
@@ -56,7 +59,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       }
       running.set(number, own)
       worker.on('message', (message: ToPrimary) => pass(message, number, own))
-      worker.on('error', error => { if (worker.process.pid === undefined) over(`worker ${number} could not be started: ${error.message}`, exitCodes.failed) })
+      worker.on('error', error => { if (worker.process.pid === undefined) over(`Worker ${number} could not be started: ${error.message}`, exitCodes.failed) })
       worker.on('exit', (exitCode: number | null, signal: NodeJS.Signals | null) => {
         // Who was still being loaded ends by the very signal.
         const isInOrder = signal !== null && signal === ending
@@ -73,7 +76,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       const isSoon = performance.now() - startedAt < soonMs
       const pauseMs = isSoon ? pauses.get(number) ?? leastPauseMs : 0
       pauses.set(number, isSoon ? Math.min(pauseMs * 2, mostPauseMs) : leastPauseMs)
-      say(io, `${what}, and another takes its place${pauseMs > 0 ? ` in ${pauseMs / 1_000} s` : ''}`)
+      log.warn({ worker: number }, `${what}, and another takes its place${pauseMs > 0 ? ` in ${pauseMs / 1_000} s` : ''}`)
       const timer = setTimeout(() => {
         waiting.delete(timer)
         start(number, true)
