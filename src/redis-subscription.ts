@@ -54,7 +54,13 @@ export function createSubscription (client: Redis, { channels, clock, log, onMes
   }
 
   subscriber.on('error', () => {}) // the other connection's are in the log
-  subscriber.on('message', (channel: string, message: string) => onMessage(message, channel))
+  subscriber.on('message', (channel: string, message: string) => {
+    try {
+      onMessage(message, channel)
+    } catch (error) { // whoever has the server can publish anything, and no message may end the process
+      log.error(error, `A message that was published in Redis could not be taken (${channel})`)
+    }
+  })
   subscriber.on('close', () => {
     isHearing = false
     onDeaf?.()

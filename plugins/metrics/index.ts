@@ -81,7 +81,7 @@ const metricsPlugin: FastifyPluginAsync<MetricsPluginOptions> = async (fastify, 
     const { answers, silent } = await fastify.peers.ask('workers', 'metrics', principal === undefined ? anyone : principal)
     const texts = answers.flatMap(({ from, value }) => typeof value === 'string' ? [{ worker: from.worker!, text: value }] : [])
     // A sum without a worker would look as if its counters had begun anew.
-    if (silent > 0 || texts.length < answers.length) throw new NotKeptError('Not every worker has told its figures: one is starting, or did not answer in time', { headers: { 'retry-after': '1' } })
+    if (silent !== 0 || texts.length < answers.length) throw new NotKeptError('Not every worker has told its figures: one is starting, or did not answer in time', { headers: { 'retry-after': '1' } })
     return joinTexts(texts.sort((one, other) => one.worker - other.worker))
   }
 

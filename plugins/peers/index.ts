@@ -62,6 +62,11 @@ function objectIn (text: string): Record<string, unknown> | undefined {
   }
 }
 
+function isPeer (value: unknown): value is Peer {
+  const { id, host } = (value ?? {}) as Partial<Peer>
+  return typeof id === 'string' && typeof host === 'string'
+}
+
 /** Puts a question to all of a circle. */
 type Ask = (topic: string, detail: unknown) => Promise<Heard>
 
@@ -91,6 +96,8 @@ const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { wo
       else if (kind === 'answer') questions.hear(question, message)
       else void answerTo(message.topic, message.detail).then(value => channel.send({ kind: 'answer', question, to: message.from, from: self, value: value ?? null }))
     })
+    // From here on this process has all that questions are about, and asks what it has missed by then.
+    fastify.addHook('onReady', async () => channel.send({ kind: 'ready' }))
     fastify.addHook('onClose', async () => {
       stop()
       questions.close()
@@ -108,14 +115,13 @@ const peersPlugin: FastifyPluginAsync<PeersPluginOptions> = async (fastify, { wo
     const own = redis.key('peers', self.id)
 
     function heard (text: string, channel: string): void {
-      const message = objectIn(text)
-      if (message === undefined) return // whoever has the server can publish anything
-      const { question } = message
+      const { question, from, topic, detail, value } = objectIn(text) ?? {}
+      if (typeof question !== 'number') return // whoever has the server can publish anything
       if (channel === own) {
-        questions.hear(Number(question), { from: message['from'] as Peer, value: message['value'] })
+        if (isPeer(from)) questions.hear(question, { from, value })
         return
       }
-      const { from, topic, detail } = message as { from: string, topic: string, detail: unknown }
+      if (typeof from !== 'string' || typeof topic !== 'string') return
       void (topicsOfGateways.has(topic) ? answerTo(topic, detail) : Promise.resolve(null))
         .then(value => client.publish(redis.key('peers', from), JSON.stringify({ question, from: self, value: value ?? null })))
         .catch(() => {}) // who asked counts it as silent

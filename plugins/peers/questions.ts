@@ -24,8 +24,8 @@ export interface PeerAnswer {
 export interface Heard {
   /** In any order; this process's own among them. */
   readonly answers: readonly PeerAnswer[]
-  /** So many were asked, and did not answer in time. */
-  readonly silent: number
+  /** So many were asked, and did not answer in time; null when it is not known how many were asked. */
+  readonly silent: number | null
 }
 
 interface Open {
@@ -57,7 +57,7 @@ export class Questions {
           stop()
           this.#open.delete(number)
           const { answers, expected } = open
-          resolve({ answers, silent: expected === Infinity ? 0 : expected - answers.length })
+          resolve({ answers, silent: expected === Infinity ? null : Math.max(expected - answers.length, 0) })
         }
       }
       const stop = this.#clock.after(this.#patienceMs, open.finish)
@@ -81,7 +81,7 @@ export class Questions {
   /** One of them has answered. */
   hear (number: number, answer: PeerAnswer): void {
     const open = this.#open.get(number)
-    if (open === undefined) return // too late
+    if (open === undefined || open.answers.some(({ from }) => from.id === answer.from.id)) return // too late, or twice
     open.answers.push(answer)
     if (open.answers.length >= open.expected) open.finish()
   }

@@ -16,8 +16,10 @@ export interface WorkerChannel {
 export type ToPrimary =
   | { readonly kind: 'ask', readonly question: number, readonly topic: string, readonly detail: unknown }
   | { readonly kind: 'answer', readonly question: number, readonly to: number, readonly from: Peer, readonly value: unknown }
-  /** It listens: the others may start. */
-  | { readonly kind: 'started' }
+  /** It answers questions; */
+  | { readonly kind: 'ready' }
+  /** it listens, so that the others may start; and it ends so soon after it was told to. */
+  | { readonly kind: 'started', readonly endsWithinMs: number }
 
 /** What it is told. */
 export type ToWorker =

@@ -9,6 +9,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type {} from '../redis/index.ts'
 import type { FleetRedis } from '../redis/index.ts'
 import type { Peers } from '../peers/index.ts'
+import { namePattern } from '../../src/agent-options.ts'
 import { within, type Clock } from '../../src/clock.ts'
 import { NameConflictError, NotKeptError } from '../../src/errors.ts'
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
@@ -51,6 +52,7 @@ const topic = 'registry'
 /** and to do as well. */
 const localTopic = 'registry-local'
 type LocalChange = 'drain' | 'removeAgent' | 'removeInstance'
+const nameForm = new RegExp(namePattern)
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
@@ -119,7 +121,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   /** @returns what is the same here as in Redis; null when nothing ever was */
   function known (): SharedPoint | null {
     if (isReadingAll || seen === null) return knownBefore
-    const version = Math.min(seen.version, ...[...unread.values()].map(({ first }) => first - 1))
+    let { version } = seen
+    for (const { first } of unread.values()) version = Math.min(version, first - 1)
     return { epoch: seen.epoch, version, origin: seenOrigin }
   }
 
@@ -281,6 +284,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     }
     const [epoch = '', text = '', kind = '', name = '', authority = ''] = message.split(' ')
     const version = Number(text)
+    if (!Number.isSafeInteger(version) || (kind !== 'all' && !nameForm.test(name))) return // no gateway has written that
     if (epoch !== seen?.epoch || version > seen.version + 1) return resync()
     if (version <= seen.version) return
     seen = { epoch, version }

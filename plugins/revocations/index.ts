@@ -91,8 +91,17 @@ const revocationsPlugin: FastifyPluginAsync<RevocationsPluginOptions> = async (f
   if (fastify.hasDecorator('peers')) {
     fastify.peers.answer('revocations', detail => {
       tokens.add(detail as Revocation[])
-      return true
+      return [...tokens]
     })
+    // What was revoked since the file was read.
+    if (fastify.peers.hasWorkers) fastify.addHook('onReady', () => askWorkers([]))
+  }
+
+  /** Tells the other workers, and hears what they know. */
+  async function askWorkers (revoked: readonly Revocation[]): Promise<void> {
+    if (!fastify.hasDecorator('peers') || !fastify.peers.hasWorkers) return
+    const { answers } = await fastify.peers.ask('workers', 'revocations', revoked)
+    tokens.add(answers.flatMap(({ value }) => (value ?? []) as Revocation[]))
   }
 
   const stopChecking = clock.every(checkMs, () => {
@@ -106,8 +115,7 @@ const revocationsPlugin: FastifyPluginAsync<RevocationsPluginOptions> = async (f
     async revoke (id, digests) {
       const revoked = digests.map(digest => tokens.find(digest) ?? { digest, id, at: clock.now() })
       tokens.add(revoked)
-      if (fastify.hasDecorator('peers') && fastify.peers.hasWorkers) await fastify.peers.ask('workers', 'revocations', revoked)
-      const [kept, told] = await Promise.allSettled([keep(), shared?.tell(revoked)])
+      const [kept, told] = await Promise.allSettled([keep(), shared?.tell(revoked), askWorkers(revoked)])
       if (kept.status === 'rejected' || told.status === 'rejected') throw notKept(id, kept, told)
     },
     onRevoked: listener => tokens.onAdded(listener)

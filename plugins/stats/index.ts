@@ -18,7 +18,7 @@ import { stateOf, type Instance } from '../../src/fleet/instance.ts'
 import { mayTouch } from '../../src/principal.ts'
 import { Counters, type AgentCounters, type InstanceCounters } from './counters.ts'
 import { latencyView } from './latency.ts'
-import { addParts, partOf, processOf, type StatsPart } from './parts.ts'
+import { addParts, isPart, partOf, processOf, type StatsPart } from './parts.ts'
 import type { AgentStats, ConfigStats, LeaseStats, StatsSnapshot } from './snapshot.ts'
 
 export interface Stats {
@@ -78,10 +78,11 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
     const { self } = fastify.peers
     const { heard, isAll } = await askAll(whom)
     const own = part()
-    const others = heard.answers.filter(({ from, value }) => from.id !== self.id && value !== null) as { from: typeof self, value: StatsPart }[]
+    const answers = heard.answers.filter(({ from }) => from.id !== self.id)
+    const others = answers.flatMap(({ from, value }) => isPart(value) ? [{ from, value }] : []) // another version may answer otherwise
     addParts(snapshot, own, others.map(({ value }) => value))
     snapshot.processes = [processOf(self, own), ...others.map(({ from, value }) => processOf(from, value))]
-    snapshot.silent = isAll ? heard.silent : null
+    snapshot.silent = isAll && heard.silent !== null ? heard.silent + answers.length - others.length : null
     return snapshot
   }
 

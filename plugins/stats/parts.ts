@@ -32,6 +32,24 @@ export interface StatsPart {
   agents: [name: string, part: AgentPart][]
 }
 
+const count = (value: unknown): boolean => typeof value === 'number' && Number.isFinite(value) && value >= 0
+
+const hasCounts = (value: unknown, ...names: readonly string[]): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && names.every(name => count((value as Record<string, unknown>)[name]))
+
+/** Whether it is what partOf() makes: it comes from other processes, of other versions as well. */
+export function isPart (value: unknown): value is StatsPart {
+  return hasCounts(value, 'requests', 'errors', 'proxied', 'inFlight', 'uptimeSeconds') && Array.isArray(value['agents']) &&
+    value['agents'].every((entry: unknown) => Array.isArray(entry) && typeof entry[0] === 'string' && isAgentPart(entry[1]))
+}
+
+function isAgentPart (value: unknown): value is AgentPart {
+  if (!hasCounts(value, 'requests', 'errors', 'retries', 'inFlight', 'maxMs')) return false
+  const { latency, instances } = value
+  return Array.isArray(latency) && latency.every(count) && typeof instances === 'object' && instances !== null &&
+    Object.values(instances).every(instance => hasCounts(instance, 'requests', 'errors', 'inFlight'))
+}
+
 /** What of a part is of the whole process. */
 type Totals = Omit<StatsPart, 'agents'>
 

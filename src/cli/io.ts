@@ -29,6 +29,9 @@ export interface CommandIo {
   readonly exit: (code: number) => never
 }
 
+/** A Ctrl-C reaches the process twice, by the terminal and by npm; only a later signal means impatience. */
+export const sameSignalMs = 500
+
 /** Exit codes (CONTRACT: command line). */
 export const exitCodes = { good: 0, failed: 1, wrongUsage: 2 } as const
 

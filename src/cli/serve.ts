@@ -15,7 +15,7 @@ import { announce } from './announcement.ts'
 import { createCollector } from './collector.ts'
 import { fleetOf, integer, withExamples } from './command.ts'
 import { dryRun } from './dry-run.ts'
-import { CommandError, exitCodes, say, type CommandIo } from './io.ts'
+import { CommandError, exitCodes, sameSignalMs, say, type CommandIo } from './io.ts'
 import type { ConfigFlags } from './overrides.ts'
 import { makeObjectsYoung } from './pretenuring.ts'
 import { setUp } from './setup.ts'
@@ -33,8 +33,8 @@ export interface ServeFlags extends ConfigFlags {
   json?: boolean
 }
 
-/** A Ctrl-C reaches the process twice, by the terminal and by npm; only a later signal means impatience. */
-const sameSignalMs = 500
+/** Connections have so long to close after a drain, and what is kept to be written. */
+const goodbyeMs = 5_000
 
 /** What is said of the fleet at the start waits this long for the first probes. */
 const firstProbesMs = 1_000
@@ -117,7 +117,7 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals, w
     await gateway.close()
     throw error
   }
-  worker?.send({ kind: 'started' })
+  worker?.send({ kind: 'started', endsWithinMs: config.server.drainDelay + config.server.drainTimeout + goodbyeMs })
   log.level = 'info' // from now on also that an instance is back; where it listens is said below
   if (gateway.drain.draining || worker?.isSpeaker === false || worker?.isAgain === true) return await ended // somebody has changed their mind, or it was said
   say(io, `Fleet Gateway on ${gateway.listeningOrigin}`)

@@ -45,7 +45,7 @@ t.test('with Redis, that all gateways on it refuse it', { skip: noRedis }, async
   const redis = await startRedis(t)
   const { gateway, revoke, file } = await scene(t, textWith('bot', 'other'), { redis: { url: redis.url } })
 
-  t.match(await revoke('bot'), { code: 0, stderr: new RegExp(`^All gateways that share a Redis with the one at ${gateway.origin} refuse the key "bot" from now on\n`) })
+  t.match(await revoke('bot'), { code: 0, stderr: new RegExp(`^All gateways that share a Redis with the one at ${gateway.origin} refuse the key "bot" from now on; where other files have it, take it out there, too\n`) })
   t.same(JSON.parse((await revoke('other', ['--json'])).stdout), { id: 'other', revoked: true, keys: 0, file, shared: true, gateway: gateway.origin })
 })
 

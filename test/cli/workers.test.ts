@@ -165,6 +165,13 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
     for (const client of clients) t.match(await client.until(/finished/), /^HTTP\/1\.1 200/)
     t.equal(await exited, 0)
 
+    const hung = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd: folderFor(t, redis, 'server: {drainTimeout: 0s}\n') })
+    const { processes } = await allServe(hung.port, 2)
+    process.kill(processes!.find(({ worker }) => worker === 2)!.pid!, 'SIGSTOP')
+    hung.child.kill('SIGTERM')
+    t.equal(await hung.exited, 137)
+    t.match(hung.said(), /Worker 2 .* does not end, and is killed/)
+
     const again = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], place)
     await allServe(again.port, 2)
     const stuck = await rawClient(t, again.port)

@@ -41,6 +41,35 @@ t.test('figures of all gateways are added up, for who may see the agents, and to
   for (;;) if ((await statsOf(a, '?gateways=all', 'token-of-all')).processes!.length === 2) break
 })
 
+t.test('whatever is published in Redis ends no gateway, and is no figure of another', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+  const settings = { ...unprobed, auth: { enabled: false }, redis: { url: redis.url } }
+  const [a, b] = await Promise.all([startGateway(t, settings), startGateway(t, settings)])
+  const register = (port: number) => fetch(`${a.origin}/registry/register`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ name: 'planner', port }) })
+  t.equal((await register(9_001)).status, 201)
+  const nested = `{"question":${'['.repeat(5_000)}${']'.repeat(5_000)}}`
+  const { epoch } = await redis.ask(async client => ({ epoch: await client.hget('fleet:{registry}:meta', 'epoch') }))
+  const garbage = [
+    'x', 'null', '[]', '5', '{}', '{"question":{"toString":1,"valueOf":1}}', nested, '{"question":1}', '{"question":1,"from":null,"topic":null}',
+    '{"question":1,"from":{"id":1},"value":{}}', '{"question":1,"from":"__proto__","topic":"stats"}', '{"question":1,"from":"x","topic":"registry-local","detail":{"what":"removeAgent","name":"planner"}}',
+    `${epoch} NaN x planner`, `${epoch} 1e400 put planner`, `${epoch} 99 put ../x`, ' '
+  ]
+  const channels = await redis.ask(client => client.call('PUBSUB', 'CHANNELS')) as string[]
+  t.ok(channels.length >= 5, channels.join(' '))
+
+  await redis.ask(async client => { for (const channel of channels) for (const text of garbage) await client.publish(channel, text) })
+
+  t.equal((await register(9_002)).status, 201)
+  while (b.registry.find('planner')?.instances.length !== 2) await statsOf(b)
+  t.same(a.registry.get('planner').instances.length, 2)
+
+  const forging = new AbortController()
+  a.peers.answer('stats', () => { forging.abort(); return { agents: [null] } })
+  const all = await statsOf(b)
+  t.match(all, { silent: 1, processes: [{ id: b.peers.self.id }], total_errors: 0 })
+  t.ok(forging.signal.aborted, 'it was asked')
+})
+
 t.test('without a Redis all gateways are this one', async t => {
   const agent = await fakeAgent(t)
   const gateway = await startGateway(t, { auth: { enabled: false }, agents: [agentAt('planner', agent)] })

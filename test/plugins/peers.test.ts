@@ -18,6 +18,7 @@ t.test('a question is over when all have answered, in whatever order that is lea
   const first = questions.ask(async n => { number = n; return undefined })
   questions.hear(number, answerOf('b'))
   questions.hear(number, answerOf('a'))
+  questions.hear(number, answerOf('a')) // once more: it is one answer
   questions.expect(number, 2)
   t.match(await first, { silent: 0, answers: [{ value: 'b' }, { value: 'a' }] })
 
@@ -29,6 +30,9 @@ t.test('a question is over when all have answered, in whatever order that is lea
   questions.hear(number, answerOf('late')) // nobody waits any more
 
   await t.rejects(questions.ask(async () => { throw new Error('no way') }), { message: 'no way' })
+  const unknown = questions.ask(async () => undefined)
+  clock.advance(1_000)
+  t.match(await unknown, { silent: null, answers: [] }, 'who was asked nobody has said')
   const third = questions.ask(async n => { number = n; return 3 })
   questions.close()
   t.match(await third, { answers: [] })

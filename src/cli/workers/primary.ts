@@ -6,7 +6,7 @@ import cluster, { type Worker } from 'node:cluster'
 import { constants } from 'node:os'
 import { pino } from 'pino'
 import type { ToPrimary, ToWorker } from '../../../plugins/peers/worker-channel.ts'
-import { exitCodes, type CommandIo } from '../io.ts'
+import { exitCodes, sameSignalMs, type CommandIo } from '../io.ts'
 import { logDestination } from '../terminal-log.ts'
 
 /** In the environment of a worker: its number, and whether it takes the place of one that has ended. */
@@ -19,11 +19,15 @@ const soonMs = 5_000
 const leastPauseMs = 1_000
 /** to this at most. */
 const mostPauseMs = 30_000
+/** Who was told to end has so long, or as long as its drain takes. */
+const leastPatienceMs = 5_000
 
 interface Running {
   readonly worker: Worker
-  /** It listens, and answers questions. */
+  /** It answers questions. */
   isReady: boolean
+  /** It listens, and takes signals. */
+  hasStarted: boolean
   /** Asked for before it could take them. */
   readonly requests: NodeJS.Signals[]
 }
@@ -39,6 +43,9 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
     let hasStarted = false
     let ending: NodeJS.Signals | null = null
     let code: number = exitCodes.good
+    let endsWithinMs = leastPatienceMs
+    let end: NodeJS.Timeout | undefined
+    let endingSince = 0
 
     function start (number: number, isAgain = false): void {
       const startedAt = performance.now()
@@ -49,7 +56,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
         hasEnded(number, startedAt, `Worker ${number} could not be started: ${(error as Error).message}`, exitCodes.failed)
         return
       }
-      const own: Running = { worker, isReady: false, requests: [] }
+      const own: Running = { worker, isReady: false, hasStarted: false, requests: [] }
       let isOver = false
       const over = (what: string, exitCode: number) => {
         if (isOver) return
@@ -70,6 +77,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
     function hasEnded (number: number, startedAt: number, what: string, exitCode: number): void {
       if (!hasStarted || ending !== null) {
         code = Math.max(code, exitCode)
+        if (ending === null && exitCode > 128) log.error(what)
         if (running.size === 0) resolve(code)
         return
       }
@@ -85,8 +93,11 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
     }
 
     function pass (message: ToPrimary, from: number, own: Running): void {
-      if (message.kind === 'started') {
+      if (message.kind === 'ready') {
         own.isReady = true
+      } else if (message.kind === 'started') {
+        own.hasStarted = true
+        endsWithinMs = message.endsWithinMs
         for (const signal of own.requests.splice(0)) own.worker.process.kill(signal)
         if (hasStarted) return
         hasStarted = true
@@ -103,18 +114,33 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       }
     }
 
+    function killIn (ms: number): void {
+      clearTimeout(end)
+      end = setTimeout(() => {
+        for (const [number, { worker }] of running) {
+          log.warn({ worker: number }, `Worker ${number} (process ${worker.process.pid}) does not end, and is killed`)
+          worker.process.kill('SIGKILL')
+        }
+      }, ms)
+    }
+
     io.onSignal(signal => {
       const isRequest = signal === 'SIGHUP' || signal === 'SIGUSR2'
       if (!isRequest) ending = signal
-      for (const { worker, isReady, requests } of running.values()) {
+      for (const { worker, hasStarted, requests } of running.values()) {
         // Before it listens for these they would end it; what it would read again it has not read yet.
-        if (isRequest && !isReady) requests.push(signal)
+        if (isRequest && !hasStarted) requests.push(signal)
         else worker.process.kill(signal)
       }
       if (ending === null) return
       for (const timer of waiting) clearTimeout(timer)
       waiting.clear()
       if (running.size === 0) resolve(code)
+      // The first time they drain, the second time they end at once; who does neither is stuck.
+      if (!isRequest && end === undefined) {
+        endingSince = performance.now()
+        killIn(endsWithinMs)
+      } else if (!isRequest && performance.now() - endingSince > sameSignalMs) killIn(leastPatienceMs)
     }, ['SIGUSR2'])
 
     start(1)
