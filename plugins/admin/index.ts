@@ -160,9 +160,10 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   }
 
   function deregistered ({ name, inFile }: { name: string, inFile: boolean }, inDns = false) {
-    const note = inFile
+    const whence = inFile
       ? 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
       : 'It was found in DNS, so it stays out until DNS names it no more, what fleet.yaml says changes, or the gateway restarts'
+    const note = registrations.redis === undefined ? whence : `${whence}; here alone, since each gateway has its own file`
     return { message: `deregistered ${name}`, ...((inFile || inDns) && { note }) }
   }
 

@@ -224,12 +224,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (at < answers.version) return
     answers.version = at
     const skipped: string[] = []
+    const isKnown = (fields as Fields).length > 0 || registry.find(name) !== undefined
     const isTaken = registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
     if (isTaken && skipped.length === 0) notWhole.delete(name)
     else notWhole.add(name)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
     endDrains(name)
-    onApplied(name)
+    if (isKnown) onApplied(name)
   }
 
   function wasRead (name: string, version: number): void {
@@ -555,7 +556,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async catchUp (name) {
       refuseUnsynced()
       try {
-        await refresh(name)
+        await refresh(await client.hget(keys.names, name) ?? name)
       } catch (error) {
         throw notKept(error)
       }

@@ -31,11 +31,11 @@ export interface SharedTokens {
   close (): Promise<void>
 }
 
-/** KEYS: the hash. ARGV: channel, then a digest and what is said of it, for each token. */
+/** KEYS: the hash. ARGV: channel, then a digest and what is said of it, for each token. Told first: what fails half way has revoked too much, not too little. */
 const revokeScript = `
 for index = 2, #ARGV, 2 do
-  redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1])
   redis.call('PUBLISH', ARGV[1], ARGV[index] .. ' ' .. ARGV[index + 1])
+  redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1])
 end
 return 1`
 

@@ -4,11 +4,12 @@
 import type { Command } from 'commander'
 import type { HealthReport } from '../../plugins/health/routes.ts'
 import type { RedisState } from '../../plugins/registry/registrations.ts'
+import type { StatsSnapshot } from '../../plugins/stats/index.ts'
 import type { DnsNameView } from '../dns-view.ts'
 import { redisTrouble } from '../figures.ts'
 import { authorityOf } from '../fleet/authority.ts'
 import { adviceFor, redisAdvice, type ProbeAnswer } from './advice.ts'
-import { AgentsShape, HealthShape, ProbeShape } from './answers.ts'
+import { AgentsShape, HealthShape, ProbeShape, StatsShape } from './answers.ts'
 import { withClient, type AgentView, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { dnsFault, dnsInWords, whyEmpty } from './dns-names.ts'
@@ -50,6 +51,8 @@ interface TestReport {
   /** Only where gateways share one. */
   redis?: Step
   auth: Step & { token_from: string | null }
+  /** Only where what runs is not what the file says. */
+  config?: Step
   agents: Record<string, AgentResult>
 }
 
@@ -67,7 +70,8 @@ async function test (flags: ClientFlags, io: CommandIo): Promise<void> {
     if (flags.json) printJson(io, report)
     if (report.ok) return
     const results = Object.values(report.agents).flatMap(stepsOf)
-    const steps = report.gateway.ok ? [report.gateway, ...(report.redis ? [report.redis] : []), report.auth, ...results] : [report.gateway]
+    const { gateway, redis, auth, config } = report
+    const steps = gateway.ok ? [gateway, redis, auth, config, ...results].filter(step => step !== undefined) : [gateway]
     throw new CommandError(flags.json ? '' : `\n${steps.filter(({ ok }) => !ok).length} of ${count(steps.length, 'test')} failed`)
   })
 }
@@ -96,6 +100,8 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
 
   const { step: auth, agents } = await testAuth(client)
   show('auth', auth, !auth.ok ? undefined : auth.token_from === null ? 'off: the gateway asks for no token' : `token from ${auth.token_from}`)
+  const config = auth.ok ? await testConfig(client, self) : undefined
+  if (config !== undefined) show('configuration', config)
   const results: TestReport['agents'] = {}
   for (const [name, { instances, dns }] of Object.entries(agents)) {
     const names = dns?.map(nameResult)
@@ -115,7 +121,8 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
       show(`${name} ${result.address}`, result, result.state === 'up' ? undefined : `the gateway has it as ${result.state}`)
     }
   }
-  return { ok: auth.ok && redis?.ok !== false && Object.values(results).every(({ ok }) => ok), url, gateway, ...(redis && { redis }), auth, agents: results }
+  const ok = auth.ok && redis?.ok !== false && config === undefined && Object.values(results).every(result => result.ok)
+  return { ok, url, gateway, ...(redis && { redis }), auth, ...(config && { config }), agents: results }
 }
 
 async function testGateway (client: GatewayClient): Promise<{ step: TestReport['gateway'], redis?: Step }> {
@@ -144,6 +151,17 @@ async function testAuth (client: GatewayClient): Promise<{ step: TestReport['aut
     return { step: { ok: true, latency_ms: answer.latencyMs, token_from: open.status === 200 ? null : from }, agents }
   } catch (error) {
     return { step: { ...failure(error), token_from: from }, agents: {} }
+  }
+}
+
+/** That it can be told by whom it serves has been seen. @returns what is wrong; undefined for nothing */
+async function testConfig (client: GatewayClient, self: string): Promise<Step | undefined> {
+  try {
+    const { config: { ok, error } } = await client.get<StatsSnapshot>('/stats', StatsShape)
+    if (ok) return undefined
+    return { ok, problem: `An older configuration runs, since the file is bad: ${error ?? ''}`, advice: `correct the file, which is then read at once; "${self} check" tells all that is wrong with it` }
+  } catch (error) {
+    return failure(error)
   }
 }
 

@@ -7,6 +7,7 @@ import t from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient } from '../helpers/raw-client.ts'
+import { runCommand } from '../helpers/run-command.ts'
 import { launch, serve } from '../helpers/serve-process.ts'
 
 t.test('SIGTERM drains: readiness turns, what is in flight finishes, streams are closed properly, exit 0', async t => {
@@ -73,6 +74,10 @@ t.test('the file is watched: a good change applies without harm, a bad one is re
   while (!said().includes('fleet.yaml:2:5')) await once(child.stderr!, 'data')
   t.equal((await ask(second.port)).status, 200)
   t.match((await (await ask(second.port, '/stats')).json() as { config: object }).config, { ok: false, error: /fleet\.yaml:2:5/ })
+  const command = (...args: string[]) => runCommand([...args, '--url', `http://127.0.0.1:${port}`, '--secret', `token-${second.port}`])
+  t.match(await command('test'), { code: 1, stdout: /\nfailed {2}configuration\n {10}An older configuration runs, since the file is bad: fleet\.yaml:2:5[^]*\n {10}→ correct the file[^]*\nok {6}a /, stderr: '\n1 of 4 tests failed\n' })
+  t.match(JSON.parse((await command('test', '--json')).stdout), { ok: false, config: { ok: false }, agents: { a: { ok: true } } })
+  for (const args of [['stats'], ['top', '--once']]) t.match(await command(...args), { stdout: /An older configuration runs/ })
 
   await writeFile(join(cwd, 'fleet.yaml'), yaml(first.port).replace(/token: [^,]+/, 'tokenFile: missing.txt'))
   while (!said().includes('missing.txt')) await once(child.stderr!, 'data')

@@ -153,6 +153,8 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     t.equal((await ask(b, 'PUT', `/registry/planner/instances/${id}`)).status, 200)
     t.equal((await register(a, { name: 'coder', host: '127.0.0.1', port: 32_042 })).status, 201)
     t.equal((await ask(b, 'DELETE', '/registry/coder?host=127.0.0.1&port=32042')).status, 200)
+    t.equal((await register(a, { name: 'writer', port: 32_043, aliases: ['author'] })).status, 201)
+    t.equal((await ask(b, 'DELETE', '/registry/author')).status, 200, 'by a name that is not the agent\'s first, too')
     t.equal((await ask(b, 'DELETE', '/registry/nobody')).status, 404)
 
     await lineOfB.cut()

@@ -7,8 +7,8 @@ import { fileURLToPath } from 'node:url'
 
 const monitor = fileURLToPath(new URL('monitor.js', import.meta.url))
 
-/** Lines of the log that say that something is wrong with the gateway itself. */
-const wrongLine = /^\{"level":[56]0|could not take the reloaded|Looking at the fleet failed/
+/** Lines of the log that say that something is wrong with the gateway itself, and not with a fleet.yaml that was spoiled on purpose. */
+const wrongLine = /^\{"level":[56]0(?!.*"msg":"fleet\.yaml:)|could not take the reloaded|Looking at the fleet failed/
 
 /** @param {{ main: string, folder: string }} place the built program, and the folder with fleet.yaml */
 export async function startGateway ({ main, folder }) {
