@@ -14,14 +14,16 @@ import { within, type Clock } from '../../src/clock.ts'
 import { NameConflictError, NotKeptError } from '../../src/errors.ts'
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
-import { leaseKey } from '../../src/fleet/lapses.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
 import { redisReason } from '../../src/redis-reasons.ts'
 import { createSubscription } from '../../src/redis-subscription.ts'
+import { AgentReads } from './agent-reads.ts'
+import { KnownData, type FoundData } from './known-data.ts'
 import { isAncestor, originOf, relationOf, type SharedPoint } from './lineage.ts'
 import type { Registrations } from './registrations.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
 import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
+import { SharedDrains } from './shared-drains.ts'
 
 export interface SharedOptions {
   readonly redis: FleetRedis
@@ -69,32 +71,20 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
   let bulk: Redis | null = null
   const gatewayId = randomBytes(6).toString('hex')
-  /** What was heard of. */
-  let seen = kept
-  /** Of which data what was heard of was made. */
-  let seenOrigin = kept?.origin ?? ''
-  /** Of agents that were heard of and not yet read, the first and the last version that is missing here. */
-  const unread = new Map<string, { first: number, last: number }>()
+  const known = new KnownData(kept)
+  const reads = new AgentReads()
+  const drains = new SharedDrains(registry)
   /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
   const notWhole = new Set<string>()
-  /** What was known when everything began to be read, until it was. */
-  let knownBefore = kept
-  let isReadingAll = false
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
   let isWritable = true
-  /** Drains that this gateway was asked for, as leases are named: of an instance that the file or DNS has as well, it keeps out what is left. */
-  const drainsAskedHere = new Set<string>()
   let syncing: Promise<void> | null = null
   let isClosed = false
   /** Agents to be read, and which of them were removed as a whole. */
   const dirty = new Map<string, { isRemoved: boolean }>()
-  /** How many changes of an agent are on their way: what is read meanwhile lacks what they are about. */
-  const writing = new Map<string, number>()
   let isReadingSoon = false
-  /** How many answers about an agent are under way, and the version of the latest that came: an older one may come later, by the other connection. */
-  const asked = new Map<string, { count: number, version: number }>()
   /** What was told while it is not known yet which version was found. */
   let toldEarly: string[] | null = null
   /** Whether something was told that does not fit what was read. */
@@ -118,16 +108,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (!isSynced || !redis.isUp) throw notKept()
   }
 
-  /** @returns what is the same here as in Redis; null when nothing ever was */
-  function known (): SharedPoint | null {
-    if (isReadingAll || seen === null) return knownBefore
-    let { version } = seen
-    for (const { first } of unread.values()) version = Math.min(version, first - 1)
-    return { epoch: seen.epoch, version, origin: seenOrigin }
-  }
-
   /** Asks which data there is. */
-  async function lookAt (): Promise<{ epoch: string, version: number, origin: string }> {
+  async function lookAt (): Promise<FoundData> {
     const sentAt = performance.now()
     const [epoch, version, origin, time] = await run('look', '', '', keys.channel) as [string, string, string, string]
     clockAheadMs = Number(time) - sentAt
@@ -139,38 +121,21 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     return Math.floor(performance.now() + clockAheadMs + client.options.commandTimeout!)
   }
 
-  /** Asks something of an agent whose answer is applied: which version was applied has to be known until the last of these is over. */
-  async function asking<A> (name: string, ask: () => Promise<A>): Promise<A> {
-    const answers = asked.get(name) ?? { count: 0, version: 0 }
-    asked.set(name, answers)
-    answers.count++
-    try {
-      return await ask()
-    } finally {
-      if (--answers.count === 0) asked.delete(name)
-    }
-  }
-
   type ChangeArguments = [script: 'write' | 'remove' | 'drain', name: string, ...args: readonly (string | number)[]]
 
   /** Writes, and takes over what came of it. @throws NotKeptError */
   async function change (...[script, name, ...args]: ChangeArguments): Promise<unknown[]> {
-    return await asking(name, () => changeNow(script, name, ...args))
+    return await reads.asking(name, () => changeNow(script, name, ...args))
   }
 
   async function changeNow (...[script, name, ...args]: ChangeArguments): Promise<unknown[]> {
     let answer: unknown[]
-    writing.set(name, (writing.get(name) ?? 0) + 1)
     try {
-      answer = await run(script, name, seen!.epoch, keys.channel, deadline(), ...args) as unknown[]
+      answer = await reads.writing(name, () => run(script, name, known.epoch!, keys.channel, deadline(), ...args)) as unknown[]
     } catch (error) {
       dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
       log.warn(`The shared registry could not be written: ${redisReason(error)}`)
       throw notKept(error)
-    } finally {
-      const others = writing.get(name)! - 1
-      if (others > 0) writing.set(name, others)
-      else writing.delete(name)
     }
     if (answer[0] === 'other') {
       resync()
@@ -213,48 +178,26 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   })
 
   function apply (name: string, [epoch, version, fields]: readonly unknown[], isRemoved = false): void {
-    if (epoch !== seen?.epoch) return
-    if (writing.has(name)) {
+    if (epoch !== known.epoch) return
+    if (reads.isWriting(name)) {
       dirty.set(name, { isRemoved })
       return
     }
-    const answers = asked.get(name)!
-    const at = Number(version)
-    wasRead(name, Math.max(at, answers.version))
-    if (at < answers.version) return
-    answers.version = at
+    const { latest, isLatest } = reads.came(name, Number(version))
+    known.wasRead(name, latest)
+    if (!isLatest) return
     const skipped: string[] = []
     const isKnown = (fields as Fields).length > 0 || registry.find(name) !== undefined
     const isTaken = registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
     if (isTaken && skipped.length === 0) notWhole.delete(name)
     else notWhole.add(name)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
-    endDrains(name)
+    drains.end(name)
     if (isKnown) onApplied(name)
   }
 
-  function wasRead (name: string, version: number): void {
-    const missing = unread.get(name)
-    if (missing === undefined || version < missing.first) return
-    if (version >= missing.last) unread.delete(name)
-    else missing.first = version + 1
-  }
-
-  /** Of drains that are over. */
-  function endDrains (name: string): void {
-    for (const key of drainsAskedHere) {
-      const [agent, authority = ''] = key.split(' ')
-      if (agent !== name) continue
-      const instance = registry.find(name)?.instances.find(({ host, port }) => authorityOf(host, port) === authority)
-      const isRegistered = registry.isRegistered(name, authority)
-      if (isRegistered && instance?.runtime.draining === true) continue
-      drainsAskedHere.delete(key)
-      if (!isRegistered && instance !== undefined) registry.removeInstance(name, instance.id)
-    }
-  }
-
   async function refresh (name: string, isRemoved = false, read = run): Promise<void> {
-    await asking(name, async () => apply(name, await read('read', name) as unknown[], isRemoved))
+    await reads.asking(name, async () => apply(name, await read('read', name) as unknown[], isRemoved))
   }
 
   /** Reads what was heard of. */
@@ -286,13 +229,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     const [epoch = '', text = '', kind = '', name = '', authority = ''] = message.split(' ')
     const version = Number(text)
     if (!Number.isSafeInteger(version) || (kind !== 'all' && !nameForm.test(name))) return // no gateway has written that
-    if (epoch !== seen?.epoch || version > seen.version + 1) return resync()
-    if (version <= seen.version) return
-    seen = { epoch, version }
+    if (epoch !== known.epoch || version > known.version + 1) return resync()
+    if (version <= known.version) return
+    known.hear(version)
     if (kind === 'all') return
     if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
     dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
-    unread.set(name, { first: unread.get(name)?.first ?? version, last: version })
+    known.hearOf(name, version)
     readSoon()
   }
 
@@ -327,24 +270,19 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     do {
       isDoubtful = false
       toldEarly = []
-      const { epoch, version, origin } = await lookAt()
-      if (epoch === '' || (epoch === seen?.epoch && version < seen.version) || isAncestor({ epoch, version }, known())) {
-        await restore(epoch, version, origin, runAtLength)
+      const found = await lookAt()
+      const { epoch, version } = found
+      if (epoch === '' || (epoch === known.epoch && version < known.version) || isAncestor(found, known.point)) {
+        await restore(found, runAtLength)
         isDoubtful = true
         continue
       }
-      if (epoch !== seen?.epoch && !await merge(epoch, origin, runAtLength)) {
+      if (epoch !== known.epoch && !await merge(found, runAtLength)) {
         isDoubtful = true
         continue
       }
-      knownBefore = known()
-      isReadingAll = true
-      if (epoch !== seen?.epoch) {
-        for (const answers of asked.values()) answers.version = 0
-        unread.clear()
-      }
-      seen = { epoch, version }
-      seenOrigin = origin
+      if (epoch !== known.epoch) reads.restart()
+      known.beginReadingAll(found)
       const told = toldEarly
       toldEarly = null
       for (const message of told) heard(message) // what changes from here on is read once more
@@ -352,33 +290,33 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       for (let from = 0; from < names.length; from += chunk) {
         await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))
       }
-      isReadingAll = false
-      for (const [name, { last }] of unread) if (last <= version) unread.delete(name)
+      known.endReadingAll(version)
     } while (isDoubtful)
     if (!subscription.isHearing) return // it begins anew when changes are told again
     isSynced = true
     wake()
-    log.info({ version: seen?.version }, 'The registry is shared')
+    log.info({ version: known.version }, 'The registry is shared')
     await readDirty()
   }
 
   /** What is known here takes the place of data that Redis lost, wholly or in part. */
-  async function restore (epoch: string, version: number, origin: string, runAtLength: Run): Promise<void> {
+  async function restore (found: FoundData, runAtLength: Run): Promise<void> {
+    const { epoch, version } = found
     const entries = everything()
-    const own = known()
-    const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version) || isAncestor({ epoch, version }, own)
+    const own = known.point
+    const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version) || isAncestor(found, own)
     const isWhole = notWhole.size === 0
-    const madeOf = originOf(!isLater ? { epoch, version, origin } : isWhole || own === null ? own : { ...own, version: 0 }) // so that others know more
-    const data = [randomBytes(8).toString('hex'), seen?.version ?? 0, madeOf, JSON.stringify(entries), isLater && isWhole ? 'all' : '']
+    const madeOf = originOf(!isLater ? found : isWhole || own === null ? own : { ...own, version: 0 }) // so that others know more
+    const data = [randomBytes(8).toString('hex'), known.version, madeOf, JSON.stringify(entries), isLater && isWhole ? 'all' : '']
     const restored = await runAtLength('restore', '', epoch, keys.channel, ...data)
     if (restored !== 1) return
-    if (entries.length === 0 && seen === null) log.info('Redis had no registry yet')
+    if (entries.length === 0 && known.epoch === undefined) log.info('Redis had no registry yet')
     else log.warn({ agents: entries.length }, `Redis had ${epoch === '' ? 'no' : 'an older'} registry; what is known here was written`)
   }
 
   /** Adds what is known here to other data, as far as that was made without it. @returns whether that is done */
-  async function merge (epoch: string, origin: string, runAtLength: Run): Promise<boolean> {
-    const own = known()
+  async function merge ({ epoch, origin }: FoundData, runAtLength: Run): Promise<boolean> {
+    const own = known.point
     const related = relationOf(own, origin)
     const relation = related === 'beyond' && notWhole.size > 0 ? 'beside' : related
     if (relation === 'within') return true
@@ -401,13 +339,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
   /** Sees whether a change was made that was not told here, or other data is there. */
   async function look (): Promise<void> {
-    const before = seen // messages may be faster than the answer
+    const before = { epoch: known.epoch, version: known.version } // messages may be faster than the answer
     const { epoch, version, origin } = await lookAt()
-    if (!isSynced || seen === null || before === null) return
+    if (!isSynced) return
     if (epoch !== before.epoch || version < before.version) return resync()
-    seenOrigin = origin
-    const isBehind = aheadAt > seen.version // since the last look, too
-    aheadAt = version > seen.version ? version : 0
+    known.isMadeOf(origin)
+    const isBehind = aheadAt > known.version // since the last look, too
+    aheadAt = version > known.version ? version : 0
     if (isBehind) subscription.renew()
   }
 
@@ -429,7 +367,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (over.length > 0 && over.every(({ isKept }) => isKept) && clock.now() - settledAt < lookMs) return
     settledAt = clock.now()
     if (over.length > 0) {
-      const left = await run('settle', '', seen!.epoch, keys.channel, ...over.map(({ key }) => key)) as string[]
+      const left = await run('settle', '', known.epoch!, keys.channel, ...over.map(({ key }) => key)) as string[]
       if (left[0] === 'other') return resync()
       for (const [index, { name, authority, key }] of over.entries()) {
         const leftMs = Number(left[index] || NaN)
@@ -442,16 +380,9 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
   /** An instance that drains leaves when no gateway has a request of it under way. */
   async function settleDrains (): Promise<void> {
-    const drained: Promise<unknown>[] = []
-    for (const { name, instances } of registry.agents()) {
-      for (const { host, port, runtime } of instances) {
-        if (!runtime.draining) continue
-        const authority = authorityOf(host, port)
-        if (!registry.isRegistered(name, authority)) continue
-        if (runtime.inFlight > 0) drained.push(run('busy', name, seen!.epoch, keys.channel, authority, gatewayId))
-        else drained.push(change('remove', name, 'drained', name, authority))
-      }
-    }
+    const drained = Array.from(drains.underWay(), ({ name, authority, isBusy }) => isBusy
+      ? run('busy', name, known.epoch!, keys.channel, authority, gatewayId)
+      : change('remove', name, 'drained', name, authority))
     await Promise.all(drained)
   }
 
@@ -471,7 +402,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   const subscription = createSubscription(client, { channels: [keys.channel], clock, log, onMessage: heard, onHearing: resync, onDeaf: () => { isSynced = false } })
 
   return {
-    get known () { return known() },
+    get known () { return known.point },
 
     get isAvailable () { return this.redis === 'ok' },
 
@@ -531,7 +462,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const { ttlMs } = instance.lease
       let answer: unknown
       try {
-        answer = await run('renew', name, seen!.epoch, keys.channel, `${name} ${authority}`, ttlMs)
+        answer = await run('renew', name, known.epoch!, keys.channel, `${name} ${authority}`, ttlMs)
         if (answer === 0) await refresh(name)
       } catch (error) {
         throw notKept(error)
@@ -547,7 +478,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const { name, authority, isShared } = instanceAt(nameOrAlias, id)
       if (isShared) {
         refuseUnsynced()
-        drainsAskedHere.add(leaseKey(name, authority))
+        drains.askedHere(name, authority)
         await change('drain', name, name, authority)
       }
       return await atAllWorkers('drain', name, id)

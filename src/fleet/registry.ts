@@ -8,8 +8,8 @@ import type { Agent } from './agent.ts'
 import type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
 import { authorityOf } from './authority.ts'
 import type { Instance, Lease } from './instance.ts'
-import { Lapses, leaseKey, surveyLeases } from './lapses.ts'
-import { definitionAt, fileOwners, forgetTime, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type ApiInstance, type Entry, type LayerAt } from './layers.ts'
+import { definitionAt, fileOwners, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type ApiInstance, type Entry, type LayerAt } from './layers.ts'
+import { Leases, type LeaseCount, type LeaseOver } from './leases.ts'
 import { nearestNames } from './nearest-names.ts'
 
 export type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
@@ -36,14 +36,6 @@ export interface RegistryLimits {
   readonly maxInstances?: number
 }
 
-/** Leases as they were found by the last look at them. */
-export interface LeaseCount {
-  /** Instances that have one, which may have run out. */
-  readonly leased: number
-  /** Instances that are kept although theirs ran out. */
-  readonly lapsed: number
-}
-
 /** An agent as gateways share it. */
 export type SharedAgent = Omit<RegistryState['agents'][number], 'instances'> & { readonly instances: readonly (SavedInstance & { readonly draining?: boolean })[] }
 
@@ -59,10 +51,7 @@ export class Registry {
   readonly #listeners = new Set<ChangeListener>()
   /** Who owns each name and alias of the file, also where a registration's aliases stand in for the file's just now. */
   #fileOwners: ReadonlyMap<string, string> = new Map()
-  readonly #lapses = new Lapses()
-  #leaseCount: LeaseCount = { leased: 0, lapsed: 0 }
-  /** Before this time nothing runs out: a lower bound, milliseconds since the epoch. */
-  #dueAt = Infinity
+  readonly #leases: Leases
   /** How many instances there are in all. */
   #instanceCount = 0
   /** Whether registrations changed without anybody who registers having asked for it. */
@@ -72,6 +61,7 @@ export class Registry {
   constructor (clock: Clock, limits: RegistryLimits = { maxAgents: 10_000, maxInstancesPerAgent: 1_000 }) {
     this.#clock = clock
     this.#limits = limits
+    this.#leases = new Leases(clock)
   }
 
   /** From now on; who is there already stays. */
@@ -212,12 +202,11 @@ export class Registry {
       instance = this.#instance(entry, id)
     }
     if (instance.lease === null) return instance
-    return this.#renew(entry, instance, this.#lease(instance.lease.ttlMs))
+    return this.#renew(entry, instance, this.#leases.begin(instance.lease.ttlMs))
   }
 
   /** The commonest change of all, so it replaces just this instance. */
   #renew (entry: Entry, instance: Instance, lease: Lease): Instance {
-    this.#dueAt = Math.min(this.#dueAt, lease.expiresAt)
     const renewed = { ...instance, lease }
     const authority = authorityOf(instance.host, instance.port)
     entry.api.instances.set(authority, { ...entry.api.instances.get(authority)!, lease })
@@ -284,7 +273,7 @@ export class Registry {
 
   /** How many leases expire() found. */
   get leaseCount (): LeaseCount {
-    return this.#leaseCount
+    return this.#leases.count
   }
 
   /**
@@ -310,11 +299,11 @@ export class Registry {
       const authority = authorityOf(host, port)
       const known = before.get(authority)
       const isSame = known !== undefined && known.lease?.ttlMs === ttlMs
-      const lease = ttlMs === undefined ? null : isSame ? known.lease : this.#lease(ttlMs)
+      const lease = ttlMs === undefined ? null : isSame ? known.lease : this.#leases.begin(ttlMs)
       entry.api.instances.set(authority, { host, port, ...others, trusted, lease })
       if (known !== undefined) continue
       entry.suppressed.delete(authority)
-      this.#lapses.forget(name, authority)
+      this.#leases.forgetLapse(name, authority)
     }
     this.#releaseNames(entry)
     const change = isRemoved && isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)
@@ -340,17 +329,8 @@ export class Registry {
   }
 
   /** The leases that are over as far as it is known here; others may know of a heartbeat. */
-  leasesOver (): { name: string, authority: string, key: string, isKept: boolean }[] {
-    const now = this.#clock.now()
-    if (now < this.#dueAt) return []
-    const over = []
-    for (const { name, api } of this.#entries.values()) {
-      for (const [authority, { lease }] of api.instances) {
-        if (lease === null || lease.expiresAt > now) continue
-        over.push({ name, authority, key: leaseKey(name, authority), isKept: lease.lapsedAt !== undefined })
-      }
-    }
-    return over
+  leasesOver (): LeaseOver[] {
+    return this.#leases.over(this.#entries)
   }
 
   /** Takes over what is left of a lease from who knows it. @returns the instance; undefined when it has no lease any more */
@@ -359,7 +339,7 @@ export class Registry {
     const registered = entry?.api.instances.get(authority)
     const instance = registered && entry?.built.get(originOf(registered.protocol, authority))
     if (entry === undefined || instance === undefined || !registered?.lease) return undefined
-    return this.#renew(entry, instance, { ttlMs: registered.lease.ttlMs, expiresAt: this.#clock.now() + leftMs })
+    return this.#renew(entry, instance, this.#leases.until(registered.lease.ttlMs, this.#clock.now() + leftMs))
   }
 
   /** What the registration API added, for keeping over a restart. */
@@ -456,49 +436,27 @@ export class Registry {
     const leaseMs = ttlMs ?? registered?.lease?.ttlMs
     entry.api.instances.set(authority, {
       ...definition,
-      lease: leaseMs === undefined ? null : this.#lease(leaseMs),
+      lease: leaseMs === undefined ? null : this.#leases.begin(leaseMs),
       // What the file says of it lasts only as long as the file says it.
       trusted: trusted || (registered !== undefined && registered.trusted && registered.protocol === definition.protocol)
     })
     entry.suppressed.delete(authority)
-    this.#lapses.forget(entry.name, authority)
+    this.#leases.forgetLapse(entry.name, authority)
     const built = entry.built.get(originOf(definition.protocol, authority))
     if (built !== undefined) built.runtime.draining = false
   }
 
   /** Decides about leases that ran out, and forgets agents that have been empty for long. @returns whether anything went */
   #lookAtLeases (keptByAll?: ReadonlySet<string>): boolean {
-    const now = this.#clock.now()
-    if (now < this.#dueAt) return false
-    this.#dueAt = Infinity
-    const changes: RegistryChange[] = []
-    const concerned: Entry[] = []
-    let [leased, over, gone, lapsed] = [0, 0, 0, 0]
-    for (const entry of this.#entries.values()) {
-      const survey = surveyLeases(entry, now)
-      leased += survey.leased
-      over += survey.over
-      if (survey.isConcerned) concerned.push(entry)
-      const forgetAt = forgetTime(entry)
-      this.#dueAt = Math.min(this.#dueAt, survey.dueAt, forgetAt > now ? forgetAt : Infinity)
-      if (forgetAt > now) continue
-      gone++
-      changes.push(this.#forget(entry))
-    }
-    this.#lapses.judge({ leased, over }, now)
-    for (const entry of concerned) {
-      const { dropped, marked, kept } = this.#lapses.settle(entry, now, keptByAll)
-      gone += dropped
-      lapsed += kept
-      if (dropped + marked === 0) continue
+    const look = this.#leases.look(this.#entries, keptByAll)
+    if (look === null) return false
+    const changes = look.forgotten.map(entry => this.#forget(entry))
+    for (const entry of look.changed) {
       this.#releaseNames(entry)
       changes.push(this.#rebuild(entry))
     }
-    this.#leaseCount = { leased: leased - over + lapsed, lapsed }
-    // For how long they are kept depends on what becomes of others, or others decide.
-    if (lapsed > 0 || (keptByAll !== undefined && over > 0)) this.#dueAt = now
     this.#publish(changes)
-    return gone > 0
+    return look.hasLost
   }
 
   #entry (nameOrAlias: string): Entry {
@@ -532,12 +490,6 @@ export class Registry {
     return new AgentNotFoundError(`No agent is registered as "${name.slice(0, 64)}"${hint}`, { nearest })
   }
 
-  #lease (ttlMs: number): Lease {
-    const lease = { ttlMs, expiresAt: this.#clock.now() + ttlMs }
-    this.#dueAt = Math.min(this.#dueAt, lease.expiresAt)
-    return lease
-  }
-
   #releaseNames (entry: Entry): void {
     for (const name of namesOf(entry)) {
       if (this.#names.get(name) === entry) this.#names.delete(name)
@@ -552,7 +504,7 @@ export class Registry {
     const agent = mergeLayers(entry, this.#clock.now())
     entry.agent = agent
     entry.emptySince = agent.instances.length > 0 ? null : entry.emptySince ?? this.#clock.now()
-    this.#dueAt = Math.min(this.#dueAt, forgetTime(entry))
+    this.#leases.watch(entry)
     this.#entries.set(entry.name, entry)
     for (const name of [agent.name, ...agent.aliases]) this.#names.set(name, entry)
     return this.#settle(entry, before.instances, agent.instances)

@@ -60,9 +60,13 @@ t.test('several workers without a Redis are refused, and the way out is named', 
 t.test('workers on a Redis', { skip: noRedis }, async t => {
   const redis = await startRedis(t)
 
-  await t.test('what one is told all serve when it is answered, and their figures are one answer', async t => {
-    const agent = await fakeAgent(t)
-    const { child, port, exited, said, printed } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '3'], { cwd: folderFor(t, redis, '') })
+  await t.test('what one is told all serve when it is answered, their figures are one answer, and a drain lets requests finish', async t => {
+    const held: (() => void)[] = []
+    const agent = await fakeAgent(t, (request, response) => {
+      if (request.url === '/slow') held.push(() => response.end('finished'))
+      else response.end()
+    })
+    const { child, port, exited, said, printed, until } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '3'], { cwd: folderFor(t, redis, '') })
     const before = await allServe(port, 3)
     t.same(before.processes!.map(({ worker }) => worker).sort(), [1, 2, 3])
     t.equal(new Set(before.processes!.map(({ pid }) => pid)).size, 3)
@@ -89,7 +93,13 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
     t.equal(said().match(/^Fleet Gateway on/gm)?.length, 1, 'it is said once')
     t.match(said(), /workers +3 processes on this port/)
 
+    const clients = await Promise.all([1, 2, 3, 4].map(() => rawClient(t, port)))
+    for (const client of clients) client.send('GET /api/planner-1/slow HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    while (held.length < clients.length) await once(agent.server, 'request')
     child.kill('SIGTERM')
+    await until(/^SIGTERM:/m)
+    for (const answer of held) answer()
+    for (const client of clients) t.match(await client.until(/finished/), /^HTTP\/1\.1 200/)
     t.equal(await exited, 0)
     t.equal(said().match(/^SIGTERM:/gm)?.length, 1)
     const lines = printed().trim().split('\n').map(line => JSON.parse(line) as { path: string })
@@ -106,9 +116,10 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
     t.same(answers.map(({ status }) => status), [200, 200, 200, 200, 429, 429, 429, 429, 429])
   })
 
-  await t.test('one that is killed costs its own requests alone, and another takes its place', async t => {
+  await t.test('one that is killed costs its own requests alone, and another takes its place; a reload is for all of them, and a folder is this gateway\'s alone', async t => {
     const agent = await fakeAgent(t)
-    const { port, until } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd: folderFor(t, redis, `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n`) })
+    const cwd = folderFor(t, redis, `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n`)
+    const { child, port, until, said } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd })
     await ask(port, '/registry/register', 'POST', { name: 'registered', host: agent.host, port: agent.port })
     const { processes } = await allServe(port, 2)
 
@@ -121,13 +132,6 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
       t.notOk(after.processes!.some(other => other.pid === pid))
       t.same(new Set((await manyTimes(() => ask(port, '/api/registered/x'))).map(({ status }) => status)), new Set([200]), 'the new one knows what was registered')
     }
-  })
-
-  await t.test('a reload is for all of them, and a folder is this gateway\'s alone', async t => {
-    const agent = await fakeAgent(t)
-    const cwd = folderFor(t, redis, 'agents: []\n')
-    const { child, port, said } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd })
-    await allServe(port, 2)
 
     await writeFile(join(cwd, 'fleet.yaml'), `redis: {url: '${redis.url}', keyPrefix: 'reload'}\nagents:\n  - {name: late, host: 127.0.0.1, port: ${agent.port}}\n`)
     child.kill('SIGHUP')
@@ -149,38 +153,26 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
     t.equal(second.said().match(/is in use/g)?.length, 1)
   })
 
-  await t.test('a second signal ends them at once, and a drain lets requests finish', async t => {
-    const held: (() => void)[] = []
-    const agent = await fakeAgent(t, (request, response) => { held.push(() => response.end('finished')) })
-    const place = { cwd: folderFor(t, redis, `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n`) }
-    const { child, port, exited, until } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], place)
+  await t.test('a second signal ends them at once', async t => {
+    const agent = await fakeAgent(t, () => {})
+    const { child, port, exited, until } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd: folderFor(t, redis, `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n`) })
     await allServe(port, 2)
-    const clients = await Promise.all([1, 2, 3, 4].map(() => rawClient(t, port)))
-    for (const client of clients) client.send('GET /api/a/slow HTTP/1.1\r\nHost: localhost\r\n\r\n')
-    while (held.length < clients.length) await once(agent.server, 'request')
-
-    child.kill('SIGTERM')
-    await until(/^SIGTERM:/m)
-    for (const answer of held) answer()
-    for (const client of clients) t.match(await client.until(/finished/), /^HTTP\/1\.1 200/)
-    t.equal(await exited, 0)
-
-    const hung = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd: folderFor(t, redis, 'server: {drainTimeout: 0s}\n') })
-    const { processes } = await allServe(hung.port, 2)
-    process.kill(processes!.find(({ worker }) => worker === 2)!.pid!, 'SIGSTOP')
-    hung.child.kill('SIGTERM')
-    t.equal(await hung.exited, 137)
-    t.match(hung.said(), /Worker 2 .* does not end, and is killed/)
-
-    const again = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], place)
-    await allServe(again.port, 2)
-    const stuck = await rawClient(t, again.port)
+    const stuck = await rawClient(t, port)
     stuck.send('GET /api/a/stuck HTTP/1.1\r\nHost: localhost\r\n\r\n')
     await once(agent.server, 'request')
-    again.child.kill('SIGINT')
-    await again.until(/^SIGINT:/m)
-    const impatience = setInterval(() => again.child.kill('SIGINT'), 100)
-    t.equal(await again.exited, 130)
+    child.kill('SIGINT')
+    await until(/^SIGINT:/m)
+    const impatience = setInterval(() => child.kill('SIGINT'), 100)
+    t.equal(await exited, 130)
     clearInterval(impatience)
+  })
+
+  await t.test('one that hangs keeps the others from ending no longer than a drain may take', async t => {
+    const { child, port, exited, said } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd: folderFor(t, redis, 'server: {drainTimeout: 0s}\n') })
+    const { processes } = await allServe(port, 2)
+    process.kill(processes!.find(({ worker }) => worker === 2)!.pid!, 'SIGSTOP')
+    child.kill('SIGTERM')
+    t.equal(await exited, 137)
+    t.match(said(), /Worker 2 .* does not end, and is killed/)
   })
 })
