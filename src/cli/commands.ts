@@ -36,7 +36,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: 'test',
-    about: 'test the gateway, the token, and every instance through the gateway; exit 1 when something fails',
+    about: 'test the gateway, the token, whether what runs is what fleet.yaml says, and every instance through the gateway; exit 1 when something fails',
     load: async () => (await import('./test.ts')).testCommand
   },
   {
