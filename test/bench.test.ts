@@ -9,6 +9,7 @@ import { text } from 'node:stream/consumers'
 import { setImmediate } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { unmeasured } from './helpers/unmeasured.ts'
 
 const folder = new URL('../bench/', import.meta.url)
 /** The benchmark is plain JavaScript without declarations. */
@@ -255,9 +256,8 @@ t.test('a document with another build says which it is and how its figures are t
 /** Runs the benchmark with the tools of its own, as where nothing is installed; its temporary files have a folder of their own. */
 function bench (t: Test, args: readonly string[], files: Record<string, string> = {}) {
   const temporary = join(t.testdir({ ...files, temporary: {} }), 'temporary')
-  const { NODE_OPTIONS, ...env } = process.env // its processes are not measured for coverage
-  const child = spawn(process.execPath, [fileURLToPath(new URL('bench.js', folder)), '--own-tools', '--no-build', ...args], {
-    env: { ...env, TMPDIR: temporary }, stdio: ['ignore', 'pipe', 'pipe']
+  const child = spawn(...unmeasured(process.execPath, fileURLToPath(new URL('bench.js', folder)), '--own-tools', '--no-build', ...args), {
+    env: { ...process.env, TMPDIR: temporary }, stdio: ['ignore', 'pipe', 'pipe']
   })
   t.teardown(() => { child.kill('SIGTERM') })
   return { child, closed: once(child, 'close') as Promise<[number | null]>, leftovers: () => readdirSync(temporary) }
@@ -273,10 +273,9 @@ t.test('at a constant rate a request counts from when it was due, however late t
   }).listen(0, '127.0.0.1')
   t.teardown(() => server.close())
   await once(server, 'listening')
-  const { NODE_OPTIONS, ...env } = process.env
   const task = { port: (server.address() as AddressInfo).port, rate: 100, seconds: 1, paths: ['/'], headers: {} }
 
-  const generator = spawn(process.execPath, [fileURLToPath(new URL('load.js', folder)), JSON.stringify(task)], { env, stdio: ['ignore', 'pipe', 'inherit'] })
+  const generator = spawn(...unmeasured(process.execPath, fileURLToPath(new URL('load.js', folder)), JSON.stringify(task)), { stdio: ['ignore', 'pipe', 'inherit'] })
   const { answered, p99 } = JSON.parse(await text(generator.stdout))
 
   t.equal(answered, 100)

@@ -6,6 +6,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import { unmeasured } from './helpers/unmeasured.ts'
 
 // Six processes start three times over, on a machine that may be busy with other tests.
 t.setTimeout(120_000)
@@ -26,7 +27,7 @@ interface Demo {
 /** Starts the demo in a process group of its own, with a folder of its own for temporary files; ends it with the test. */
 function startDemo (t: Test, args: readonly string[], env: NodeJS.ProcessEnv = {}): Demo {
   const temporary = t.testdir({})
-  const child = spawn(process.execPath, [join(root, 'examples/demo.js'), ...args], {
+  const child = spawn(...unmeasured(process.execPath, join(root, 'examples/demo.js'), ...args), {
     cwd: root, detached: true, env: { ...process.env, FLEET_SECRET: '', ...env, TMPDIR: temporary }, stdio: ['ignore', 'pipe', 'pipe']
   })
   const closed = once(child, 'close')

@@ -10,6 +10,7 @@ import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { loadConfig } from '../src/config.ts'
+import { unmeasured } from './helpers/unmeasured.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const run = promisify(execFile)
@@ -23,7 +24,7 @@ interface Example {
 
 /** Starts an example agent on a free port, and ends it with the test. */
 async function startAgent (t: Test, name: string, env: NodeJS.ProcessEnv = {}): Promise<Example> {
-  const child = spawn(process.execPath, [join(root, 'examples/agents', `${name}.js`)], {
+  const child = spawn(...unmeasured(process.execPath, join(root, 'examples/agents', `${name}.js`)), {
     env: { ...process.env, ...env, PORT: '0', HOST: '127.0.0.1' },
     stdio: ['ignore', 'pipe', 'inherit']
   })

@@ -15,6 +15,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { WebSocket } from 'ws'
+import { unmeasured } from './helpers/unmeasured.ts'
 
 // Packages are fetched, on a machine that may be busy with other tests.
 t.setTimeout(300_000)
@@ -44,7 +45,7 @@ async function install (name: string, packages: readonly string[], options: read
   // For each package in turn, so that longer pauses would outlast the test.
   const retries = ['--fetch-retry-mintimeout=500', '--fetch-retry-maxtimeout=2000', `--fetch-retries=${env['CI'] === 'true' ? 2 : 0}`]
   try {
-    await run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', ...retries, ...options, ...packages], { cwd: project, env })
+    await run(...unmeasured('npm', 'install', '--prefer-offline', '--no-audit', '--no-fund', ...retries, ...options, ...packages), { cwd: project, env })
     return project
   } catch (error) {
     const { stderr = '' } = error as RunError
@@ -54,7 +55,7 @@ async function install (name: string, packages: readonly string[], options: read
 }
 
 async function pack (): Promise<string> {
-  const { stdout } = await run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], { cwd: root, env, maxBuffer: 16 * 1024 * 1024 })
+  const { stdout } = await run(...unmeasured('npm', 'pack', '--json', '--ignore-scripts', '--pack-destination', folder), { cwd: root, env, maxBuffer: 16 * 1024 * 1024 })
   return join(folder, (JSON.parse(stdout) as [{ filename: string }])[0].filename)
 }
 
@@ -77,13 +78,13 @@ if (project !== undefined) testInstalled(project)
 
 function testInstalled (project: string): void {
   t.test('there is one Fastify in the tree, the host\'s', async t => {
-    const { stdout } = await run('npm', ['ls', '--all', '--parseable', '--long', 'fastify'], { cwd: project, env })
+    const { stdout } = await run(...unmeasured('npm', 'ls', '--all', '--parseable', '--long', 'fastify'), { cwd: project, env })
 
     t.same(stdout.trim().split('\n'), [`${join(project, 'node_modules/fastify')}:fastify@${lowestFastify}`])
   })
 
   t.test('the program is there', async t => {
-    t.equal((await run('npx', ['--no-install', 'fleet-gateway', '--version'], { cwd: project, env })).stdout, `${manifest.version}\n`)
+    t.equal((await run(...unmeasured('npx', '--no-install', 'fleet-gateway', '--version'), { cwd: project, env })).stdout, `${manifest.version}\n`)
   })
 
   t.test('the types hold for ES modules, CommonJS and bundlers, those of the libraries they stand on included', async t => {
@@ -164,7 +165,7 @@ export async function main (): Promise<string[]> {
     if (alone === undefined) return t.plan(0, 'there is no package registry to install from')
     const said = /(\d+) packages, ([\d,]+) KiB/.exec(readFileSync(join(root, 'docs/dependencies.md'), 'utf8')) ?? []
     const [saidPackages = NaN, saidKiB = NaN] = said.slice(1).map(figure => Number(figure.replace(',', '')))
-    const { stdout } = await run('npm', ['ls', '--all', '--parseable'], { cwd: alone, env })
+    const { stdout } = await run(...unmeasured('npm', 'ls', '--all', '--parseable'), { cwd: alone, env })
     const packages = stdout.trim().split('\n').length - 1
     const kib = await sizeOf(join(alone, 'node_modules')) / 1024
 
@@ -188,7 +189,7 @@ async function sizeOf (folder: string): Promise<number> {
 async function compile (project: string, files: readonly string[], options: readonly string[]): Promise<{ code?: number, stdout: string }> {
   const compiler = join(root, 'node_modules/typescript/bin/tsc')
   const strictly = ['--strict', '--target', 'ES2023', '--lib', 'ES2023', '--types', 'node', '--skipLibCheck', 'false', '--pretty', 'false']
-  return await run(process.execPath, [compiler, ...strictly, ...options, ...files], { cwd: project, env })
+  return await run(...unmeasured(process.execPath, compiler, ...strictly, ...options, ...files), { cwd: project, env })
     .catch((error: unknown) => error as { code: number, stdout: string })
 }
 
@@ -202,7 +203,7 @@ interface Example {
 
 /** Starts an example on a free port, and ends it with the test. */
 async function startExample (t: Test, project: string, args: readonly string[]): Promise<Example> {
-  const child = spawn(process.execPath, args, { cwd: project, env: { ...env, PORT: '0', FLEET_SECRET: 'a-secret-of-tests' }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, ...args), { cwd: project, env: { ...env, PORT: '0', FLEET_SECRET: 'a-secret-of-tests' }, stdio: ['ignore', 'pipe', 'pipe'] })
   const closed = once(child, 'close') as Promise<[number | null, NodeJS.Signals]>
   const errors = text(child.stderr)
   t.teardown(async () => {

@@ -5,11 +5,11 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { noRedis } from './helpers/redis-server.ts'
+import { unmeasured } from './helpers/unmeasured.ts'
 
 /** Runs a program of the soak to its end, and shows what it printed if that is no good one. */
 async function run (t: Test, program: string, ...args: string[]): Promise<string> {
-  const { NODE_OPTIONS, ...env } = process.env // its many processes are not measured for coverage
-  const child = spawn(process.execPath, [fileURLToPath(new URL(`soak/${program}`, import.meta.url)), ...args], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, fileURLToPath(new URL(`soak/${program}`, import.meta.url)), ...args), { stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => { child.kill('SIGTERM') })
   const [printed, complaints, [code]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close') as Promise<[number | null]>])
   t.equal(code, 0, printed)

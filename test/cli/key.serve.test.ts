@@ -10,6 +10,7 @@ import { WebSocket, WebSocketServer } from 'ws'
 import { run } from '../../src/cli/program.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeIo } from '../helpers/fake-io.ts'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 /** As `npm test` has built it. */
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
@@ -18,7 +19,7 @@ const environment = (more: Record<string, string>) => ({ ...process.env, FLEET_S
 
 /** A running `serve` in a folder, and commands that are run beside it. */
 async function serving (t: Test, cwd: string, env: Record<string, string> = {}) {
-  const child = spawn(process.execPath, [main, 'serve', '--port', '0'], { cwd, env: environment(env), stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, main, 'serve', '--port', '0'), { cwd, env: environment(env), stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => { child.kill('SIGKILL') })
   let said = ''
   const waiting = new Set<() => void>()

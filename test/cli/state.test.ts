@@ -9,6 +9,7 @@ import { json } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { createGateway } from '../../src/gateway.ts'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 /** As `npm test` has built it. */
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
@@ -22,8 +23,9 @@ interface Place {
 
 /** Starts `serve`, which asks for no token, on a free port. */
 function launch (t: Test, { cwd, through = [], uid }: Place) {
-  // What tap measures in processes is written by them, too, and must not count here; it is put into whatever environment they are given.
-  const [program = '', ...args] = [...through, 'env', '-u', 'NODE_OPTIONS', '-u', 'NODE_V8_COVERAGE', process.execPath, main, 'serve', '--port', '0', '--no-auth', '--no-rate-limit']
+  // What tap measures in processes is written by them, too, and must not count here.
+  const [env, words] = unmeasured(process.execPath, main, 'serve', '--port', '0', '--no-auth', '--no-rate-limit')
+  const [program = '', ...args] = [...through, env, ...words]
   const child = spawn(program, args, { cwd, stdio: ['ignore', 'ignore', 'pipe'], ...(uid !== undefined && { uid, gid: uid }) })
   t.teardown(() => { child.kill('SIGKILL') })
   let said = ''

@@ -11,6 +11,7 @@ import { certificates, withoutOpenssl, type Issued } from '../helpers/certificat
 import { fakeIo } from '../helpers/fake-io.ts'
 import { startGateway } from '../helpers/build-gateway.ts'
 import { tlsAgent } from '../helpers/tls-agent.ts'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 const options = { skip: withoutOpenssl }
 
@@ -23,7 +24,7 @@ interface Ended { code: number, stdout: string, stderr: string }
 
 function command (cwd: string, args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
   return new Promise(resolve => {
-    execFile(process.execPath, [main, ...args], { cwd, env: { ...inherited, FLEET_SECRET: secret, ...env }, timeout: 60_000 }, (error, stdout, stderr) => {
+    execFile(...unmeasured(process.execPath, main, ...args), { cwd, env: { ...inherited, FLEET_SECRET: secret, ...env }, timeout: 60_000 }, (error, stdout, stderr) => {
       resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr })
     })
   })
@@ -35,7 +36,7 @@ function fleetYaml ({ certFile, keyFile }: Pick<Issued, 'certFile' | 'keyFile'>,
 
 /** Starts `serve` in a folder and waits until it says what to try. */
 async function serve (t: Test, cwd: string) {
-  const child = spawn(process.execPath, [main, 'serve'], { cwd, env: { ...inherited, FLEET_SECRET: secret }, stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, main, 'serve'), { cwd, env: { ...inherited, FLEET_SECRET: secret }, stdio: ['ignore', 'ignore', 'pipe'] })
   t.teardown(() => { child.kill('SIGKILL') })
   let said = ''
   const saying = (pattern: RegExp) => new Promise<RegExpExecArray>((resolve, reject) => {

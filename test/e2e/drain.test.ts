@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { fakeAgent, type FakeAgent } from '../helpers/fake-agent.ts'
 import { rawClient } from '../helpers/raw-client.ts'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 /** As `npm test` has built it. */
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
@@ -22,7 +23,7 @@ interface Running {
 
 function launch (t: Test, yaml: string): Running {
   const cwd = t.testdir({ 'fleet.yaml': yaml })
-  const child = spawn(process.execPath, [main, 'serve', '--port', '0', '--no-auth'], { cwd, stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, main, 'serve', '--port', '0', '--no-auth'), { cwd, stdio: ['ignore', 'ignore', 'pipe'] })
   t.teardown(() => { child.kill('SIGKILL') })
   let said = ''
   child.stderr.on('data', (chunk: Buffer) => { said += chunk.toString() })

@@ -12,6 +12,7 @@ import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { writeShims } from './command-shims.ts'
 import { deadPort } from './fake-agent.ts'
+import { unmeasured } from './unmeasured.ts'
 
 export const packageRoot = fileURLToPath(new URL('../..', import.meta.url))
 
@@ -53,7 +54,7 @@ export interface DocumentPlace {
 export async function startAgents (t: Test): Promise<Ports> {
   const ports = new Map<number, number>()
   for (const [file, port] of exampleAgents) {
-    const child = spawn(process.execPath, [join(packageRoot, 'examples/agents', `${file}.js`)], { env: { ...bareEnvironment(), PORT: '0', HOST: '127.0.0.1', REPO: packageRoot }, stdio: ['ignore', 'pipe', 'inherit'] })
+    const child = spawn(...unmeasured(process.execPath, join(packageRoot, 'examples/agents', `${file}.js`)), { env: { ...bareEnvironment(), PORT: '0', HOST: '127.0.0.1', REPO: packageRoot }, stdio: ['ignore', 'pipe', 'inherit'] })
     endWith(t, child)
     ports.set(port, Number((await printed(child, /listening on http:\/\/\S+:(\d+)/))[1]))
   }
@@ -115,7 +116,7 @@ function makeFolder (t: Test): string {
 /** Its audit log goes to `audit.log`, what it says to `gateway.log`. */
 async function startGateway (t: Test, folder: string, env: Record<string, string>): Promise<void> {
   const auditLog = openSync(join(folder, 'audit.log'), 'a')
-  const gateway = spawn(process.execPath, [main, 'serve'], { cwd: folder, env, stdio: ['ignore', auditLog, 'pipe'] })
+  const gateway = spawn(...unmeasured(process.execPath, main, 'serve'), { cwd: folder, env, stdio: ['ignore', auditLog, 'pipe'] })
   closeSync(auditLog)
   endWith(t, gateway)
   gateway.stderr!.pipe(createWriteStream(join(folder, 'gateway.log'), { flags: 'a' }))

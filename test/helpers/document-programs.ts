@@ -12,6 +12,7 @@ import type { Test } from 'tap'
 import ts from 'typescript'
 import { endWith, packageRoot, type DocumentPlace } from './document-fleet.ts'
 import type { Block } from './markdown-blocks.ts'
+import { unmeasured } from './unmeasured.ts'
 
 /** A program that came as far as it goes: it ended well, it serves, or it has printed something and waits. */
 export interface RunningProgram {
@@ -38,7 +39,7 @@ export function writeProgram (block: Block, { folder, localized }: DocumentPlace
 
 /** Runs a program as far as it goes. @throws Error when it ends badly */
 export async function runProgram (t: Test, file: string, { folder, env, applicationPort }: DocumentPlace): Promise<RunningProgram> {
-  const child = spawn(process.execPath, [runnable(file)], { cwd: folder, env: { ...env, PORT: String(applicationPort) }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, runnable(file)), { cwd: folder, env: { ...env, PORT: String(applicationPort) }, stdio: ['ignore', 'pipe', 'pipe'] })
   endWith(t, child)
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => { output += chunk.toString() })

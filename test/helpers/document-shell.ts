@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
 import type { Test } from 'tap'
 import { headsVariable } from './command-shims.ts'
+import { unmeasured } from './unmeasured.ts'
 
 /** What came of a command. */
 export interface CommandResult {
@@ -48,7 +49,7 @@ export class DocumentShell {
     this.#scratch = join(folder, 'home/commands')
     mkdirSync(this.#heads, { recursive: true })
     // Detached is a group of its own, so that what a command leaves in the background can be found.
-    this.#bash = spawn('bash', ['--noprofile', '--norc'], {
+    this.#bash = spawn(...unmeasured('bash', '--noprofile', '--norc'), {
       cwd: folder, detached: true, env: { ...env, [headsVariable]: this.#heads }, stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe']
     })
     this.#answers = createInterface(this.#pipe(3))[Symbol.asyncIterator]()

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import type { Canaries } from './canaries.ts'
 import { deadPort, fakeAgent, rawAgent } from './fake-agent.ts'
+import { unmeasured } from './unmeasured.ts'
 
 /** As `npm test` has built it. */
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
@@ -18,7 +19,7 @@ interface Running { readonly child: ChildProcess, readonly port: number, readonl
 
 /** `serve` as a process of its own; what it prints is gathered. */
 export async function serve (t: Test, net: Canaries, args: readonly string[], cwd: string, env: Record<string, string> = {}): Promise<Running> {
-  const child = spawn(process.execPath, [main, 'serve', '--port', '0', ...args], { cwd, env: { ...process.env, FLEET_SECRET: '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(...unmeasured(process.execPath, main, 'serve', '--port', '0', ...args), { cwd, env: { ...process.env, FLEET_SECRET: '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => { child.kill('SIGKILL') })
   let said = ''
   child.stdout.on('data', (chunk: Buffer) => net.gather('standard output', chunk))
