@@ -77,9 +77,10 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
   const registry = new Registry(clock, limitsFor(maxAgents))
   const stateFile = stateDir === undefined ? null : isKeptByOther ? createStateReader(stateDir, fastify.log) : createStateFile(stateDir, fastify.log)
 
+  const isShared = fastify.hasDecorator('redis') && fastify.redis.enabled
   const saved = await stateFile?.load({ ...(allowedHosts && { allowedHosts }) })
   if (saved) {
-    const { skipped } = registry.importState(saved.state)
+    const { skipped } = registry.importState(isShared ? saved.state : withoutDrained(saved.state))
     for (const reason of [...saved.skipped, ...skipped]) fastify.log.warn(`Left out of the kept registrations: ${reason}`)
   }
 
@@ -87,7 +88,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
   let retryAt: number | null = null
 
   /** Registrations that other gateways have as well; null for those of this one. */
-  const shared = fastify.hasDecorator('redis') && fastify.redis.enabled
+  const shared = isShared
     ? shareRegistrations({
       redis: fastify.redis,
       registry,
@@ -193,6 +194,11 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     if (changedAt !== null) await write().catch(() => {}) // it is in the log of earlier tries
     await stateFile?.close()
   })
+}
+
+/** What drained at a gateway of its own has no request under way any more when that has ended. */
+function withoutDrained ({ agents, ...state }: RegistryState): RegistryState {
+  return { ...state, agents: agents.map(agent => ({ ...agent, instances: agent.instances.filter(({ draining }) => draining !== true) })) }
 }
 
 export { RegistryOptions, type Registrations }

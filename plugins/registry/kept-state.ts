@@ -44,7 +44,8 @@ const KeptInstance = Type.Object({
   protocol: Type.Optional(Type.Union([Type.Literal('http'), Type.Literal('https')], { errorMessage: 'must be "http" or "https"' })),
   weight: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
   trusted: Type.Optional(Type.Boolean()),
-  ttlMs: Type.Optional(Type.Integer({ minimum: 1_000, maximum: 30 * 86_400_000 }))
+  ttlMs: Type.Optional(Type.Integer({ minimum: 1_000, maximum: 30 * 86_400_000 })),
+  draining: Type.Optional(Type.Boolean())
 }, strict)
 
 const nameForm = new RegExp(namePattern)

@@ -50,7 +50,17 @@ export function ownRegistrations (registry: Registry, save: () => Promise<void>)
       return registered
     },
     async heartbeat (name, id) { return registry.heartbeat(name, id) },
-    async drain (name, id) { return registry.drain(name, id) },
+    async drain (name, id) {
+      const { runtime: { draining: wasDraining } } = registry.instance(name, id)
+      const instance = registry.drain(name, id)
+      try {
+        await save()
+      } catch (error) { // after a restart it would serve again
+        instance.runtime.draining = wasDraining
+        throw error
+      }
+      return instance
+    },
     endsDrainOf: () => false,
     async removeAgent (nameOrAlias) {
       const removed = registry.removeAgent(nameOrAlias)

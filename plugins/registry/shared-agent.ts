@@ -28,12 +28,12 @@ export function settingFields ({ name, aliases, metadata, policy = {} }: Pick<Re
   ]
 }
 
-export function instanceFields (instance: KeptInstance): Fields {
+/** That it drains is a field of its own. */
+export function instanceFields ({ draining: _, ...instance }: KeptInstance): Fields {
   return [`i:${authorityOf(instance.host, instance.port)}`, JSON.stringify(instance)]
 }
 
-/** @param drains whether the instance at an authority drains */
-export function entryOf (agent: KeptAgent, drains: (authority: string) => boolean): AgentEntry {
+export function entryOf (agent: KeptAgent): AgentEntry {
   const authorities = agent.instances.map(({ host, port }) => authorityOf(host, port))
   return {
     name: agent.name,
@@ -41,7 +41,7 @@ export function entryOf (agent: KeptAgent, drains: (authority: string) => boolea
     fields: [
       ...settingFields(agent),
       ...agent.instances.flatMap(instanceFields),
-      ...authorities.filter(drains).flatMap(authority => [`d:${authority}`, '0'])
+      ...agent.instances.flatMap(({ draining }, index) => draining === true ? [`d:${authorities[index]!}`, '0'] : [])
     ],
     leases: agent.instances.flatMap(({ ttlMs }, index) => ttlMs === undefined ? [] : [authorities[index]!, ttlMs])
   }

@@ -330,11 +330,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   }
 
   function everything () {
-    return registry.exportState().agents.map(agent => {
-      const draining = registry.find(agent.name)?.instances.filter(({ runtime }) => runtime.draining)
-      const drains = new Set(draining?.map(({ host, port }) => authorityOf(host, port)))
-      return entryOf(agent, authority => drains.has(authority))
-    })
+    return registry.exportState().agents.map(entryOf)
   }
 
   /** Sees whether a change was made that was not told here, or other data is there. */

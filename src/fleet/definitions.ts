@@ -67,6 +67,8 @@ export interface Registration {
 export interface SavedInstance extends InstanceDefinition {
   readonly trusted?: boolean
   readonly ttlMs?: number
+  /** It is on its way out. */
+  readonly draining?: boolean
 }
 
 /** What the registration API added, in a form that JSON can hold. */

@@ -37,7 +37,7 @@ export interface RegistryLimits {
 }
 
 /** An agent as gateways share it. */
-export type SharedAgent = Omit<RegistryState['agents'][number], 'instances'> & { readonly instances: readonly (SavedInstance & { readonly draining?: boolean })[] }
+export type SharedAgent = RegistryState['agents'][number]
 
 type ChangeListener = (change: RegistryChange) => void
 
@@ -345,9 +345,12 @@ export class Registry {
   /** What the registration API added, for keeping over a restart. */
   exportState (): RegistryState {
     const agents = []
-    for (const { name, api } of this.#entries.values()) {
+    for (const { name, api, built } of this.#entries.values()) {
       if (api.instances.size === 0) continue
-      const instances = [...api.instances.values()].map(savedOf)
+      const instances = Array.from(api.instances, ([authority, registered]) => ({
+        ...savedOf(registered),
+        ...(built.get(originOf(registered.protocol, authority))?.runtime.draining === true && { draining: true })
+      }))
       agents.push({ name, ...settingsOf(api), instances })
     }
     return { version: 1, agents }
@@ -404,7 +407,12 @@ export class Registry {
       }
     }
     this.#releaseNames(entry)
-    return this.#rebuild(entry)
+    const change = this.#rebuild(entry)
+    for (const { host, port, protocol, draining } of instances) {
+      const instance = entry.built.get(originOf(protocol, authorityOf(host, port)))
+      if (instance !== undefined && draining === true) instance.runtime.draining = true
+    }
+    return change
   }
 
   /** @throws NameConflictError when a name of the registration belongs to another agent */

@@ -2,8 +2,10 @@
  * What gateways that share a Redis make of two failures at once: its data is gone, or a line to it is, and not all of them know the same. What was
  * acknowledged stays, what was removed stays away.
  */
+import { once } from 'node:events'
 import t, { type Test } from 'tap'
 import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { fakeAgent } from '../helpers/fake-agent.ts'
 import { noRedis, startRedis } from '../helpers/redis-server.ts'
 import { ask, cutter, gatewaysOn, ports, register, until } from '../helpers/sharing-gateways.ts'
 
@@ -182,4 +184,34 @@ t.test('a gateway that was stopped for long brings nobody back', { skip: noRedis
   const again = await startGateway(t, { ...options, registry: { stateDir } })
 
   for (const gateway of [stays, again]) t.same(['leaves', 'stays', 'late'].map(name => ports(gateway, name)), [[], [32_052], [32_053]])
+})
+
+t.test('who drains leaves, also when a gateway that has restarted writes the lost data again', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+  const line = await cutter(t, redis)
+  const held: (() => void)[] = []
+  const agent = await fakeAgent(t, (_request, response) => { held.push(() => response.end('done')) })
+  const options = { ...unprobed, redis: { url: redis.url }, registry: { stateDir: t.testdir() } }
+  const stays = await startGateway(t, { ...unprobed, redis: { url: line.url } })
+  const stopped = await startGateway(t, options)
+  const { body: { instance: { id } } } = await register(stays, { name: 'leaves', host: agent.host, port: agent.port })
+  await until(() => ports(stopped, 'leaves').length === 1, 'both have it')
+  const drains = (gateway: ListeningGateway) => gateway.registry.find('leaves')?.instances[0]?.runtime.draining
+  const pending = fetch(`${stays.origin}/api/leaves/x`)
+  await once(agent.server, 'request')
+  await ask(stays, 'DELETE', `/registry/leaves/instances/${id}?drain=true`)
+  await until(() => drains(stopped) === true, 'the other has heard of it')
+  await stopped.close()
+  await line.cut()
+  await until(() => !stays.redis.isUp, 'it is cut off')
+
+  await redis.restart({ empty: true })
+  const again = await startGateway(t, options)
+  await until(() => again.registrations.isAvailable, 'it has written what it knew')
+  t.not(drains(again), false, 'it drains, or is gone')
+  held[0]!()
+  t.equal(await (await pending).text(), 'done')
+  await line.mend()
+
+  for (const gateway of [stays, again]) await until(() => gateway.registrations.isAvailable && ports(gateway, 'leaves').length === 0, 'it is gone')
 })

@@ -105,6 +105,20 @@ t.test('registrations survive a restart, with one full lease', async t => {
   t.same(after.registry.exportState(), state)
 })
 
+t.test('that an instance drains is kept, until it is registered again', async t => {
+  const { registry } = build()
+  const drained = [9001, 9002].map(port => registry.register(at(port)).instance)
+  for (const { id } of drained) registry.drain('planner', id)
+  registry.register(at(9002))
+  const state = JSON.parse(JSON.stringify(registry.exportState()))
+
+  const { registry: after } = build()
+  after.importState(state)
+
+  t.same(after.get('planner').instances.map(({ port, runtime }) => [port, runtime.draining]), [[9001, true], [9002, false]])
+  t.same(after.exportState(), state)
+})
+
 t.test('what can not be taken back after a restart is named, and the rest is taken', async t => {
   const before = build()
   before.registry.register(at(9001, { aliases: ['git'] }))

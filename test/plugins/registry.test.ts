@@ -45,6 +45,22 @@ t.test('what was registered is there again after a restart', async t => {
   t.same(logged, [])
 })
 
+t.test('what was told to drain does not serve again after a restart', async t => {
+  const stateDir = join(t.testdir({}), '.fleet')
+  const { app: first } = await appWith(t, { stateDir })
+  first.registry.register({ ...planner, name: 'coder' })
+  const { instance } = first.registry.register(planner)
+  first.registry.register({ ...planner, port: 8502 })
+  await first.registrations.drain('coder', first.registry.get('coder').instances[0]!.id)
+  await first.registrations.drain('planner', instance.id)
+  await first.close()
+
+  const { app: second, logged } = await appWith(t, { stateDir })
+
+  t.same([...second.registry.agents()].map(({ name, instances }) => [name, instances.map(({ port }) => port)]), [['planner', [8502]]])
+  t.same(logged, [])
+})
+
 t.test('a leased instance gets one full ttl by a restart', async t => {
   const stateDir = join(t.testdir({}), '.fleet')
   const clock = fakeClock()
