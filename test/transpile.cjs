@@ -13,7 +13,7 @@ const folder = join(__dirname, '../.tap/transpiled')
 exports.create = ({ service: { config } }) => {
   /** All files are ECMAScript modules, as package.json has it. */
   const compilerOptions = { ...config.options, module: ts.ModuleKind.ESNext }
-  const common = JSON.stringify([ts.version, compilerOptions])
+  const common = JSON.stringify([ts.version, compilerOptions, readFileSync(__filename, 'utf8')])
   mkdirSync(folder, { recursive: true })
 
   return {
@@ -24,7 +24,8 @@ exports.create = ({ service: { config } }) => {
       } catch {
         // nobody has needed it yet
       }
-      const { outputText, sourceMapText } = ts.transpileModule(input, { fileName, compilerOptions })
+      const { outputText, sourceMapText, diagnostics } = ts.transpileModule(input, { fileName, compilerOptions, reportDiagnostics: true })
+      if (diagnostics.length > 0) return { outputText, sourceMapText, diagnostics }
       const own = `${file}.${process.pid}`
       writeFileSync(own, JSON.stringify({ outputText, sourceMapText }))
       renameSync(own, file) // others may be writing the same

@@ -90,7 +90,9 @@ const revocationsPlugin: FastifyPluginAsync<RevocationsPluginOptions> = async (f
   // Each worker writes all that it knows into the same file, so each has to know it.
   if (fastify.hasDecorator('peers')) {
     fastify.peers.answer('revocations', detail => {
+      const before = tokens.size
       tokens.add(detail as Revocation[])
+      if (tokens.size > before) keepInTime() // what this one is writing may lack it, and be written last
       return [...tokens]
     })
     // What was revoked since the file was read.
@@ -115,7 +117,7 @@ const revocationsPlugin: FastifyPluginAsync<RevocationsPluginOptions> = async (f
     async revoke (id, digests) {
       const revoked = digests.map(digest => tokens.find(digest) ?? { digest, id, at: clock.now() })
       tokens.add(revoked)
-      const [kept, told] = await Promise.allSettled([keep(), shared?.tell(revoked), askWorkers(revoked)])
+      const [kept, told] = await Promise.allSettled([askWorkers(revoked).then(keep), shared?.tell(revoked)])
       if (kept.status === 'rejected' || told.status === 'rejected') throw notKept(id, kept, told)
     },
     onRevoked: listener => tokens.onAdded(listener)

@@ -35,6 +35,8 @@ export interface SharedTokens {
 const revokeScript = `
 for index = 2, #ARGV, 2 do
   redis.call('PUBLISH', ARGV[1], ARGV[index] .. ' ' .. ARGV[index + 1])
+end
+for index = 2, #ARGV, 2 do
   redis.call('HSET', KEYS[1], ARGV[index], ARGV[index + 1])
 end
 return 1`

@@ -34,7 +34,7 @@ export interface ServeFlags extends ConfigFlags {
 }
 
 /** Connections have so long to close after a drain, and what is kept to be written. */
-const goodbyeMs = 5_000
+const goodbyeMs = 10_000
 
 /** What is said of the fleet at the start waits this long for the first probes. */
 const firstProbesMs = 1_000

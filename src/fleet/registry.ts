@@ -181,12 +181,18 @@ export class Registry {
 
     const entry = existing ?? newEntry(name)
     const before = layerAt(entry, authority)
+    const drained = [...entry.built.values()].filter(({ host, port, runtime }) => runtime.draining && authorityOf(host, port) === authority)
     takeSettings(entry, registration)
     this.#put(entry, registration)
     this.#releaseNames(entry)
     this.#publish([this.#rebuild(entry)])
     const after = layerAt(entry, authority)
-    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo: () => this.#undo(entry, authority, before, after) }
+    const undo = () => {
+      const isLatest = entry.api.instances.get(authority) === after.instance
+      this.#undo(entry, authority, before, after)
+      for (const { origin, runtime } of drained) if (isLatest && entry.built.get(origin)?.runtime === runtime) runtime.draining = true
+    }
+    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo }
   }
 
   /**

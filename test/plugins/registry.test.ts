@@ -4,10 +4,12 @@ import { join } from 'node:path'
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t, { type Test } from 'tap'
 import registry, { type RegistryPluginOptions } from '../../plugins/registry/index.ts'
+import { ownRegistrations } from '../../plugins/registry/registrations.ts'
 import { createStateFile } from '../../plugins/registry/state-file.ts'
 import type { RegistryState } from '../../src/fleet/registry.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { logLines } from '../helpers/log-lines.ts'
+import { build } from '../helpers/registry-alone.ts'
 
 async function appWith (t: Test, options: RegistryPluginOptions) {
   const { loggerInstance, lines: logged } = logLines()
@@ -59,6 +61,17 @@ t.test('what was told to drain does not serve again after a restart', async t =>
 
   t.same([...second.registry.agents()].map(({ name, instances }) => [name, instances.map(({ port }) => port)]), [['planner', [8502]]])
   t.same(logged, [])
+})
+
+t.test('a disk that can not be written keeps nobody from leaving, and brings nobody back who registers in vain', async t => {
+  const { registry } = build()
+  const registrations = ownRegistrations(registry, () => Promise.reject(new Error('the disk is full')))
+  const { instance } = registry.register(planner)
+
+  await Promise.all([registrations.drain('planner', instance.id), registrations.drain('planner', instance.id)])
+  t.equal(instance.runtime.draining, true)
+  await t.rejects(registrations.register({ ...planner, weight: 3 }))
+  t.match(registry.get('planner').instances, [{ weight: 1, runtime: { draining: true } }])
 })
 
 t.test('a leased instance gets one full ttl by a restart', async t => {

@@ -28,6 +28,8 @@ interface Running {
   isReady: boolean
   /** It listens, and takes signals. */
   hasStarted: boolean
+  /** Its end takes no longer than this. */
+  endsWithinMs: number
   /** Asked for before it could take them. */
   readonly requests: NodeJS.Signals[]
 }
@@ -43,8 +45,8 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
     let hasStarted = false
     let ending: NodeJS.Signals | null = null
     let code: number = exitCodes.good
-    let endsWithinMs = leastPatienceMs
     let end: NodeJS.Timeout | undefined
+    let endsAt = Infinity
     let endingSince = 0
 
     function start (number: number, isAgain = false): void {
@@ -56,7 +58,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
         hasEnded(number, startedAt, `Worker ${number} could not be started: ${(error as Error).message}`, exitCodes.failed)
         return
       }
-      const own: Running = { worker, isReady: false, hasStarted: false, requests: [] }
+      const own: Running = { worker, isReady: false, hasStarted: false, endsWithinMs: leastPatienceMs, requests: [] }
       let isOver = false
       const over = (what: string, exitCode: number) => {
         if (isOver) return
@@ -97,7 +99,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
         own.isReady = true
       } else if (message.kind === 'started') {
         own.hasStarted = true
-        endsWithinMs = message.endsWithinMs
+        own.endsWithinMs = message.endsWithinMs
         for (const signal of own.requests.splice(0)) own.worker.process.kill(signal)
         if (hasStarted) return
         hasStarted = true
@@ -114,14 +116,16 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       }
     }
 
+    /** Once said it is never later. */
     function killIn (ms: number): void {
+      endsAt = Math.min(endsAt, performance.now() + ms)
       clearTimeout(end)
       end = setTimeout(() => {
         for (const [number, { worker }] of running) {
           log.warn({ worker: number }, `Worker ${number} (process ${worker.process.pid}) does not end, and is killed`)
           worker.process.kill('SIGKILL')
         }
-      }, ms)
+      }, endsAt - performance.now())
     }
 
     io.onSignal(signal => {
@@ -139,7 +143,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
       // The first time they drain, the second time they end at once; who does neither is stuck.
       if (!isRequest && end === undefined) {
         endingSince = performance.now()
-        killIn(endsWithinMs)
+        killIn(Math.max(...Array.from(running.values(), ({ endsWithinMs }) => endsWithinMs)))
       } else if (!isRequest && performance.now() - endingSince > sameSignalMs) killIn(leastPatienceMs)
     }, ['SIGUSR2'])
 
