@@ -1,8 +1,9 @@
 /**
  * Parts of the soak of several gateways that take something away: Redis, a gateway's way to it, a gateway. They go on beside each other, so that
  * two or more are away at once, but for what nobody could survive (docs/operations.md, "What is lost all the same"): a gateway is not killed just when
- * Redis loses its data, and when Redis has older data that is all there is.
+ * Redis loses its data, which it does again only when every gateway has been heard, and when Redis has older data that is all there is.
  */
+import { ask } from './client.js'
 
 /** What a gateway was told is in its own file, and every other one that could read it has read it. */
 const keptMs = 3_000
@@ -20,9 +21,22 @@ export async function redisOutages (soak) {
     await (kind === 'set back' ? soak.alone : soak.beside)(() => outage(kind))
   }
 
+  /** One that has had no Redis since its data was lost may be the only one that knows who had left. */
+  async function hasShared (gateway) {
+    while (!soak.over()) {
+      const { body } = await ask(gateway, 'GET', '/health').catch(() => ({})) // it is away
+      if (body?.redis === 'ok') return
+      await soak.pause(50)
+    }
+  }
+
   async function outage (kind) {
     const losesData = kind === 'emptied' || kind === 'set back'
-    if (losesData) await soak.untilGatewaysAreUnhurt(keptMs)
+    if (losesData) {
+      await Promise.all(soak.gateways.all.map(hasShared))
+      if (soak.over()) return
+      await soak.untilGatewaysAreUnhurt(keptMs)
+    }
     if (kind === 'set back') {
       await soak.pause(recoveredMs) // who has seen less than the copy takes it for the newest
       await redis.copy()
