@@ -4,6 +4,7 @@ import { writeFile } from 'node:fs/promises'
 import { Agent, request } from 'node:http'
 import { join } from 'node:path'
 import { json, text } from 'node:stream/consumers'
+import { setTimeout as wait } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { StatsSnapshot } from '../../plugins/stats/index.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
@@ -25,6 +26,14 @@ async function ask<B = unknown> (port: number, path: string, method = 'GET', bod
 /** @param yaml of the fleet, beside its Redis */
 function folderFor (t: Test, redis: RedisServer, yaml: string): string {
   return t.testdir({ 'fleet.yaml': `redis: {url: '${redis.url}', keyPrefix: '${t.name.replaceAll(/[^a-z]+/g, '-').slice(0, 60)}'}\n${yaml}` })
+}
+
+/** As a client does it: a Redis that is slow to write may have it all the same, and then it is known. */
+async function registerAtLast (port: number, body: object): Promise<number> {
+  const { status } = await ask(port, '/registry/register', 'POST', body)
+  if (status !== 503) return status
+  await wait(1_000)
+  return await registerAtLast(port, body)
 }
 
 const statsOf = async (port: number) => (await ask<StatsSnapshot>(port, '/stats')).body
@@ -73,7 +82,7 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
 
     for (let round = 0; round < 5; round++) {
       const name = `planner-${round}`
-      t.match(await ask(port, '/registry/register', 'POST', { name, host: agent.host, port: agent.port, ttl: 60 }), { status: 201 })
+      t.match(String(await registerAtLast(port, { name, host: agent.host, port: agent.port, ttl: 60 })), /^20[01]$/)
       t.same(new Set((await manyTimes(() => ask(port, `/api/${name}/x`))).map(({ status }) => status)), new Set([200]), 'whichever is met')
     }
     t.match(await ask(port, '/registry/planner-0', 'DELETE'), { status: 200 })
@@ -120,7 +129,7 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
     const agent = await fakeAgent(t)
     const cwd = folderFor(t, redis, `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n`)
     const { child, port, until, said } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '2'], { cwd })
-    await ask(port, '/registry/register', 'POST', { name: 'registered', host: agent.host, port: agent.port })
+    await registerAtLast(port, { name: 'registered', host: agent.host, port: agent.port })
     const { processes } = await allServe(port, 2)
 
     for (const number of [1, 2]) {
