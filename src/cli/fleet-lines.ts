@@ -6,7 +6,7 @@ import { addressOfInstance, formatCount, formatMs, formatRate, formatRatio, reas
 import { byState, type FleetAgent, type FleetInstance, type WatchedFleet } from '../watched-fleet.ts'
 import { colorsFor, type Colors, type CommandIo } from './io.ts'
 import { tableLines } from './table.ts'
-import { count, duration } from './wording.ts'
+import { count, duration, olderConfiguration } from './wording.ts'
 
 /** So many samples of five seconds are drawn. */
 const sparkWidth = 20
@@ -29,7 +29,7 @@ export function overviewLines ({ agents, totals, config, redis, overall }: Watch
     degraded > 0 ? yellow(`${degraded} degraded`) : ''
   ]
   const lines = [`${bold(url)}, up for ${duration(uptime)}`, parts.filter(part => part !== '').join('   ')]
-  if (config?.ok === false) lines.push(red('An older configuration runs, since the file is bad: fleet-gateway check tells all that is wrong with it'))
+  if (config?.ok === false) lines.push(red(olderConfiguration('fleet-gateway check tells all that is wrong with it')))
   const trouble = redisTrouble(redis)
   if (trouble !== undefined) lines.push(red(trouble))
   return lines

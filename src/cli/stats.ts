@@ -9,7 +9,7 @@ import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
-import { count, duration } from './wording.ts'
+import { count, duration, olderConfiguration } from './wording.ts'
 
 interface StatsFlags extends ClientFlags {
   all?: boolean
@@ -34,7 +34,7 @@ function showSnapshot (stats: StatsSnapshot, io: CommandIo): void {
   const { total_requests: requests, total_proxied: proxied, total_errors: errors, in_flight: inFlight, uptime_seconds: uptime, config, agents } = stats
   print(io, `${count(requests, 'request')} in ${duration(uptime)}, ${proxied} of them to agents, ${count(errors, 'error')}, ${inFlight} in flight`)
   showProcesses(stats, io)
-  if (!config.ok) print(io, red(`An older configuration runs, since the file is bad: ${config.error ?? ''}`))
+  if (!config.ok) print(io, red(olderConfiguration(config.error)))
   const entries = Object.entries(agents)
   if (entries.length === 0) return
   print(io, '')

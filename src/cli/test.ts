@@ -15,7 +15,7 @@ import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { dnsFault, dnsInWords, whyEmpty } from './dns-names.ts'
 import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
-import { count } from './wording.ts'
+import { count, olderConfiguration } from './wording.ts'
 
 /** How many instances are asked at once. */
 const concurrency = 8
@@ -159,7 +159,7 @@ async function testConfig (client: GatewayClient, self: string): Promise<Step | 
   try {
     const { config: { ok, error } } = await client.get<StatsSnapshot>('/stats', StatsShape)
     if (ok) return undefined
-    return { ok, problem: `An older configuration runs, since the file is bad: ${error ?? ''}`, advice: `correct the file, which is then read at once; "${self} check" tells all that is wrong with it` }
+    return { ok, problem: olderConfiguration(error), advice: `correct the file, which is then read at once; "${self} check" tells all that is wrong with it` }
   } catch (error) {
     return failure(error)
   }

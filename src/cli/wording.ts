@@ -16,6 +16,11 @@ export function duration (seconds: number): string {
   return `${Math.floor(seconds)} s`
 }
 
+/** That a reload was refused. @param more what is wrong with the file, or who tells */
+export function olderConfiguration (more = ''): string {
+  return `An older configuration runs, since the file is bad: ${more}`
+}
+
 /** Names of agents in a line. */
 const mostNames = 8
 

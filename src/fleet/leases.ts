@@ -91,27 +91,29 @@ export class Leases {
     const now = this.#clock.now()
     if (now < this.#dueAt) return null
     this.#dueAt = Infinity
-    const [forgotten, concerned, changed]: Entry[][] = [[], [], []]
+    const forgotten: Entry[] = []
+    const concerned: Entry[] = []
+    const changed: Entry[] = []
     let [leased, over, dropped, lapsed] = [0, 0, 0, 0]
     for (const entry of entries.values()) {
       const survey = surveyLeases(entry, now)
       leased += survey.leased
       over += survey.over
-      if (survey.isConcerned) concerned!.push(entry)
+      if (survey.isConcerned) concerned.push(entry)
       const forgetAt = forgetTime(entry)
       this.#dueAt = Math.min(this.#dueAt, survey.dueAt, forgetAt > now ? forgetAt : Infinity)
-      if (forgetAt <= now) forgotten!.push(entry)
+      if (forgetAt <= now) forgotten.push(entry)
     }
     this.#lapses.judge({ leased, over }, now)
-    for (const entry of concerned!) {
+    for (const entry of concerned) {
       const settled = this.#lapses.settle(entry, now, keptByAll)
       dropped += settled.dropped
       lapsed += settled.kept
-      if (settled.dropped + settled.marked > 0) changed!.push(entry)
+      if (settled.dropped + settled.marked > 0) changed.push(entry)
     }
     this.#count = { leased: leased - over + lapsed, lapsed }
     // For how long they are kept depends on what becomes of others, or others decide.
     if (lapsed > 0 || (keptByAll !== undefined && over > 0)) this.#dueAt = now
-    return { forgotten: forgotten!, changed: changed!, hasLost: forgotten!.length + dropped > 0 }
+    return { forgotten, changed, hasLost: forgotten.length + dropped > 0 }
   }
 }

@@ -187,12 +187,7 @@ export class Registry {
     this.#releaseNames(entry)
     this.#publish([this.#rebuild(entry)])
     const after = layerAt(entry, authority)
-    const undo = () => {
-      const isLatest = entry.api.instances.get(authority) === after.instance
-      this.#undo(entry, authority, before, after)
-      for (const { origin, runtime } of drained) if (isLatest && entry.built.get(origin)?.runtime === runtime) runtime.draining = true
-    }
-    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo }
+    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo: () => this.#undo(entry, authority, before, after, drained) }
   }
 
   /**
@@ -378,7 +373,7 @@ export class Registry {
   }
 
   /** Puts back what a registration replaced, as far as it is still what the registration made of it. */
-  #undo (entry: Entry, authority: string, replaced: LayerAt, after: LayerAt): void {
+  #undo (entry: Entry, authority: string, replaced: LayerAt, after: LayerAt, drained: readonly Instance[]): void {
     const { api } = entry
     if (this.#entries.get(entry.name) !== entry) return
     if (api.instances.get(authority) !== after.instance) return this.#undone.add(replaced, after)
@@ -392,6 +387,7 @@ export class Registry {
     const isOver = isEmptyRegistration(entry) && before.emptySince === null
     entry.emptySince = before.emptySince
     this.#publish([isOver ? this.#forget(entry) : this.#rebuild(entry)])
+    for (const { origin, runtime } of drained) if (entry.built.get(origin)?.runtime === runtime) runtime.draining = true
   }
 
   /** @throws NameConflictError InvalidRegistrationError when nothing of the agent can be taken */

@@ -9,6 +9,7 @@ import t from 'tap'
 import { run } from '../../src/cli/program.ts'
 import { loadConfig } from '../../src/config.ts'
 import { fakeIo } from '../helpers/fake-io.ts'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 /** As `npm test` has built it. */
 const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
@@ -238,10 +239,10 @@ t.test('where the file can\'t be written, nothing is half done, and what to add 
   await mkdir(join(dir, 'empty'))
   await chmod(join(dir, 'empty'), 0o555)
   // tap has every process write notes into its folder, where a stranger may not.
-  const program = ['-u', 'NODE_OPTIONS', process.execPath, main]
+  const [env, program] = unmeasured(process.execPath, main)
 
   for (const file of ['closed/fleet.yaml', 'open/fleet.yaml', 'empty/fleet.yaml']) {
-    const { status, stdout, stderr } = spawnSync('env', [...program, 'key', 'new', 'ci', '--scope', 'read', '--fleet', file], { cwd: dir, encoding: 'utf8', ...asStranger })
+    const { status, stdout, stderr } = spawnSync(env, [...program, 'key', 'new', 'ci', '--scope', 'read', '--fleet', file], { cwd: dir, encoding: 'utf8', ...asStranger })
     t.equal(status, 1, file)
     t.match(stderr, /was not changed: EACCES[^]*The key is not valid yet: add this to it by hand\nauth:\n {2}keys:\n {4}- id: ci\n/)
     t.match(stderr, sha256(stdout.trim()), 'the digest of the token that is printed')

@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 const pretenuring = new URL('../../dist/src/cli/pretenuring.js', import.meta.url).href
 
@@ -25,9 +26,8 @@ const script = `
 `
 
 async function isYoung (...args: string[]): Promise<boolean> {
-  const { NODE_OPTIONS: _tap, ...env } = process.env
   const flags = ['--expose-gc', '--allow-natives-syntax', '--no-sparkplug', '--min-semi-space-size=1', '--max-semi-space-size=1']
-  const { stdout } = await promisify(execFile)(process.execPath, [...flags, '--input-type=module', '-e', script, ...args], { env })
+  const { stdout } = await promisify(execFile)(...unmeasured(process.execPath, ...flags, '--input-type=module', '-e', script, ...args))
   return stdout === 'true\n'
 }
 

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { agentAt, startGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { unmeasured } from '../helpers/unmeasured.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 /** As `npm test` has built it. */
@@ -95,11 +96,11 @@ t.test('what somebody may not read or write is said in a line, with the cure', {
   ]
 
   // tap has every process write notes into its folder, where a stranger may not.
-  const program = ['-u', 'NODE_OPTIONS', process.execPath, main]
+  const [withoutTap, program] = unmeasured(process.execPath, main)
 
-  for (const [args, more, message] of cases) t.match(await run('env', [...program, ...args], { cwd: dir, env: more, uid: stranger }), { code: 1, stdout: '', stderr: message }, args.join(' '))
+  for (const [args, more, message] of cases) t.match(await run(withoutTap, [...program, ...args], { cwd: dir, env: more, uid: stranger }), { code: 1, stdout: '', stderr: message }, args.join(' '))
 
-  const serving = spawn('env', [...program, 'serve', '--port', '0', '--fleet', 'closed/fleet.yaml'], { cwd: dir, env: { PATH: process.env['PATH'], FLEET_SECRET: secret }, ...(stranger !== undefined && { uid: stranger, gid: stranger }) })
+  const serving = spawn(withoutTap, [...program, 'serve', '--port', '0', '--fleet', 'closed/fleet.yaml'], { cwd: dir, env: { PATH: process.env['PATH'], FLEET_SECRET: secret }, ...(stranger !== undefined && { uid: stranger, gid: stranger }) })
   t.teardown(() => serving.kill('SIGKILL'))
   let said = ''
   for await (const chunk of serving.stderr) {

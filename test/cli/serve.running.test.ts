@@ -18,7 +18,7 @@ t.test('SIGTERM drains: readiness turns, what is in flight finishes, streams are
   })
   const rooms = new WebSocketServer({ server: agent.server })
   const cwd = t.testdir({ 'fleet.yaml': `server: {drainDelay: 300ms, drainTimeout: 1s}\nagents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n` })
-  const { child, port, exited, said } = await serve(t, ['--no-auth'], { cwd, measured: true })
+  const { child, port, exited, said } = await serve(t, ['--no-auth'], { cwd, covered: true })
   const socket = new WebSocket(`ws://127.0.0.1:${port}/api/a/`)
   await Promise.all([once(rooms, 'connection'), once(socket, 'open')])
   const events = await rawClient(t, port)
@@ -45,7 +45,7 @@ t.test('SIGTERM drains: readiness turns, what is in flight finishes, streams are
 t.test('a second signal after half a second ends it at once', async t => {
   const agent = await fakeAgent(t, () => {})
   const cwd = t.testdir({ 'fleet.yaml': `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n` })
-  const { child, port, exited, said } = await serve(t, ['--no-auth'], { cwd, measured: true })
+  const { child, port, exited, said } = await serve(t, ['--no-auth'], { cwd, covered: true })
   const stuck = await rawClient(t, port)
   stuck.send('GET /api/a/stuck HTTP/1.1\r\nHost: localhost\r\n\r\n')
   await once(agent.server, 'request')
@@ -61,7 +61,7 @@ t.test('the file is watched: a good change applies without harm, a bad one is re
   const [first, second] = [await fakeAgent(t), await fakeAgent(t)]
   const yaml = (port: number) => `auth: {keys: [{id: one, token: token-${port}, scopes: [admin]}]}\nagents:\n  - {name: a, host: 127.0.0.1, port: ${port}}\n`
   const cwd = t.testdir({ 'fleet.yaml': yaml(first.port) })
-  const { child, port, said } = await serve(t, [], { cwd, measured: true })
+  const { child, port, said } = await serve(t, [], { cwd, covered: true })
   const ask = (token: number, path = '/api/a/x') => fetch(`http://127.0.0.1:${port}${path}`, { headers: { authorization: `Bearer token-${token}` } })
   t.equal((await ask(first.port)).status, 200)
 
@@ -92,7 +92,7 @@ t.test('the file is watched: a good change applies without harm, a bad one is re
 
 t.test('a secret that was made counts until fleet.yaml names one', async t => {
   const cwd = t.testdir({ 'fleet.yaml': 'agents: []\n' })
-  const { child, port, said } = await serve(t, [], { cwd, measured: true })
+  const { child, port, said } = await serve(t, [], { cwd, covered: true })
   const made = (await readFile(join(cwd, '.fleet/secret'), 'utf8')).trim()
   const ask = async (token: string) => (await fetch(`http://127.0.0.1:${port}/agents`, { headers: { authorization: `Bearer ${token}` } })).status
   t.equal(await ask(made), 200)
@@ -106,7 +106,7 @@ t.test('a secret that was made counts until fleet.yaml names one', async t => {
 t.test('the audit log has a line per request and never a secret', async t => {
   const agent = await fakeAgent(t)
   const cwd = t.testdir({ 'fleet.yaml': `agents:\n  - {name: a, host: 127.0.0.1, port: ${agent.port}}\n` })
-  const { child, port, printed, said, exited } = await serve(t, ['--secret', 'fleet-secret-token'], { cwd, measured: true })
+  const { child, port, printed, said, exited } = await serve(t, ['--secret', 'fleet-secret-token'], { cwd, covered: true })
   await fetch(`http://127.0.0.1:${port}/api/a/x?token=query-secret`, { headers: { authorization: 'Bearer fleet-secret-token', 'x-request-id': 'mine' } })
   await fetch(`http://127.0.0.1:${port}/api/a/x`, { headers: { authorization: 'Bearer wrong-secret-token' } })
   child.kill('SIGTERM')

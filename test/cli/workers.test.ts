@@ -75,7 +75,7 @@ t.test('workers on a Redis', { skip: noRedis }, async t => {
       if (request.url === '/slow') held.push(() => response.end('finished'))
       else response.end()
     })
-    const { child, port, exited, said, printed, until } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '3'], { cwd: folderFor(t, redis, ''), measured: true })
+    const { child, port, exited, said, printed, until } = await serve(t, ['--no-auth', '--no-rate-limit', '--workers', '3'], { cwd: folderFor(t, redis, ''), covered: true })
     const before = await allServe(port, 3)
     t.same(before.processes!.map(({ worker }) => worker).sort(), [1, 2, 3])
     t.equal(new Set(before.processes!.map(({ pid }) => pid)).size, 3)

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import type { FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import { gatherFrom, type PrintingChild } from './printing-child.ts'
-import { unmeasured } from './unmeasured.ts'
+import { measuredIf } from './unmeasured.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 /** As `npm test` has built it. */
@@ -67,7 +67,7 @@ export function runWords (...args: readonly string[]): string[] {
 export function startWords (t: Test, [file = '', ...args]: readonly string[], { env = {}, cwd = root, covered = false }: Omit<RunnerOptions, 'around'> = {}): Runner {
   const { FLEET_URL, FLEET_HOST, FLEET_PORT, FLEET_SECRET, FLEET_SECRET_FILE, PORT, HOST, SHELL, ...inherited } = process.env
   // A session of its own has no terminal, wherever the tests run: a signal is then never taken for a key of one.
-  const child = spawn(...covered ? [file, args] as const : unmeasured(file, ...args), { cwd, env: { ...inherited, NO_COLOR: '1', ...env }, stdio: ['pipe', 'pipe', 'pipe'], detached: true })
+  const child = spawn(...measuredIf(covered, file, ...args), { cwd, env: { ...inherited, NO_COLOR: '1', ...env }, stdio: ['pipe', 'pipe', 'pipe'], detached: true })
   const printing = gatherFrom(child)
   child.stdin.on('error', () => {})
   t.teardown(async () => {

@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import type { Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
-import { unmeasured } from './unmeasured.ts'
+import { measuredIf } from './unmeasured.ts'
 
 /** As `npm test` has built it. */
 export const main = fileURLToPath(new URL('../../dist/src/main.js', import.meta.url))
@@ -28,13 +28,12 @@ interface Place {
   cwd: string
   env?: Record<string, string>
   /** Whether what it runs counts as covered. @default false */
-  measured?: boolean
+  covered?: boolean
 }
 
 /** Starts a command, whatever comes of it. */
-export function launch (t: Test, args: readonly string[], { cwd, env = {}, measured = false }: Place): Launched {
-  const words = [process.execPath, '--enable-source-maps', main, ...args] as const
-  const child = spawn(...measured ? [words[0], words.slice(1)] as const : unmeasured(...words), { cwd, env: { ...process.env, FLEET_SECRET: '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
+export function launch (t: Test, args: readonly string[], { cwd, env = {}, covered = false }: Place): Launched {
+  const child = spawn(...measuredIf(covered, process.execPath, '--enable-source-maps', main, ...args), { cwd, env: { ...process.env, FLEET_SECRET: '', ...env }, stdio: ['ignore', 'pipe', 'pipe'] })
   t.teardown(() => { child.kill('SIGKILL') })
   let said = ''
   let printed = ''

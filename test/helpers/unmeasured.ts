@@ -5,3 +5,8 @@
 export function unmeasured (file: string, ...args: readonly string[]): [file: string, args: string[]] {
   return ['env', ['-u', 'NODE_OPTIONS', file, ...args]]
 }
+
+/** Unless what it runs counts as covered. */
+export function measuredIf (covered: boolean, file: string, ...args: readonly string[]): [file: string, args: string[]] {
+  return covered ? [file, [...args]] : unmeasured(file, ...args)
+}
