@@ -19,10 +19,11 @@ import { redisReason } from '../../src/redis-reasons.ts'
 import { createSubscription } from '../../src/redis-subscription.ts'
 import { AgentReads } from './agent-reads.ts'
 import { KnownData, type FoundData } from './known-data.ts'
-import { isAncestor, originOf, relationOf, type SharedPoint } from './lineage.ts'
+import { isAncestor, type SharedPoint } from './lineage.ts'
 import type { Registrations } from './registrations.ts'
+import { merge, restore } from './restoring.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
-import { agentOf, entryOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
+import { agentOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
 import { SharedDrains } from './shared-drains.ts'
 
 export interface SharedOptions {
@@ -76,6 +77,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   const drains = new SharedDrains(registry)
   /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
   const notWhole = new Set<string>()
+  const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
@@ -273,11 +275,11 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const found = await lookAt()
       const { epoch, version } = found
       if (epoch === '' || (epoch === known.epoch && version < known.version) || isAncestor(found, known.point)) {
-        await restore(found, runAtLength)
+        await restore(found, restoring, runAtLength)
         isDoubtful = true
         continue
       }
-      if (epoch !== known.epoch && !await merge(found, runAtLength)) {
+      if (epoch !== known.epoch && !await merge(found, restoring, runAtLength)) {
         isDoubtful = true
         continue
       }
@@ -297,40 +299,6 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     wake()
     log.info({ version: known.version }, 'The registry is shared')
     await readDirty()
-  }
-
-  /** What is known here takes the place of data that Redis lost, wholly or in part. */
-  async function restore (found: FoundData, runAtLength: Run): Promise<void> {
-    const { epoch, version } = found
-    const entries = everything()
-    const own = known.point
-    const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version) || isAncestor(found, own)
-    const isWhole = notWhole.size === 0
-    const madeOf = originOf(!isLater ? found : isWhole || own === null ? own : { ...own, version: 0 }) // so that others know more
-    const data = [randomBytes(8).toString('hex'), known.version, madeOf, JSON.stringify(entries), isLater && isWhole ? 'all' : '']
-    const restored = await runAtLength('restore', '', epoch, keys.channel, ...data)
-    if (restored !== 1) return
-    if (entries.length === 0 && known.epoch === undefined) log.info('Redis had no registry yet')
-    else log.warn({ agents: entries.length }, `Redis had ${epoch === '' ? 'no' : 'an older'} registry; what is known here was written`)
-  }
-
-  /** Adds what is known here to other data, as far as that was made without it. @returns whether that is done */
-  async function merge ({ epoch, origin }: FoundData, runAtLength: Run): Promise<boolean> {
-    const own = known.point
-    const related = relationOf(own, origin)
-    const relation = related === 'beyond' && notWhole.size > 0 ? 'beside' : related
-    if (relation === 'within') return true
-    const entries = everything()
-    if (relation === 'beside' && entries.length === 0) return true
-    const [size, nextOrigin] = relation === 'beyond' ? [Math.max(entries.length, 1), originOf(own)] : [chunk, '']
-    for (let from = 0; from === 0 || from < entries.length; from += size) {
-      if (await runAtLength('merge', '', epoch, keys.channel, JSON.stringify(entries.slice(from, from + size)), origin, nextOrigin) !== 1) return false
-    }
-    return true
-  }
-
-  function everything () {
-    return registry.exportState().agents.map(entryOf)
   }
 
   /** Sees whether a change was made that was not told here, or other data is there. */
