@@ -16,7 +16,7 @@ import { AgentNotFoundError, BadRequestError, ForbiddenError, InstanceNotFoundEr
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { Agent } from '../../src/fleet/agent.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
-import type { InstanceRuntime } from '../../src/fleet/instance.ts'
+import type { InstanceRuntime, Source } from '../../src/fleet/instance.ts'
 import type { Registration } from '../../src/fleet/registry.ts'
 import { mountPath } from '../../src/mount-path.ts'
 import { checkOptions, parseOptions } from '../../src/options.ts'
@@ -112,7 +112,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const instance = await registrations.drain(name, id)
     reconsider(instance.agent)
     if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
-    return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance) }
+    return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance), ...noteOf(instance.source) }
   })
 
   addKeyRoutes(fastify)
@@ -160,11 +160,16 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   }
 
   function deregistered ({ name, inFile }: { name: string, inFile: boolean }, inDns = false) {
-    const whence = inFile
+    return { message: `deregistered ${name}`, ...noteOf(inFile ? 'file' : inDns ? 'dns' : 'api') }
+  }
+
+  /** For how long an instance stays out that somebody else than who registers names as well. */
+  function noteOf (source: Source): { note?: string } {
+    if (source === 'api') return {}
+    const whence = source === 'file'
       ? 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
       : 'It was found in DNS, so it stays out until DNS names it no more, what fleet.yaml says changes, or the gateway restarts'
-    const note = registrations.redis === undefined ? whence : `${whence}; here alone, since each gateway has its own file`
-    return { message: `deregistered ${name}`, ...((inFile || inDns) && { note }) }
+    return { note: registrations.redis === undefined ? whence : `${whence}; here alone, since each gateway has its own file` }
   }
 
   /** By the runtime record of what drains: asked again, it is still one drain. */

@@ -117,7 +117,7 @@ export const schemas = {
   Registration: { ...toJsonSchema(RegistrationOptions), description: 'What an instance says of itself and its agent. Durations are texts such as "30s" or numbers of seconds.' },
   Registered: object({ message, name: text, instance: named('Instance') }, { lease: named('Lease') }),
   Renewed: object({ message, name: text, instance: named('Instance'), lease: orNull(named('Lease')) }),
-  Draining: object({ message, name: text, instance: named('Instance') }),
+  Draining: object({ message, name: text, instance: named('Instance') }, { note: { type: 'string', description: 'fleet.yaml or DNS names it still.' } }),
   Deregistered: object({ message }, { note: { type: 'string', description: 'fleet.yaml names it still.' } }),
   Probe: object({
     ok: yes,

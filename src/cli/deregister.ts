@@ -28,7 +28,7 @@ export function deregisterCommand (io: CommandIo): Command {
     .option('--host <host>', 'host of one instance (localhost)')
     .option('--port <port>', 'port of one instance', integer(1, 65_535))
     .option('--instance <id>', 'id of one instance, as "fleet-gateway agents NAME" lists it')
-    .option('--drain', 'let what is in flight at that instance finish first; it stays listed until then')
+    .option('--drain', 'with --instance: let what is in flight there finish first; it stays listed until then')
     .option(...jsonOption)
     .action((name: string, at: Address | undefined, flags: DeregisterFlags) => deregister(name, at, fleetOf(flags), io))
   return withExamples(command, [

@@ -83,7 +83,8 @@ function nameResult (view: DnsNameView): NameResult {
 
 /** What counts as tested of an agent; that it has no instance is no fault of its own where DNS names none. */
 function stepsOf ({ instances, dns = [], ...agent }: AgentResult): Step[] {
-  return [...dns, ...instances, ...(instances.length === 0 && dns.every(({ ok }) => ok) ? [agent] : [])]
+  const isOwn = instances.length === 0 ? dns.every(({ ok }) => ok) : agent.problem !== undefined
+  return [...dns, ...instances, ...(isOwn ? [agent] : [])]
 }
 
 /** Called for each thing that was tested, in the order of the report. */
@@ -120,6 +121,11 @@ async function run (client: GatewayClient, show: Show, self: string): Promise<Te
       if (!result.ok) results[name]!.ok = false
       show(`${name} ${result.address}`, result, result.state === 'up' ? undefined : `the gateway has it as ${result.state}`)
     }
+  }
+  for (const [name, result] of Object.entries(results)) {
+    if (!result.ok || agents[name]!.status !== 'down') continue
+    Object.assign(result, { ok: false, problem: 'no instance takes requests, though all answer', advice: `"${self} agents ${name}" has their states; one that drains is wanted again when it registers` })
+    show(name, result)
   }
   const ok = auth.ok && redis?.ok !== false && config === undefined && Object.values(results).every(result => result.ok)
   return { ok, url, gateway, ...(redis && { redis }), auth, ...(config && { config }), agents: results }

@@ -130,6 +130,17 @@ t.test('deregistering what fleet.yaml has says for how long', async t => {
   t.match(await ask('deregister', 'planner'), { code: 0, stdout: /^deregistered planner \(gateway \S+\)\nIt is in fleet\.yaml, so it stays out until/ })
 })
 
+t.test('an agent whose instances all drain fails the test, and who drains one of the file is told for how long', async t => {
+  const { ask, gateway } = await fleet(t, { agents: [agentAt('planner', await fakeAgent(t))] })
+  const [instance] = gateway.registry.get('planner').instances
+  const held = gateway.registry.get('planner').instances[0]!.runtime
+  held.inFlight++ // so that it does not leave at once
+  t.teardown(() => { held.inFlight-- })
+
+  t.match(await ask('deregister', 'planner', '--instance', instance!.id, '--drain'), { code: 0, stdout: /^draining \S+ of planner[^\n]*\nIt is in fleet\.yaml, so it stays out until/ })
+  t.match(await ask('test'), { code: 1, stdout: /\nok {6}planner http[^\n]*, the gateway has it as draining\nfailed {2}planner\n {10}no instance takes requests, though all answer\n {10}→ /, stderr: '\n1 of 4 tests failed\n' })
+})
+
 t.test('a refused registration names each field', async t => {
   const { ask } = await fleet(t)
 
