@@ -81,7 +81,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const trusted = hasScope(request.principal ?? anyone, 'admin')
     const given = known && credentialsFor(known)
     if (!trusted && given !== undefined) throw new ForbiddenError(`"${name}" is given ${given}, so only a key with the scope admin may register instances of it`)
-    const { created, instance } = await registrations.register({ ...registration, trusted })
+    const { created, instance } = await registrations.register({ ...registration, trusted }).finally(() => watchDrains(name)) // who registers in vain stays on its way out
     reconsider(name)
     void reply.code(created ? 201 : 200).header('location', `${mountedAt}/registry/${encodeURIComponent(name)}/instances/${instance.id}`)
     return { message: `registered ${name}`, name, instance: instanceView(instance), ...(instance.lease && { lease: leaseView(instance.lease) }) }
@@ -170,6 +170,13 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
       ? 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts'
       : 'It was found in DNS, so it stays out until DNS names it no more, what fleet.yaml says changes, or the gateway restarts'
     return { note: registrations.redis === undefined ? whence : `${whence}; here alone, since each gateway has its own file` }
+  }
+
+  /** Also of what looked for a moment as if it were wanted again. */
+  function watchDrains (name: string): void {
+    for (const instance of registry.find(name)?.instances ?? []) {
+      if (instance.runtime.draining && !registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, instance.id, instance.runtime)
+    }
   }
 
   /** By the runtime record of what drains: asked again, it is still one drain. */

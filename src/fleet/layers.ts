@@ -32,6 +32,8 @@ export interface Entry {
   found: ReadonlyMap<string, InstanceDefinition>
   /** Authorities of instances of the file or of DNS that a DELETE took out; they stay out until the file changes, or DNS drops them. */
   readonly suppressed: Set<string>
+  /** Authorities of instances that drain; their runtime records say the same. */
+  readonly drained: Set<string>
   /** The instances as they were built last, by origin: an id is hashed once, and one that did not change is the same object again. */
   readonly built: Map<string, Instance>
   readonly rotation: Rotation
@@ -47,7 +49,7 @@ const emptyAgentMs = 10 * 60_000
 export function newEntry (name: string): Entry {
   const rotation = { next: 0 }
   const agent: Agent = { name, aliases: [], metadata: {}, policy: {}, instances: [], rotation }
-  return { name, file: null, api: { instances: new Map() }, found: new Map(), suppressed: new Set(), built: new Map(), rotation, emptySince: null, agent }
+  return { name, file: null, api: { instances: new Map() }, found: new Map(), suppressed: new Set(), drained: new Set(), built: new Map(), rotation, emptySince: null, agent }
 }
 
 /** The agent that all layers together describe: what was registered stands before what the file says, and that before what DNS does. @param now milliseconds since the epoch */
@@ -171,13 +173,15 @@ export function settingsOf ({ aliases, metadata, policy }: Layer<InstanceDefinit
 export interface LayerAt {
   readonly instance: ApiInstance | undefined
   readonly suppressed: boolean
+  readonly drained: boolean
   readonly settings: ReturnType<typeof settingsOf>
   readonly emptySince: number | null
 }
 
 /** As it is now. */
 export function layerAt (entry: Entry, authority: string): LayerAt {
-  return { instance: entry.api.instances.get(authority), suppressed: entry.suppressed.has(authority), settings: settingsOf(entry.api), emptySince: entry.emptySince }
+  const { api, suppressed, drained, emptySince } = entry
+  return { instance: api.instances.get(authority), suppressed: suppressed.has(authority), drained: drained.has(authority), settings: settingsOf(api), emptySince }
 }
 
 type Settings = LayerAt['settings']

@@ -181,13 +181,12 @@ export class Registry {
 
     const entry = existing ?? newEntry(name)
     const before = layerAt(entry, authority)
-    const drained = [...entry.built.values()].filter(({ host, port, runtime }) => runtime.draining && authorityOf(host, port) === authority)
     takeSettings(entry, registration)
     this.#put(entry, registration)
     this.#releaseNames(entry)
     this.#publish([this.#rebuild(entry)])
     const after = layerAt(entry, authority)
-    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo: () => this.#undo(entry, authority, before, after, drained) }
+    return { created, agent: entry.agent, instance: entry.built.get(originOf(after.instance!.protocol, authority))!, undo: () => this.#undo(entry, authority, before, after) }
   }
 
   /**
@@ -250,7 +249,9 @@ export class Registry {
    * @throws AgentNotFoundError InstanceNotFoundError
    */
   drain (nameOrAlias: string, id: string): Instance {
-    const instance = this.#instance(this.#entry(nameOrAlias), id)
+    const entry = this.#entry(nameOrAlias)
+    const instance = this.#instance(entry, id)
+    entry.drained.add(authorityOf(instance.host, instance.port))
     instance.runtime.draining = true
     return instance
   }
@@ -295,9 +296,13 @@ export class Registry {
     const aliases = saved?.aliases?.filter(alias => (this.#ownerOf(alias) ?? name) === name)
     entry.api = { ...(saved && settingsOf({ ...saved, instances: before })), instances: new Map() }
     if (aliases !== undefined) entry.api.aliases = aliases
+    // What drained and is gone may be the file's as well, and serves on then.
+    for (const authority of before.keys()) entry.drained.delete(authority)
     for (const instance of saved?.instances ?? []) {
-      const { host, port, ttlMs, trusted = false, draining: _, ...others } = instance
+      const { host, port, ttlMs, trusted = false, draining = false, ...others } = instance
       const authority = authorityOf(host, port)
+      if (draining) entry.drained.add(authority)
+      else entry.drained.delete(authority)
       const known = before.get(authority)
       const isSame = known !== undefined && known.lease?.ttlMs === ttlMs
       const lease = ttlMs === undefined ? null : isSame ? known.lease : this.#leases.begin(ttlMs)
@@ -308,12 +313,6 @@ export class Registry {
     }
     this.#releaseNames(entry)
     const change = isRemoved && isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)
-    const draining = new Map(saved?.instances.map(({ host, port, draining = false }) => [authorityOf(host, port), draining]))
-    for (const { host, port, runtime } of entry.built.values()) {
-      const authority = authorityOf(host, port)
-      // What drained and is gone may be the file's as well, and serves on then.
-      if (draining.has(authority) || before.has(authority)) runtime.draining = draining.get(authority) ?? false
-    }
     this.#publish([change])
     return isTaken
   }
@@ -346,12 +345,9 @@ export class Registry {
   /** What the registration API added, for keeping over a restart. */
   exportState (): RegistryState {
     const agents = []
-    for (const { name, api, built } of this.#entries.values()) {
+    for (const { name, api, drained } of this.#entries.values()) {
       if (api.instances.size === 0) continue
-      const instances = Array.from(api.instances, ([authority, registered]) => ({
-        ...savedOf(registered),
-        ...(built.get(originOf(registered.protocol, authority))?.runtime.draining === true && { draining: true })
-      }))
+      const instances = Array.from(api.instances, ([authority, registered]) => ({ ...savedOf(registered), ...(drained.has(authority) && { draining: true }) }))
       agents.push({ name, ...settingsOf(api), instances })
     }
     return { version: 1, agents }
@@ -373,7 +369,7 @@ export class Registry {
   }
 
   /** Puts back what a registration replaced, as far as it is still what the registration made of it. */
-  #undo (entry: Entry, authority: string, replaced: LayerAt, after: LayerAt, drained: readonly Instance[]): void {
+  #undo (entry: Entry, authority: string, replaced: LayerAt, after: LayerAt): void {
     const { api } = entry
     if (this.#entries.get(entry.name) !== entry) return
     if (api.instances.get(authority) !== after.instance) return this.#undone.add(replaced, after)
@@ -382,12 +378,12 @@ export class Registry {
     if (before.instance === undefined) api.instances.delete(authority)
     else api.instances.set(authority, before.instance)
     if (before.suppressed) entry.suppressed.add(authority)
+    if (before.drained) entry.drained.add(authority)
     restoreSettings(api, replaced.settings, after.settings, this.#undone, alias => (this.#ownerOf(alias) ?? entry.name) === entry.name)
     // Who had instances, or was not there at all, is not remembered for its last one's sake.
     const isOver = isEmptyRegistration(entry) && before.emptySince === null
     entry.emptySince = before.emptySince
     this.#publish([isOver ? this.#forget(entry) : this.#rebuild(entry)])
-    for (const { origin, runtime } of drained) if (entry.built.get(origin)?.runtime === runtime) runtime.draining = true
   }
 
   /** @throws NameConflictError InvalidRegistrationError when nothing of the agent can be taken */
@@ -409,12 +405,8 @@ export class Registry {
       }
     }
     this.#releaseNames(entry)
-    const change = this.#rebuild(entry)
-    for (const { host, port, protocol, draining } of instances) {
-      const instance = entry.built.get(originOf(protocol, authorityOf(host, port)))
-      if (instance !== undefined && draining === true) instance.runtime.draining = true
-    }
-    return change
+    for (const { host, port, draining } of instances) if (draining === true) entry.drained.add(authorityOf(host, port))
+    return this.#rebuild(entry)
   }
 
   /** @throws NameConflictError when a name of the registration belongs to another agent */
@@ -452,8 +444,7 @@ export class Registry {
     })
     entry.suppressed.delete(authority)
     this.#leases.forgetLapse(entry.name, authority)
-    const built = entry.built.get(originOf(definition.protocol, authority))
-    if (built !== undefined) built.runtime.draining = false
+    entry.drained.delete(authority)
   }
 
   /** Decides about leases that ran out, and forgets agents that have been empty for long. @returns whether anything went */
@@ -517,7 +508,11 @@ export class Registry {
     this.#leases.watch(entry)
     this.#entries.set(entry.name, entry)
     for (const name of [agent.name, ...agent.aliases]) this.#names.set(name, entry)
-    return this.#settle(entry, before.instances, agent.instances)
+    const change = this.#settle(entry, before.instances, agent.instances)
+    const left = new Set(entry.drained)
+    for (const { host, port, runtime } of agent.instances) runtime.draining = left.delete(authorityOf(host, port))
+    for (const authority of left) entry.drained.delete(authority)
+    return change
   }
 
   #forget (entry: Entry): RegistryChange {

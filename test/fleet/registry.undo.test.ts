@@ -140,3 +140,21 @@ t.test('a file\'s instance that was taken out stays out when registrations of it
   t.same(ports(registry, 'planner'), [])
   t.end()
 })
+
+t.test('who registers in vain stays on its way out: once, several times at once, by another protocol', async t => {
+  const vain: Partial<Registration>[][] = [[{}], [{ weight: 2 }, { weight: 3 }], [{ protocol: 'https' }], [{ protocol: 'https' }, {}]]
+  for (const registrations of vain) {
+    for (const order of [registrations.map((_, index) => index), registrations.map((_, index) => index).reverse()]) {
+      const { registry } = build()
+      registry.replaceFile([agent('from-file', [1])])
+      for (const name of ['planner', 'from-file']) {
+        if (name === 'planner') registry.register(at(1, { name }))
+        registry.drain(name, registry.get(name).instances[0]!.id)
+        const registered = registrations.map(fields => registry.register(at(1, { name, ...fields })))
+        t.equal(registry.get(name).instances[0]!.runtime.draining, false, 'it is wanted again, as far as that is known')
+        for (const index of order) registered[index]!.undo()
+        t.match(registry.get(name).instances, [{ protocol: 'http', weight: 1, runtime: { draining: true } }], `${name}, ${JSON.stringify(registrations)}`)
+      }
+    }
+  }
+})

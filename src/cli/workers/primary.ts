@@ -19,6 +19,8 @@ const soonMs = 5_000
 const leastPauseMs = 1_000
 /** to this at most. */
 const mostPauseMs = 30_000
+/** Of a timer of Node. */
+const longestTimerMs = 2 ** 31 - 1
 /** Who was told to end has so long, or as long as its drain takes. */
 const leastPatienceMs = 5_000
 
@@ -125,7 +127,7 @@ export function superviseWorkers (count: number, io: CommandIo): Promise<number>
           log.warn({ worker: number }, `Worker ${number} (process ${worker.process.pid}) does not end, and is killed`)
           worker.process.kill('SIGKILL')
         }
-      }, endsAt - performance.now())
+      }, Math.min(endsAt - performance.now(), longestTimerMs))
     }
 
     io.onSignal(signal => {
