@@ -2,6 +2,7 @@ import t from 'tap'
 import { once } from 'node:events'
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { buildGateway, startGateway } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
@@ -250,6 +251,28 @@ t.test('registrations survive a restart, and a damaged file does not keep the ga
   const second = await buildGateway(t, options)
   t.match((await second.inject('/registry')).json(), { kept: { instances: [{ port: 9000, lease: { ttl_seconds: 60 } }], friendly_names: ['k'], metadata: { a: 1 }, policy: { timeouts: { response: '5s' } } } })
   await second.close()
+})
+
+t.test('who drains leaves, also when it registers in vain just when that is looked at', async t => {
+  const stateDir = join(t.testdir(), 'state')
+  const clock = fakeClock()
+  const gateway = await buildGateway(t, { registry: { stateDir }, clock, health: { interval: '1h' } })
+  const { instance: { id } } = (await register(gateway, { name: 'a', port: 9000 })).json()
+  const { runtime } = gateway.registry.instance('a', id)
+  runtime.inFlight++
+  await gateway.inject({ method: 'DELETE', url: `/registry/a/instances/${id}?drain=true` })
+  await rm(stateDir, { recursive: true })
+  await writeFile(stateDir, 'a file where the folder was')
+
+  const refused = register(gateway, { name: 'a', port: 9000 })
+  while (runtime.draining) await nextTurn()
+  clock.advance(100)
+  t.equal((await refused).statusCode, 503)
+  t.equal(runtime.draining, true)
+  runtime.inFlight--
+  clock.advance(100)
+
+  t.same(gateway.registry.get('a').instances, [])
 })
 
 t.test('what can\'t be kept is not acknowledged and not registered', async t => {
