@@ -56,7 +56,8 @@ export default [
   ...neostandard({ ts: true, ignores: resolveIgnoresFromGitignore() }),
   {
     files: ['**/*.{ts,tsx}'],
-    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    // Faster than projectService in one run over everything.
+    languageOptions: { parserOptions: { project: ['tsconfig.json', 'plugins/console/page/tsconfig.json'], tsconfigRootDir: import.meta.dirname } },
     plugins: { '@typescript-eslint': tsEslint },
     rules: {
       '@typescript-eslint/await-thenable': 'error',

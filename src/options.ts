@@ -179,7 +179,8 @@ type Wrong = Pick<OptionError, 'message' | 'nearest'>
 /** What is wrong with a value: what its schema says of its form, or else the rule that it breaks; and the value, unless it may be a secret. */
 function valueError (rule: Record<string, unknown> | undefined, message: string, got: unknown): Wrong {
   const shown = typeof got === 'object' || (rule !== undefined && hidesValues(rule)) ? '' : ` (got ${shorten(asText(got))})`
-  return withNearest((typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + shown, nearestChoice(rule, got))
+  const quotes = rule?.['type'] === 'string' && (typeof got === 'number' || typeof got === 'boolean') ? `, in quotes where it looks like a ${typeof got}` : ''
+  return withNearest((typeof rule?.['errorMessage'] === 'string' ? rule['errorMessage'] : message) + quotes + shown, nearestChoice(rule, got))
 }
 
 function withNearest (message: string, nearest: string | undefined): Wrong {

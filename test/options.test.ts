@@ -1,10 +1,10 @@
 /** Options said once: every error at once, in words, at its path; defaults, durations and sizes resolved. */
 import t from 'tap'
-import { Settings } from 'typebox/system'
 import {
   Duration, DurationOrSeconds, Options, OptionsError, Size, Type,
   checkOptions, durationMs, formatMs, formatPath, parseOptions, sizeBytes
 } from '../src/options.ts'
+import { Settings } from '../src/typebox.ts'
 
 const description = 'for tests'
 
