@@ -46,6 +46,8 @@ const silentMs = 4_000
 /** The start waits so long for a server; without one the gateway begins with what it remembers. */
 const startMs = 2_000
 const mostRetryMs = 1_000
+/** The first Redis that has all commands that are used (`ZADD … GT`, https://redis.io/docs/latest/commands/zadd/). Valkey says it is a 7.2. */
+const oldestServer = [6, 2] as const
 
 const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts) => {
   const { clock = systemClock, ...data } = opts
@@ -105,8 +107,19 @@ const redisPlugin: FastifyPluginAsync<RedisPluginOptions> = async (fastify, opts
     }
   }
 
+  /** Such a server answers, and would fail in the middle of something. A user that may not ask for the version has an administrator who knows it. */
+  async function tellOldServer (): Promise<void> {
+    const [, version = '', major, minor] = /^redis_version:((\d+)\.(\d+)\S*)/m.exec(await client.info('server').catch(() => '')) ?? []
+    if (Number(major) < oldestServer[0] || (Number(major) === oldestServer[0] && Number(minor) < oldestServer[1])) {
+      fastify.log.error(`Redis ${version} is too old to share a fleet, which needs ${oldestServer.join('.')} or later, or Valkey: what is registered is lost with its data`)
+    }
+  }
+
   client.on('error', error => { reason = redisReason(error) })
-  client.on('ready', () => { if (answersWanted === 1) void ask() }) // nobody waits for the clock at the start
+  client.on('ready', () => {
+    if (answersWanted === 1) void ask() // nobody waits for the clock at the start
+    void tellOldServer()
+  })
   client.on('close', () => became(false))
   const stopAsking = clock.every(pingMs, () => { void ask() })
 

@@ -11,7 +11,9 @@ export interface ScriptedRedis {
   cut (): void
 }
 
-export async function scriptedRedis (t: Test): Promise<ScriptedRedis> {
+/** @param version what it says it is */
+export async function scriptedRedis (t: Test, { version = '7.2.4' } = {}): Promise<ScriptedRedis> {
+  const info = `redis_version:${version}\r\nloading:0\r\n`
   let pong = ''
   const answers = (how: 'good' | 'bad') => { pong = how === 'good' ? '+PONG\r\n' : '-ERR it is not well\r\n' }
   const sockets = new Set<Socket>()
@@ -22,7 +24,7 @@ export async function scriptedRedis (t: Test): Promise<ScriptedRedis> {
       // Short commands, which come in one piece.
       for (const [, name = ''] of data.toString('latin1').matchAll(/\*\d+\r\n\$\d+\r\n(\w+)\r\n/g)) {
         const command = name.toLowerCase()
-        socket.write(command === 'ping' ? pong : command === 'info' ? '$9\r\nloading:0\r\n' : '+OK\r\n')
+        socket.write(command === 'ping' ? pong : command === 'info' ? `$${info.length}\r\n${info}\r\n` : '+OK\r\n')
       }
     })
   })

@@ -41,3 +41,19 @@ t.test('a server is there with its first answer; one that was lost is back when 
   await ask('good')
   t.same(changes, [false, true, false, true])
 })
+
+t.test('a server that is too old is told of, in words and once', async t => {
+  const cases: [version: string, isOld: boolean][] = [['5.0.14', true], ['6.0.16', true], ['6.2.0', false], ['7.0.15', false], ['10.0.0', false]]
+  for (const [version, isOld] of cases) {
+    const server = await scriptedRedis(t, { version })
+    const lines: string[] = []
+    const app = Fastify({ logger: { level: 'error', stream: { write: line => { lines.push(line) } } } })
+    t.teardown(() => app.close())
+    await app.register(redis, { url: server.url })
+    await app.redis.client!.ping() // is answered behind the question for the version
+    await nextTurn()
+
+    t.match(lines.map(line => (JSON.parse(line) as { msg: string }).msg), isOld ? [new RegExp(`^Redis ${version} is too old`)] : [], version)
+    t.equal(lines.length, isOld ? 1 : 0)
+  }
+})
