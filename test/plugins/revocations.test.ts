@@ -3,10 +3,12 @@ import { readFile, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
+import peers, { type WorkerChannel } from '../../plugins/peers/index.ts'
 import revocations, { type RevocationsPluginOptions } from '../../plugins/revocations/index.ts'
 import { revocationOf, RevokedTokens } from '../../plugins/revocations/revoked-tokens.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { logLines } from '../helpers/log-lines.ts'
+import { workerChannels } from '../helpers/worker-channels.ts'
 
 async function appWith (t: Test, options: RevocationsPluginOptions) {
   const { loggerInstance, lines: logged } = logLines()
@@ -147,4 +149,44 @@ t.test('what can\'t be written is refused all the same, that is said, and it is 
   t.match(JSON.parse(await readFile(join(stateDir, 'revoked.json'), 'utf8')), { revoked: [{ id: 'build-bot' }] })
   t.match(logged, [{ msg: 'Keys are revoked' }, { level: 50, msg: 'The revoked keys could not be kept' }, { level: 30, msg: 'The revoked keys are kept again' }])
   t.equal(logged.length, 3, 'once each')
+})
+
+t.test('a worker that starts knows each key that was revoked meanwhile, and none is lost from the file that they share', async t => {
+  const stateDir = join(t.testdir({}), '.fleet')
+  const channelOf = workerChannels()
+  const workerWith = async (workers: WorkerChannel) => {
+    const { loggerInstance } = logLines()
+    const app = Fastify({ loggerInstance })
+    t.teardown(() => app.close())
+    await app.register(peers, { workers })
+    await app.register(revocations, { stateDir })
+    return app
+  }
+  const keptIds = async () => (JSON.parse(await readFile(join(stateDir, 'revoked.json'), 'utf8')) as { revoked: { id: string }[] }).revoked.map(({ id }) => id).sort()
+  const first = await workerWith(channelOf(1))
+  await first.ready()
+  await first.revocations.revoke('before', [digest('0')])
+
+  // It has read the file, and is asked nothing yet.
+  const second = await workerWith(channelOf(2))
+  await first.revocations.revoke('early', [digest('1')])
+  t.equal(second.revocations.find(digest('1')), undefined, 'nobody could tell it')
+  // It begins to ask what it has missed.
+  const isReady = second.ready()
+  const late = first.revocations.revoke('late', [digest('2')])
+  await Promise.all([isReady, late])
+  for (const [index, id] of ['before', 'early', 'late'].entries()) t.equal(second.revocations.find(digest(String(index)))?.id, id)
+
+  // At both at once.
+  await Promise.all(['3', '4', '5', '6'].map(async digit => await (Number(digit) % 2 === 0 ? first : second).revocations.revoke(`at-once-${digit}`, [digest(digit)])))
+  const all = ['at-once-3', 'at-once-4', 'at-once-5', 'at-once-6', 'before', 'early', 'late']
+  t.same(await keptIds(), all)
+  for (const worker of [first, second]) t.same(['3', '4', '5', '6'].map(digit => worker.revocations.find(digest(digit)) !== undefined), [true, true, true, true])
+
+  await second.close()
+  const third = await workerWith(channelOf(2))
+  await third.ready()
+  await third.revocations.revoke('last', [digest('7')])
+  t.same(await keptIds(), [...all, 'last'].sort())
+  t.equal(first.revocations.find(digest('7'))?.id, 'last')
 })
