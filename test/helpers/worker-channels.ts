@@ -4,8 +4,8 @@ import type { ToWorker, WorkerChannel } from '../../plugins/peers/worker-channel
 /** @returns the channel of each worker, by its number; a number that is asked for again is another process in its place */
 export function workerChannels (): (worker: number) => WorkerChannel {
   const running = new Map<number, { isReady: boolean, listener: (message: ToWorker) => void }>()
-  /** Messages between processes take a while. */
-  const tell = (worker: number, message: ToWorker) => setImmediate(() => running.get(worker)?.listener(structuredClone(message)))
+  /** Messages between processes take a while, here longer than a disk takes. */
+  const tell = (worker: number, message: ToWorker) => setTimeout(() => running.get(worker)?.listener(structuredClone(message)), 50)
 
   return worker => {
     const own = { isReady: false, listener: (_message: ToWorker) => {} }
