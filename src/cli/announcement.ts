@@ -62,12 +62,14 @@ export function announce (started: Started, io: CommandIo): void {
   for (const text of others) line('', text)
 }
 
-/** Who said that there are these agents. */
+/** Who said that there are these agents and instances. */
 function origin (agents: readonly Agent[], file: string | null, wanted: string): string {
   if (file === null) return `registered earlier; there is no ${wanted}`
-  const registered = agents.filter(({ instances }) => instances.length > 0 && instances.every(({ source }) => source === 'api')).length
+  const instances = agents.flatMap(({ instances }) => instances)
+  const registered = instances.filter(({ source }) => source === 'api').length
   if (registered === 0) return file
-  return registered === agents.length ? `registered earlier, and none in ${file}` : `${registered} of them registered earlier, the others in ${file}`
+  const isAll = registered === instances.length && agents.every(({ instances }) => instances.length > 0)
+  return isAll ? `registered earlier, and none in ${file}` : `${registered} of them registered earlier, the others in ${file}`
 }
 
 /** What is known of the fleet by now. */

@@ -34,7 +34,7 @@ t.test('a fleet that answers', async t => {
 })
 
 t.test('who registered earlier is told from who is in the file', async t => {
-  const folder = t.testdir({ 'fleet.yaml': 'agents: [{name: planner, port: 1}]\n', '.fleet': { 'registry.json': JSON.stringify({ version: 1, agents: [{ name: 'coder', instances: [{ host: 'localhost', port: 2, protocol: 'http', weight: 1, trusted: true }] }] }) } })
+  const folder = t.testdir({ 'fleet.yaml': 'agents: [{name: planner, port: 1}]\n', '.fleet': { 'registry.json': JSON.stringify({ version: 1, agents: ['coder', 'planner'].map(name => ({ name, instances: [{ host: 'localhost', port: name.length, protocol: 'http', weight: 1, trusted: true }] })) }) } })
   const said = async () => {
     const io = fakeIo({ env: { FLEET_SECRET: 'fleet-secret-token' } })
     io.onLine(/^ {2}try .*\n.*\n/m, () => io.signal('SIGINT'))
@@ -43,9 +43,9 @@ t.test('who registered earlier is told from who is in the file', async t => {
     return io.stderr().replaceAll(folder, '.')
   }
 
-  t.match(await said(), / agents {2}(planner, coder|coder, planner), 2 instances \(1 of them registered earlier, the others in \.\/fleet\.yaml\)/)
+  t.match(await said(), / agents {2}(planner, coder|coder, planner), 3 instances \(2 of them registered earlier, the others in \.\/fleet\.yaml\)/)
   await writeFile(join(folder, 'fleet.yaml'), 'agents: []\n')
-  t.match(await said(), / agents {2}coder, 1 instance \(registered earlier, and none in \.\/fleet\.yaml\)/)
+  t.match(await said(), / agents {2}(planner, coder|coder, planner), 2 instances \(registered earlier, and none in \.\/fleet\.yaml\)/)
 })
 
 t.test('with a certificate of its own it says how to believe it', async t => {
