@@ -291,6 +291,11 @@ function unknownKey (schema: TSchema, schemaPath: string, key: string, besides: 
   return withNearest('unknown key', key === '' ? undefined : nearestNames(key, known, 1)[0])
 }
 
+/** `value` without what `schema` has no name for, at any depth; what it has a name for may be wrong all the same. `value` is changed. */
+export function withoutUnknown (schema: TSchema, value: unknown): unknown {
+  return Value.Clean(schema, value)
+}
+
 /**
  * Validates `value` against `schema`, fills in defaults, resolves durations to milliseconds and sizes to bytes, and freezes the result.
  * What was resolved before may be parsed again. Fastify's own `prefix`, `logLevel` and `logSerializers` are set aside first.

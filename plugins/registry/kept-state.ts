@@ -8,7 +8,7 @@ import {
 } from '../../src/agent-options.ts'
 import { canonicalHost, registrationHostProblem, type RegistrationHostRules } from '../../src/fleet/address.ts'
 import type { RegistryState, SavedInstance } from '../../src/fleet/registry.ts'
-import { Duration, Type, checkOptions, parseOptions, type OptionError, type StaticDecode, type TSchema } from '../../src/options.ts'
+import { Duration, Type, checkOptions, parseOptions, withoutUnknown, type OptionError, type StaticDecode, type TSchema } from '../../src/options.ts'
 
 const strict = { additionalProperties: false } as const
 
@@ -48,6 +48,8 @@ const KeptInstance = Type.Object({
   draining: Type.Optional(Type.Boolean())
 }, strict)
 
+const KeptWhole = Type.Object({ ...KeptAgent.properties, instances: Type.Array(KeptInstance) }, strict)
+
 const nameForm = new RegExp(namePattern)
 
 type KeptAgent = RegistryState['agents'][number]
@@ -78,6 +80,11 @@ export function readKeptState (text: string, rules: RegistrationHostRules = {}):
   const { epoch, version, origin } = whole.shared ?? {}
   const shared = typeof epoch === 'string' && typeof version === 'number' ? { epoch, version, ...(typeof origin === 'string' && { origin }) } : undefined
   return { state: { version: 1, ...(shared && { shared }), agents }, skipped }
+}
+
+/** An agent without what a later version says of it, so that gateways of two versions serve the same fleet while one replaces the other. */
+export function asOfThisVersion (agent: object): object {
+  return withoutUnknown(KeptWhole, agent) as object
 }
 
 /** Reads one agent. @param skipped gets a line for what is left out of it */

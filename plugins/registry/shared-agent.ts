@@ -2,7 +2,7 @@
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import type { Registration, RegistryState, SharedAgent } from '../../src/fleet/registry.ts'
-import { keptPolicies, readKeptAgent } from './kept-state.ts'
+import { asOfThisVersion, keptPolicies, readKeptAgent } from './kept-state.ts'
 
 type KeptAgent = RegistryState['agents'][number]
 type KeptInstance = KeptAgent['instances'][number]
@@ -70,7 +70,11 @@ export function agentOf (name: string, fields: Fields, rules: RegistrationHostRu
     skipped.push(`${name}: ${(error as Error).message}`)
     return null
   }
-  const agent = readKeptAgent({ name, ...settings, ...(Object.keys(policy).length > 0 && { policy }), instances }, name, rules, skipped)
+  const whole = { name, ...settings, ...(Object.keys(policy).length > 0 && { policy }), instances }
+  const strange: string[] = []
+  let agent = readKeptAgent(whole, name, rules, strange)
+  // Only then, since it takes longer than all else.
+  if (strange.length > 0) agent = readKeptAgent(asOfThisVersion(whole), name, rules, skipped)
   if (agent === undefined || agent.instances.length === 0) return null
   const sorted = agent.instances.toSorted((a, b) => a.host < b.host ? -1 : a.host > b.host ? 1 : a.port - b.port) // as on every gateway
   const isDraining = ({ host, port }: KeptInstance) => draining.has(authorityOf(host, port))

@@ -59,6 +59,8 @@ const nameForm = new RegExp(namePattern)
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
+/** A message takes no longer, or was lost. */
+const messageMs = 250
 /** All that is known is written or read in this time, and never is nothing heard for so long. */
 const bulkMs = 30_000
 const bulkSilentMs = 5_000
@@ -148,11 +150,28 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       throw notKept()
     }
     if (answer[0] !== 'taken') {
-      apply(name, answer)
-      await peers?.ask('workers', topic, { name, isRemoved: script === 'remove' && args[0] === 'removed' && args[2] === '' })
+      const [epoch, version] = [String(answer[0]), Number(answer[1])]
+      const isRemoved = script === 'remove' && args[0] === 'removed' && args[2] === ''
+      if (isSynced && epoch === known.epoch && version === known.version + 1) { // what was told of it comes by another connection
+        known.hear(version)
+        known.hearOf(name, version)
+      }
+      apply(name, answer, isRemoved)
+      if (dirty.has(name)) readSoon()
+      await peers?.ask('workers', topic, { name, isRemoved })
+      if (!await known.until(epoch, version, giveUp => waitForMessages(giveUp))) {
+        dirty.set(name, { isRemoved: false })
+        throw notKept()
+      }
     }
     if (dirty.size > 0) readSoon()
     return answer
+  }
+
+  /** What was told before a change of this gateway is on its way, or was lost: then everything is read again. @returns what ends the wait */
+  function waitForMessages (giveUp: () => void): () => void {
+    const stops = [clock.after(messageMs, resync), clock.after(client.options.commandTimeout!, giveUp)]
+    return () => { for (const stop of stops) stop() }
   }
 
   /** Does here, and at the other workers of this gateway, what is not shared: to an instance of the file or of DNS. @throws what the registry throws here */

@@ -42,6 +42,31 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     t.same(a.registry.find('planner')?.instances.map(({ port, lease }) => [port, lease?.ttlMs]), [[32_002, 60_000]])
   })
 
+  for (const [others, what] of [[false, 'what was acknowledged is not lost with Redis\'s data although nobody was told of it'], [true, 'nor when who acknowledged it was not told of the change before']] as const) {
+    await t.test(what, async t => {
+      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      await register(a, { name: 'before', port: 32_005 })
+      await until(() => ports(b, 'before').length === 1, 'both have it')
+      lineOfA.deafen()
+      if (others) t.equal((await register(b, { name: 'other', port: 32_006 })).status, 201)
+      lineOfB.mute()
+      t.equal((await register(a, { name: 'planner', port: 32_007 })).status, 201)
+      t.equal((await ask(a, 'DELETE', '/registry/before')).status, 200)
+      await lineOfA.cut()
+      await lineOfB.cut()
+
+      await redis.restart({ empty: true })
+      await lineOfB.mend()
+      await sharing(b)
+      t.same([ports(b, 'before'), ports(b, 'planner')], [[32_005], []], 'the data is written again by the one that knows less')
+      await lineOfA.mend()
+
+      await until(() => ports(b, 'planner').length === 1 && ports(b, 'before').length === 0, 'who knows it has told')
+      await sharing(a)
+      for (const gateway of [a, b]) t.same([ports(gateway, 'planner'), ports(gateway, 'other'), ports(gateway, 'before')], [[32_007], others ? [32_006] : [], []])
+    })
+  }
+
   await t.test('who had left stays away when a gateway that had not heard of it writes the data again, and who came since stays', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const port of [32_011, 32_012, 32_013]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })

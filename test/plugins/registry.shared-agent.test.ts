@@ -46,9 +46,11 @@ t.test('what does not hold to the rules is left out with a line, and of a later 
     [['policy.timeouts', '{"response":"5s"}'], null, [/must have numbers of milliseconds/]],
     [['policy.tls', '{"verify":false}', 'policy.forwardAuthorization', 'true'], { policy: undefined, instances: [instance] }, []],
     [['policy.ofALaterVersion', '{}', 'ofALaterVersion', 'x', 'b:localhost:9000 gateway', '1'], { policy: undefined, instances: [instance] }, []],
+    [['policy.timeouts', '{"response":5000,"ofALaterVersion":1}'], { policy: { timeouts: { response: 5_000, ofALaterVersion: undefined } }, instances: [instance] }, []],
     [['d:localhost:1', '0'], { instances: [instance] }, []]
   ]
 
+  t.same(agentOf('planner', ['i:localhost:9000', JSON.stringify({ ...instance, ofALaterVersion: { deep: [1] } })], {}, []), { name: 'planner', instances: [instance] })
   for (const [fields, expected, reasons] of cases) {
     const skipped: string[] = []
     const agent = agentOf('planner', [...sound, ...fields], {}, skipped)
