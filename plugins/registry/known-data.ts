@@ -77,15 +77,16 @@ export class KnownData {
     for (const check of this.#waiting) check()
   }
 
-  /** A change was told. */
+  /** A change was told that is none of an agent. */
   hear (version: number): void {
     this.#heard = { epoch: this.#heard!.epoch, version }
     this.#moved()
   }
 
-  /** The change that was told is one of an agent, which has to be read. */
+  /** A change of an agent was told, which has to be read. */
   hearOf (name: string, version: number): void {
     this.#unread.set(name, { first: this.#unread.get(name)?.first ?? version, last: version })
+    this.hear(version)
   }
 
   /** An agent was read, as it was at a version. */

@@ -153,7 +153,6 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const [epoch, version] = [String(answer[0]), Number(answer[1])]
       const isRemoved = script === 'remove' && args[0] === 'removed' && args[2] === ''
       if (isSynced && epoch === known.epoch && version === known.version + 1) { // what was told of it comes by another connection
-        known.hear(version)
         known.hearOf(name, version)
       }
       apply(name, answer, isRemoved)
@@ -252,8 +251,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (!Number.isSafeInteger(version) || (kind !== 'all' && !nameForm.test(name))) return // no gateway has written that
     if (epoch !== known.epoch || version > known.version + 1) return resync()
     if (version <= known.version) return
-    known.hear(version)
-    if (kind === 'all') return
+    if (kind === 'all') return known.hear(version)
     if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
     dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
     known.hearOf(name, version)
