@@ -53,13 +53,17 @@ local function isLate (deadline)
   return now > tonumber(deadline)
 end
 
+-- How many changes this script told.
+local told = 0
+
 local function read (key)
   local version = redis.call('HGET', meta, 'version') or '0'
   local fields = redis.pcall('HGETALL', key)
-  return { redis.call('HGET', meta, 'epoch') or '', version, fields.err and {} or fields }
+  return { redis.call('HGET', meta, 'epoch') or '', version, fields.err and {} or fields, told }
 end
 
 local function tell (kind, name, authority)
+  told = told + 1
   local version = redis.call('HINCRBY', meta, 'version', 1)
   redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. ' ' .. version .. ' ' .. kind .. ' ' .. name .. ' ' .. authority)
 end
@@ -227,7 +231,7 @@ return { redis.call('HGET', meta, 'epoch') or '', redis.call('HGET', meta, 'vers
 standStill()
 return 1`,
 
-  /** → epoch, version, fields of the agent */
+  /** → epoch, version, fields of the agent, how many changes were told: the last ones up to this version */
   read: 'return read(agent)',
 
   /** deadline, name, authority, ttl or '', fields and values → as read; or `taken`, the name, its owner */

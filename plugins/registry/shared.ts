@@ -152,7 +152,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (answer[0] !== 'taken') {
       const [epoch, version] = [String(answer[0]), Number(answer[1])]
       const isRemoved = script === 'remove' && args[0] === 'removed' && args[2] === ''
-      if (isSynced && epoch === known.epoch && version === known.version + 1) { // what was told of it comes by another connection
+      // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
+      if (answer[3] === 1 && isSynced && epoch === known.epoch && version === known.version + 1) {
         known.hearOf(name, version)
       }
       apply(name, answer, isRemoved)

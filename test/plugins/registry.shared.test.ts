@@ -14,6 +14,9 @@ type Answer = (value: unknown) => void
 class FakeRedis extends EventEmitter {
   readonly reads: Answer[]
   readonly connections: FakeRedis[]
+  readonly options = { commandTimeout: 500 }
+  /** By command. */
+  readonly answers = new Map<string, unknown>()
 
   constructor (reads: Answer[] = [], connections: FakeRedis[] = []) {
     super()
@@ -25,7 +28,7 @@ class FakeRedis extends EventEmitter {
   duplicate (): FakeRedis { return new FakeRedis(this.reads, this.connections) }
 
   defineCommand (name: string): void {
-    const answer = name === 'fleet_read' ? () => new Promise(resolve => this.reads.push(resolve)) : async () => ['epoch', '1', '', '0']
+    const answer = name === 'fleet_read' ? () => new Promise(resolve => this.reads.push(resolve)) : async () => this.answers.get(name) ?? ['epoch', '1', '', '0']
     Object.assign(this, { [name]: answer })
   }
 
@@ -60,4 +63,30 @@ t.test('of two answers about an agent the later version counts, whichever comes 
   t.same(await answer(second, 3, 3_000), [3_000])
   t.same(await answer(first, 2, 2_000), [3_000])
   t.same(await answer(await tell(), 1, 1_000), [1_000], 'what no server would answer that had answered 3')
+})
+
+t.test('a change that changed nothing does not stand for the one that somebody else made meanwhile', async t => {
+  const client = new FakeRedis()
+  const { registry, clock } = build()
+  const redis = { client, isUp: true, key: (...parts: string[]) => parts.join(':'), onStatus: () => () => {} } as unknown as FleetRedis
+  const shared = shareRegistrations({ redis, registry, clock, log: Fastify().log, known: null, hostRules: () => ({}), onApplied: () => {} })
+  t.teardown(() => shared.close())
+  await shared.begin()
+  const fields = instanceFields({ host: 'localhost', port: 1_000, protocol: 'http', weight: 1 })
+  client.answers.set('fleet_write', ['epoch', '2', fields, 1])
+  const { instance } = await shared.register({ name: 'planner', host: 'localhost', port: 1_000 } as Parameters<typeof shared.register>[0])
+  t.equal(shared.known?.version, 2, 'its own is known when it is answered, whatever was told by then')
+
+  client.answers.set('fleet_drain', ['epoch', '3', fields, 0])
+  const drained = shared.drain('planner', instance.id)
+  await nextTurn()
+  t.equal(shared.known?.version, 2)
+  const [, subscriber] = client.connections
+  subscriber!.emit('message', 'changes', 'epoch 3 put coder localhost:2')
+  await nextTurn()
+  t.equal(client.reads.length, 1, 'that is read')
+  client.reads.pop()!(['epoch', '3', instanceFields({ host: 'localhost', port: 2_000, protocol: 'http', weight: 1 }), 0])
+  await drained
+  t.equal(shared.known?.version, 3)
+  t.same(registry.get('coder').instances.map(({ port }) => port), [2_000])
 })
