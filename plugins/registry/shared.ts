@@ -149,22 +149,18 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       lookedAt = -Infinity
       throw notKept()
     }
-    if (answer[0] !== 'taken') {
-      const [epoch, version] = [String(answer[0]), Number(answer[1])]
-      const isRemoved = script === 'remove' && args[0] === 'removed' && args[2] === ''
-      // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
-      if (answer[3] === 1 && isSynced && epoch === known.epoch && version === known.version + 1) {
-        known.hearOf(name, version)
-      }
-      apply(name, answer, isRemoved)
-      if (dirty.has(name)) readSoon()
-      await peers?.ask('workers', topic, { name, isRemoved })
-      if (!await known.until(epoch, version, giveUp => waitForMessages(giveUp))) {
-        dirty.set(name, { isRemoved: false })
-        throw notKept()
-      }
-    }
+    if (answer[0] === 'taken') return answer
+    const [epoch, version, told] = [String(answer[0]), Number(answer[1]), Number(answer[3])]
+    const isRemoved = script === 'remove' && args[0] === 'removed' && args[2] === ''
+    // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
+    if (told === 1 && isSynced && epoch === known.epoch && version === known.version + 1) known.hearOf(name, version)
+    apply(name, answer, isRemoved)
     if (dirty.size > 0) readSoon()
+    await peers?.ask('workers', topic, { name, isRemoved })
+    if (told > 0 && !await known.until(epoch, version, waitForMessages)) {
+      dirty.set(name, { isRemoved: false })
+      throw notKept()
+    }
     return answer
   }
 
