@@ -21,7 +21,6 @@ export class KnownData {
   /** What was known when everything began to be read, until it was. */
   #before: SharedPoint | null
   #isReadingAll = false
-  readonly #waiting = new Set<() => void>()
 
   /** @param kept what was known when the gateway was last stopped; null when that never was in Redis */
   constructor (kept: SharedPoint | null) {
@@ -48,39 +47,9 @@ export class KnownData {
     return { epoch: this.#heard.epoch, version, origin: this.#origin }
   }
 
-  /**
-   * Resolves when all of this data up to this version is known: `false` when it is other data by then. A change that is acknowledged has to be, or it would be
-   * nobody's if Redis lost its data now.
-   * @param onGiveUp takes a function that resolves it with `false`
-   */
-  async until (epoch: string, version: number, onGiveUp: (giveUp: () => void) => () => void): Promise<boolean> {
-    let end = () => {}
-    const isKnown = await new Promise<boolean>(resolve => {
-      const check = () => {
-        const { point } = this
-        if (point?.epoch === epoch && point.version >= version) resolve(true)
-        else if (this.epoch !== epoch) resolve(false)
-      }
-      const stop = onGiveUp(() => resolve(false))
-      end = () => {
-        this.#waiting.delete(check)
-        stop()
-      }
-      this.#waiting.add(check)
-      check()
-    })
-    end()
-    return isKnown
-  }
-
-  #moved (): void {
-    for (const check of this.#waiting) check()
-  }
-
   /** A change was told that is none of an agent. */
   hear (version: number): void {
     this.#heard = { epoch: this.#heard!.epoch, version }
-    this.#moved()
   }
 
   /** A change of an agent was told, which has to be read. */
@@ -95,7 +64,6 @@ export class KnownData {
     if (missing === undefined || version < missing.first) return
     if (version >= missing.last) this.#unread.delete(name)
     else missing.first = version + 1
-    this.#moved()
   }
 
   /** From now on all of this data is read. */
@@ -105,14 +73,12 @@ export class KnownData {
     if (epoch !== this.epoch) this.#unread.clear()
     this.#heard = { epoch, version }
     this.#origin = origin
-    this.#moved()
   }
 
   /** All was read, as it was at this version or a later one. */
   endReadingAll (version: number): void {
     this.#isReadingAll = false
     for (const [name, { last }] of this.#unread) if (last <= version) this.#unread.delete(name)
-    this.#moved()
   }
 
   /** The origin may change while the data stays: somebody came who knew more of what it was made of. */

@@ -35,6 +35,12 @@ export function isAncestor ({ epoch, version }: Pick<SharedPoint, 'epoch' | 'ver
   return known !== null && epoch !== known.epoch && entriesOf(known.origin ?? '').some(entry => includes(entry, `${epoch}:${version}`))
 }
 
+/** Up to which version of this data other data with this origin was made of it; -1 where it was made without it. */
+export function versionIn (origin: string, epoch: string): number {
+  const own = entriesOf(origin).find(entry => entry.startsWith(`${epoch}:`))
+  return own === undefined ? -1 : Number(own.split(':')[1])
+}
+
 /** Whether it is the same data, up to the same version or a later one. */
 function includes (entry: string, other: string): boolean {
   const [[epoch, version], [otherEpoch, otherVersion]] = [entry.split(':'), other.split(':')]

@@ -264,12 +264,12 @@ if ttl ~= '' then redis.call('ZADD', leases, now + ttl, member) end
 tellChange('put', name, authority)
 return read(agent)`,
 
-  /** deadline, kind, name, authority or '' for all of it → as read */
+  /** deadline, name, authority or '' for all of it, kind → as read */
   remove: `
 if isOther() then return { 'other' } end
 if isLate(ARGV[3]) then return { 'late' } end
 standStill()
-local kind, name, authority = ARGV[4], ARGV[5], ARGV[6]
+local name, authority, kind = ARGV[4], ARGV[5], ARGV[6]
 if kind == 'drained' then
   local since = redis.call('HGET', agent, 'd:' .. authority)
   if not since or now - since < ${drainMs} or isBusy(agent, authority) then return read(agent) end

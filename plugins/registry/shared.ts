@@ -20,8 +20,9 @@ import { createSubscription } from '../../src/redis-subscription.ts'
 import { AgentReads } from './agent-reads.ts'
 import { KnownData, type FoundData } from './known-data.ts'
 import { isAncestor, type SharedPoint } from './lineage.ts'
+import { OwnChanges, type Change } from './own-changes.ts'
 import type { Registrations } from './registrations.ts'
-import { merge, restore } from './restoring.ts'
+import { merge, repeat, restore } from './restoring.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
 import { agentOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
 import { SharedDrains } from './shared-drains.ts'
@@ -59,8 +60,6 @@ const nameForm = new RegExp(namePattern)
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
-/** A message takes no longer, or was lost. */
-const messageMs = 250
 /** All that is known is written or read in this time, and never is nothing heard for so long. */
 const bulkMs = 30_000
 const bulkSilentMs = 5_000
@@ -75,11 +74,12 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let bulk: Redis | null = null
   const gatewayId = randomBytes(6).toString('hex')
   const known = new KnownData(kept)
+  const own = new OwnChanges()
   const reads = new AgentReads()
   const drains = new SharedDrains(registry)
   /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
   const notWhole = new Set<string>()
-  const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
+  const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0, touched: () => client.smembers(keys.touched), deadline }
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
@@ -125,17 +125,16 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     return Math.floor(performance.now() + clockAheadMs + client.options.commandTimeout!)
   }
 
-  type ChangeArguments = [script: 'write' | 'remove' | 'drain', name: string, ...args: readonly (string | number)[]]
-
   /** Writes, and takes over what came of it. @throws NotKeptError */
-  async function change (...[script, name, ...args]: ChangeArguments): Promise<unknown[]> {
-    return await reads.asking(name, () => changeNow(script, name, ...args))
+  async function change (...what: Change): Promise<unknown[]> {
+    return await reads.asking(what[1], () => changeNow(what))
   }
 
-  async function changeNow (...[script, name, ...args]: ChangeArguments): Promise<unknown[]> {
+  async function changeNow (what: Change): Promise<unknown[]> {
+    const [script, name, authority, ...args] = what
     let answer: unknown[]
     try {
-      answer = await reads.writing(name, () => run(script, name, known.epoch!, keys.channel, deadline(), ...args)) as unknown[]
+      answer = await reads.writing(name, () => run(script, name, known.epoch!, keys.channel, deadline(), name, authority, ...args)) as unknown[]
     } catch (error) {
       dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
       log.warn(`The shared registry could not be written: ${redisReason(error)}`)
@@ -151,23 +150,15 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     }
     if (answer[0] === 'taken') return answer
     const [epoch, version, told] = [String(answer[0]), Number(answer[1]), Number(answer[3])]
-    const isRemoved = script === 'remove' && args[0] === 'removed' && args[2] === ''
+    if (epoch !== known.epoch) throw notKept() // it was answered when other data was known already
+    const isRemoved = script === 'remove' && authority === ''
     // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
     if (told === 1 && isSynced && epoch === known.epoch && version === known.version + 1) known.hearOf(name, version)
     apply(name, answer, isRemoved)
+    if (told === 1) own.add({ epoch, version, what }, known.point)
     if (dirty.size > 0) readSoon()
     await peers?.ask('workers', topic, { name, isRemoved })
-    if (told > 0 && !await known.until(epoch, version, waitForMessages)) {
-      dirty.set(name, { isRemoved: false })
-      throw notKept()
-    }
     return answer
-  }
-
-  /** What was told before a change of this gateway is on its way, or was lost: then everything is read again. @returns what ends the wait */
-  function waitForMessages (giveUp: () => void): () => void {
-    const stops = [clock.after(messageMs, resync), clock.after(client.options.commandTimeout!, giveUp)]
-    return () => { for (const stop of stops) stop() }
   }
 
   /** Does here, and at the other workers of this gateway, what is not shared: to an instance of the file or of DNS. @throws what the registry throws here */
@@ -255,6 +246,12 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     readSoon()
   }
 
+  /** Whether nobody is known to have changed again what this gateway had changed. */
+  function isStillSo ([script, name, authority]: Change): boolean {
+    const isThere = authority === '' ? registry.find(name) !== undefined : registry.isRegistered(name, authority)
+    return isThere === (script !== 'remove')
+  }
+
   /** From now on nothing is certain until everything was read. */
   function resync (): void {
     isSynced = false
@@ -293,11 +290,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
         isDoubtful = true
         continue
       }
-      if (epoch !== known.epoch && !await merge(found, restoring, runAtLength)) {
-        isDoubtful = true
-        continue
+      if (epoch !== known.epoch) {
+        if (!await merge(found, restoring, runAtLength) || !await repeat(found, own.missingIn(found, known.point).filter(isStillSo), restoring, runAtLength)) {
+          isDoubtful = true
+          continue
+        }
+        reads.restart()
       }
-      if (epoch !== known.epoch) reads.restart()
       known.beginReadingAll(found)
       const told = toldEarly
       toldEarly = null
@@ -360,7 +359,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   async function settleDrains (): Promise<void> {
     const drained = Array.from(drains.underWay(), ({ name, authority, isBusy }) => isBusy
       ? run('busy', name, known.epoch!, keys.channel, authority, gatewayId)
-      : change('remove', name, 'drained', name, authority))
+      : change('remove', name, authority, 'drained'))
     await Promise.all(drained)
   }
 
@@ -417,7 +416,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const saved = registry.exportInstance(name, authority)!
       let answer: unknown[]
       try {
-        answer = await change('write', name, name, authority, saved.ttlMs ?? '', ...settingFields(registration), ...instanceFields(saved))
+        answer = await change('write', name, authority, saved.ttlMs ?? '', ...settingFields(registration), ...instanceFields(saved))
       } catch (error) {
         undo()
         throw error
@@ -457,7 +456,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       if (isShared) {
         refuseUnsynced()
         drains.askedHere(name, authority)
-        await change('drain', name, name, authority)
+        await change('drain', name, authority)
       }
       return await atAllWorkers('drain', name, id)
     },
@@ -486,7 +485,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const { name, instances } = registry.get(nameOrAlias)
       if (!instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))) return await atAllWorkers('removeAgent', name)
       refuseUnsynced()
-      await change('remove', name, 'removed', name, '')
+      await change('remove', name, '', 'removed')
       return registry.find(name)?.name === name ? await atAllWorkers('removeAgent', name) : { name, inFile: false }
     },
 
@@ -494,7 +493,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const { instance, name, authority, isShared } = instanceAt(nameOrAlias, id)
       if (!isShared) return await atAllWorkers('removeInstance', name, id)
       refuseUnsynced()
-      await change('remove', name, 'removed', name, authority)
+      await change('remove', name, authority, 'removed')
       const isLeft = registry.find(name)?.instances.some(other => other.id === id) // the file, or DNS, names it as well
       return isLeft ? await atAllWorkers('removeInstance', name, id) : { name, inFile: false, instance }
     },

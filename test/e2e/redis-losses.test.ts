@@ -67,6 +67,35 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     })
   }
 
+  await t.test('what somebody changed since is not changed back by who comes later and had changed the same', async t => {
+    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    for (const name of ['before', 'early']) await register(a, { name, port: 32_081 })
+    await until(() => ports(b, 'early').length === 1, 'both have both')
+    lineOfA.deafen()
+    t.equal((await register(b, { name: 'other', port: 32_082 })).status, 201)
+    lineOfB.mute()
+    t.equal((await register(a, { name: 'planner', port: 32_083, weight: 1 })).status, 201)
+    t.equal((await register(a, { name: 'planner', port: 32_084 })).status, 201)
+    for (const name of ['before', 'early']) t.equal((await ask(a, 'DELETE', `/registry/${name}`)).status, 200)
+    await lineOfA.cut()
+    await lineOfB.cut()
+
+    await redis.restart({ empty: true })
+    await lineOfB.mend()
+    await sharing(b)
+    await register(b, { name: 'planner', port: 32_083, weight: 5 })
+    await register(b, { name: 'before', port: 32_085 })
+    await lineOfA.mend()
+
+    await until(() => ports(b, 'early').length === 0, 'what it had changed alone was told')
+    await sharing(a)
+    for (const gateway of [a, b]) {
+      await until(() => ports(gateway, 'planner').length === 2, 'it has both')
+      t.same([ports(gateway, 'before'), ports(gateway, 'other'), ports(gateway, 'planner')], [[32_081, 32_085], [32_082], [32_083, 32_084]])
+      t.equal(gateway.registry.get('planner').instances.find(({ port }) => port === 32_083)?.weight, 5)
+    }
+  })
+
   await t.test('who had left stays away when a gateway that had not heard of it writes the data again, and who came since stays', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const port of [32_011, 32_012, 32_013]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })

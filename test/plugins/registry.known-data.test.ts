@@ -1,5 +1,4 @@
 /** How much of the shared data a gateway has, while changes are told and read in any order. */
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import t from 'tap'
 import { KnownData } from '../../plugins/registry/known-data.ts'
 
@@ -42,45 +41,4 @@ t.test('while everything is read what was known before counts, and then what was
   t.same(known.point, data(1, 'two', 'one:6'))
   known.isMadeOf('one:8')
   t.same(known.point, data(1, 'two', 'one:8'))
-})
-
-t.test('who waits for a version is told when all up to it is known, and that it never will be when there is other data or nobody waits any more', async t => {
-  const known = new KnownData(data(4))
-  const told: string[] = []
-  const gaveUp: (() => void)[] = []
-  let waiting = 0
-  const wait = (name: string, epoch: string, version: number) => {
-    waiting++
-    void known.until(epoch, version, giveUp => {
-      gaveUp.push(giveUp)
-      return () => { waiting-- }
-    }).then(isKnown => told.push(`${name} ${isKnown}`))
-  }
-  const soFar = async () => {
-    await nextTurn()
-    return told.splice(0)
-  }
-
-  wait('now', 'one', 4)
-  wait('heard', 'one', 5)
-  wait('read', 'one', 6)
-  wait('others', 'one', 9)
-  wait('other data', 'two', 1)
-  t.same(await soFar(), ['now true', 'other data false'])
-  known.hear(5)
-  t.same(await soFar(), ['heard true'])
-  known.hearOf('planner', 6)
-  t.same(await soFar(), [])
-  known.wasRead('planner', 6)
-  t.same(await soFar(), ['read true'])
-  wait('impatient', 'one', 7)
-  gaveUp.at(-1)!()
-  t.same(await soFar(), ['impatient false'])
-  known.beginReadingAll(data(3, 'two'))
-  t.same(await soFar(), ['others false'])
-  wait('all', 'two', 3)
-  t.same(await soFar(), [])
-  known.endReadingAll(3)
-  t.same(await soFar(), ['all true'])
-  t.equal(waiting, 0, 'nothing is left of it')
 })
