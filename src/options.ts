@@ -246,14 +246,18 @@ function deepPath (value: unknown, pointer: string[] = []): string[] | undefined
   return undefined
 }
 
-/** The setting is TypeBox's for the whole process, a host application included, so it is given back. */
 function allErrors (schema: TSchema, value: unknown) {
-  const { maxErrors } = Settings.Get()
-  Settings.Set({ maxErrors: mostErrors })
+  return withSettings({ maxErrors: mostErrors }, () => Value.Errors(schema, value))
+}
+
+/** Settings are TypeBox's for the whole process, a host application included, so they are given back. */
+function withSettings<R> (settings: Partial<ReturnType<typeof Settings.Get>>, act: () => R): R {
+  const before = { ...Settings.Get() }
+  Settings.Set(settings)
   try {
-    return Value.Errors(schema, value)
+    return act()
   } finally {
-    Settings.Set({ maxErrors })
+    Settings.Set(before)
   }
 }
 
@@ -308,7 +312,8 @@ export function parseOptions<S extends TSchema> (schema: S, value: unknown, name
   const data = withoutFastifyOptions(value ?? {})
   const errors = checkOptions(schema, data, { besides: path => /[.[]/.test(path) ? [] : besides })
   if (errors.length > 0) throw new OptionsError(name, errors)
-  return deepFreeze(Value.Decode(schema, Value.Default(schema, copyOf(data)))) as StaticDecode<S>
+  // Sorting the members of unions takes most of the time, and no value is of two of them that are decoded in different ways.
+  return deepFreeze(withSettings({ unionPrioritySort: false }, () => Value.Decode(schema, Value.Default(schema, copyOf(data))))) as StaticDecode<S>
 }
 
 function withoutFastifyOptions (value: unknown): unknown {
