@@ -108,6 +108,8 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     const fromFile = file === undefined ? undefined : await readConfigFile(file, env)
     const input = withFallbackSecret(mergeConfig(fromFile?.value ?? {}, overrides), fallbackSecret)
     const source = { ...(fromFile && { file: fromFile.file, positions: fromFile.positions }), codeNames }
+    // A secret that another one overrules has to be right as well, as for who starts with this file.
+    if (fromFile !== undefined && overrides.auth?.secret !== undefined) parseConfig({ auth: fromFile.value.auth }, source)
     const config = parseConfig(input, source)
     let agents: readonly AgentDefinition[] = []
     const { problems, use } = tlsFiles.prepare(config.agents)

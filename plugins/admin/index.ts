@@ -94,25 +94,20 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   })
 
   fastify.delete<{ Params: NameParams, Querystring: { host?: string, port?: string, drain?: string } }>('/registry/:name', changing, async request => {
-    const { host, port, drain } = request.query
-    if (drain !== undefined) throw new BadRequestError('Instances are drained one by one: DELETE /registry/{name}/instances/{id}?drain=true')
+    const { host, port } = request.query
+    const isDrain = readDrain(request.query)
     if (host === undefined && port === undefined) {
+      if (isDrain) throw new BadRequestError('Instances are drained one by one: name one by ?host=…&port=…, or DELETE /registry/{name}/instances/{id}?drain=true')
       return deregistered(await registrations.removeAgent(await ownAgent(request)))
     }
     const name = await ownAgent(request, agent => instanceAt(agent, host, port))
-    return removeInstance(name, instanceAt(registry.get(name), host, port))
+    return await takeOut(name, instanceAt(registry.get(name), host, port), isDrain)
   })
 
   fastify.delete<{ Params: InstanceParams, Querystring: { drain?: string } }>('/registry/:name/instances/:id', changing, async request => {
     const { id } = request.params
-    const { drain = 'false' } = request.query
-    if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
-    const name = await ownAgent(request, agent => registry.instance(agent.name, id))
-    if (drain === 'false') return removeInstance(name, id)
-    const instance = await registrations.drain(name, id)
-    reconsider(instance.agent)
-    if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
-    return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance), ...noteOf(instance.source) }
+    const isDrain = readDrain(request.query)
+    return await takeOut(await ownAgent(request, agent => registry.instance(agent.name, id)), id, isDrain)
   })
 
   addKeyRoutes(fastify)
@@ -154,9 +149,19 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     if (fastify.hasDecorator('upstream')) fastify.upstream.reconsider(name)
   }
 
+  async function takeOut (nameOrAlias: string, id: string, isDrain: boolean) {
+    if (!isDrain) return await removeInstance(nameOrAlias, id)
+    const instance = await registrations.drain(nameOrAlias, id)
+    reconsider(instance.agent)
+    if (!registrations.endsDrainOf(instance)) removeWhenIdle(instance.agent, id, instance.runtime)
+    return { message: `draining ${id} of ${instance.agent}`, name: instance.agent, instance: instanceView(instance), ...noteOf(instance.source) }
+  }
+
   async function removeInstance (nameOrAlias: string, id: string) {
     const { instance: { source }, ...removed } = await registrations.removeInstance(nameOrAlias, id)
-    return deregistered(removed, source === 'dns')
+    const answer = deregistered(removed, source === 'dns')
+    if (answer.note !== undefined || registry.find(removed.name)?.instances.length !== 0) return answer
+    return { ...answer, note: 'That was its last instance: it is answered with 503 until one registers again, and unknown in 10 minutes' }
   }
 
   function deregistered ({ name, inFile }: { name: string, inFile: boolean }, inDns = false) {
@@ -215,6 +220,11 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
 
 function invalid (errors: { path: string, message: string }[]) {
   return new InvalidRegistrationError(errors.map(({ path, message }) => `${path} ${message}`.trim()).join('; '), { errors })
+}
+
+function readDrain ({ drain = 'false' }: { drain?: string }): boolean {
+  if (drain !== 'true' && drain !== 'false') throw new BadRequestError('drain must be "true" or "false"')
+  return drain === 'true'
 }
 
 /** What instances of the agent are trusted with, in words; undefined for nothing. */

@@ -108,6 +108,7 @@ function inQuery (name: string, description: string, schema: JsonSchema = { type
 
 const agentName = inPath('name', 'The agent\'s name or an alias.', { type: 'string', pattern: namePattern })
 const instanceIdentity = inPath('id', 'The instance\'s id.')
+const drain = inQuery('drain', 'Of one instance: let what is in flight finish first.', { type: 'string', enum: ['true', 'false'], default: 'false' })
 
 const exampleLease = { ttl_seconds: 60, expires_at: '2026-03-01T12:01:00.000Z' }
 const exampleInstance = { id: '86a5ee343cf7', host: 'localhost', port: 9000, protocol: 'http', healthy: true, state: 'up', weight: 1, source: 'api', lease: exampleLease }
@@ -207,7 +208,7 @@ export const operations: Readonly<Record<string, Operation>> = {
     tag: 'registration',
     summary: 'Takes one instance out',
     needs: 'register',
-    parameters: [agentName, instanceIdentity, inQuery('drain', 'Let what is in flight finish first.', { type: 'string', enum: ['true', 'false'], default: 'false' })],
+    parameters: [agentName, instanceIdentity, drain],
     answers: { 200: json({ anyOf: [ref('Draining'), ref('Deregistered')] }, 'It is out, or drains.', { message: 'deregistered my-agent' }) },
     problems: ['FLEET_AGENT_NOT_FOUND', 'FLEET_INSTANCE_NOT_FOUND', 'FLEET_NOT_KEPT']
   }),
@@ -215,8 +216,8 @@ export const operations: Readonly<Record<string, Operation>> = {
     tag: 'registration',
     summary: 'Takes an agent out, or the instance at an address',
     needs: 'register',
-    parameters: [agentName, inQuery('host', 'With `port`: only the instance there.'), inQuery('port', 'With `host`: only the instance there.', { type: 'string', pattern: '^\\d{1,5}$' })],
-    answers: { 200: json(ref('Deregistered'), 'It is out.', { message: 'deregistered my-agent', note: 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts' }) },
+    parameters: [agentName, inQuery('host', 'With `port`: only the instance there.'), inQuery('port', 'With `host`: only the instance there.', { type: 'string', pattern: '^\\d{1,5}$' }), drain],
+    answers: { 200: json({ anyOf: [ref('Draining'), ref('Deregistered')] }, 'It is out; an instance may drain.', { message: 'deregistered my-agent', note: 'It is in fleet.yaml, so it stays out until what that file says changes, or the gateway restarts' }) },
     problems: ['FLEET_AGENT_NOT_FOUND', 'FLEET_INSTANCE_NOT_FOUND', 'FLEET_NOT_KEPT']
   }),
   'POST /registry/{name}/instances/{id}/probe': operation({

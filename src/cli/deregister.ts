@@ -1,7 +1,7 @@
 /**
  * `fleet-gateway deregister NAME [ADDRESS]`: takes an agent, or one instance of it, out of the fleet.
  */
-import type { Command } from 'commander'
+import { InvalidArgumentError, type Command } from 'commander'
 import { authorityOf } from '../fleet/authority.ts'
 import { DeregisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
@@ -24,17 +24,18 @@ interface Deregistered {
 export function deregisterCommand (io: CommandIo): Command {
   const command = clientCommand('deregister')
     .argument('<name>', 'the agent\'s name or alias')
-    .argument('[address]', 'PORT or HOST:PORT of one instance; all when left out', address)
+    .argument('[address]', 'PORT or HOST:PORT of one instance; all when left out', addressNoId)
     .option('--host <host>', 'host of one instance (localhost)')
     .option('--port <port>', 'port of one instance', integer(1, 65_535))
     .option('--instance <id>', 'id of one instance, as "fleet-gateway agents NAME" lists it')
-    .option('--drain', 'with --instance: let what is in flight there finish first; it stays listed until then')
+    .option('--drain', 'of one instance: let what is in flight there finish first; it stays listed until then')
     .option(...jsonOption)
     .action((name: string, at: Address | undefined, flags: DeregisterFlags) => deregister(name, at, fleetOf(flags), io))
   return withExamples(command, [
     ['fleet-gateway deregister my-agent', 'all instances'],
     ['fleet-gateway deregister my-agent localhost:9000', 'one of them'],
-    ['fleet-gateway deregister my-agent --instance 0f3c9a41d2e7 --drain']
+    ['fleet-gateway deregister my-agent localhost:9000 --drain', 'when its requests are over'],
+    ['fleet-gateway deregister my-agent --instance 0f3c9a41d2e7']
   ])
 }
 
@@ -43,7 +44,7 @@ async function deregister (name: string, at: Address | undefined, flags: Deregis
   const ways = [at, port ?? host, instance].filter(way => way !== undefined).length
   if (ways > 1) throw new CommandError('Name the instance in one way: HOST:PORT, --host and --port, or --instance', exitCodes.wrongUsage)
   if (host !== undefined && port === undefined) throw new CommandError('--host needs --port', exitCodes.wrongUsage)
-  if (drain && instance === undefined) throw new CommandError(`--drain needs --instance; "${io.self} agents ${name}" lists the ids`, exitCodes.wrongUsage)
+  if (drain && ways === 0) throw new CommandError(`--drain is of one instance: name it by HOST:PORT; "${io.self} agents ${name}" lists them`, exitCodes.wrongUsage)
   const one = at ?? (port === undefined ? undefined : { port, ...(host !== undefined && { host }) })
   await withClient(flags, io, async client => {
     const answer = await client.send<Deregistered>('DELETE', pathOf(name, one, instance, drain), DeregisteredShape)
@@ -56,8 +57,13 @@ async function deregister (name: string, at: Address | undefined, flags: Deregis
 }
 
 function pathOf (name: string, one: Address | undefined, instance: string | undefined, drain: boolean): string {
-  const path = `/registry/${encodeURIComponent(name)}`
-  if (instance !== undefined) return `${path}/instances/${encodeURIComponent(instance)}${drain ? '?drain=true' : ''}`
-  if (one === undefined) return path
-  return `${path}?${new URLSearchParams({ host: one.host ?? 'localhost', port: String(one.port) })}`
+  const path = `/registry/${encodeURIComponent(name)}${instance === undefined ? '' : `/instances/${encodeURIComponent(instance)}`}`
+  const query = new URLSearchParams({ ...(one && { host: one.host ?? 'localhost', port: String(one.port) }), ...(drain && { drain: 'true' }) })
+  return query.size === 0 ? path : `${path}?${query}`
+}
+
+/** An id is what people have at hand: it is in answers and in the log. */
+function addressNoId (text: string): Address {
+  if (/^[0-9a-f]{12}$/.test(text)) throw new InvalidArgumentError(`It looks like an id, which is given with --instance ${text}.`)
+  return address(text)
 }

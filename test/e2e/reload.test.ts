@@ -278,6 +278,14 @@ t.test('a bad file is in /stats and in the log with line and column, and no secr
   t.match(await config(), { ok: true, error: undefined })
 })
 
+t.test('a secret of the file that is no good is refused also where another one stands before it', async t => {
+  const { gateway, reload } = await scene(t, quietLog, { auth: { secret } })
+  t.equal(await reload(`${quietLog}auth:\n  secret: s3cr3t\n`), false)
+  t.match(gateway.discovery.status.error, /fleet\.yaml:3:11 auth\.secret: must be 8 or more/)
+  t.equal(await reload(`${quietLog}auth:\n  secret: another-secret-token\n`), true)
+  t.equal((await gateway.inject({ url: '/stats', headers: authorization })).statusCode, 200, 'it stands before it all the same')
+})
+
 t.test('a file that changes while the gateway starts is one configuration in the end', async t => {
   const file = join(t.testdir({ 'fleet.yaml': 'rateLimit: {burst: 5}\nagents: [{name: "${NAME}", port: 1}]\n' }), 'fleet.yaml')
   let reads = 0
