@@ -56,6 +56,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   fastify.removeAllContentTypeParsers()
   const parseJson = fastify.getDefaultJsonParser('error', 'error')
   fastify.addContentTypeParser<string>('application/json', { parseAs: 'string', bodyLimit: maxBodyBytes }, (request, body, done) => {
+    if (request.facts) request.facts.bytesReceived = Buffer.byteLength(body)
     // HTTP libraries name the type of a body that is not there: of a heartbeat, a removal.
     if (body === '') done(null, undefined)
     else void parseJson(request, body, done)

@@ -115,6 +115,15 @@ t.test('a client that left and a WebSocket are told when they are over', async t
   t.ok(entries[1]!.bytes_in > 0)
 })
 
+t.test('the body of a registration is counted, too', async t => {
+  const gateway = await startGateway(t, unprobed)
+  const body = JSON.stringify({ name: 'planner', port: 9_000, metadata: { what: 'plänné' } })
+  const registered = await fetch(`${gateway.origin}/registry/register`, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
+  t.equal(registered.status, 201)
+  await registered.text()
+  t.match((await clientOf(gateway).audit('?status=201')).entries, [{ path: '/registry/register', bytes_in: Buffer.byteLength(body) }])
+})
+
 t.test('filters: by agent or alias, status or class, time, entry and number', async t => {
   const { gateway, ask, audit, paths } = await scene(t)
   for (const path of ['/api/planner/1', '/api/coder/404', '/api/coder/500', '/api/coder/503', '/api/planner/2', '/nowhere']) await ask(path)
