@@ -162,7 +162,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
     const { instance: { source }, ...removed } = await registrations.removeInstance(nameOrAlias, id)
     const answer = deregistered(removed, source === 'dns')
     if (answer.note !== undefined || registry.find(removed.name)?.instances.length !== 0) return answer
-    return { ...answer, note: 'That was its last instance: it is answered with 503 until one registers again, and unknown in 10 minutes' }
+    return { ...answer, note: 'That was its last instance: requests get 503 until one registers again' }
   }
 
   function deregistered ({ name, inFile }: { name: string, inFile: boolean }, inDns = false) {

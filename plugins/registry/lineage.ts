@@ -35,10 +35,19 @@ export function isAncestor ({ epoch, version }: Pick<SharedPoint, 'epoch' | 'ver
   return known !== null && epoch !== known.epoch && entriesOf(known.origin ?? '').some(entry => includes(entry, `${epoch}:${version}`))
 }
 
-/** Up to which version of this data other data with this origin was made of it; -1 where it was made without it. */
-export function versionIn (origin: string, epoch: string): number {
-  const own = entriesOf(origin).find(entry => entry.startsWith(`${epoch}:`))
-  return own === undefined ? -1 : Number(own.split(':')[1])
+/** Which data, up to which version, data with this origin was made of; undefined where that is none. */
+export function parentOf (origin: string): { epoch: string, version: number } | undefined {
+  const [last] = entriesOf(origin)
+  if (last === undefined) return undefined
+  const [epoch = '', version] = last.split(':')
+  return { epoch, version: Number(version) }
+}
+
+/** Up to which version it is known what data with this origin was made of; -1 where nothing is. */
+export function knownOfParent (known: SharedPoint | null, origin: string): number {
+  const parent = parentOf(origin)
+  const own = entriesOf(originOf(known)).map(entry => parentOf(entry)!).find(({ epoch }) => epoch === parent?.epoch)
+  return own?.version ?? -1
 }
 
 /** Whether it is the same data, up to the same version or a later one. */

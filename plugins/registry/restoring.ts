@@ -6,10 +6,10 @@ import { randomBytes } from 'node:crypto'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Registry } from '../../src/fleet/registry.ts'
 import type { FoundData, KnownData } from './known-data.ts'
-import { isAncestor, originOf, relationOf } from './lineage.ts'
-import type { Change } from './own-changes.ts'
+import { isAncestor, knownOfParent, originOf, relationOf } from './lineage.ts'
+import type { OwnChange, OwnChanges } from './own-changes.ts'
 import type { Run } from './scripts.ts'
-import { entryOf } from './shared-agent.ts'
+import { changedEntryOf, entryOf } from './shared-agent.ts'
 
 /** So many agents are added in one step. */
 const chunk = 500
@@ -22,10 +22,6 @@ export interface Restoring {
   readonly channel: string
   /** Whether all that Redis had is in the registry: nothing was left out by rules that are this gateway's own. */
   readonly isWhole: () => boolean
-  /** What was changed since the data was written again, as `scripts.ts` has it. */
-  readonly touched: () => Promise<readonly string[]>
-  /** On Redis's clock: by when a change has to be there. */
-  readonly deadline: () => number
 }
 
 /** What is known here takes the place of data that Redis lost, wholly or in part. */
@@ -50,29 +46,27 @@ export async function merge ({ epoch, origin }: FoundData, { registry, known, ch
   if (relation === 'within') return true
   const entries = everythingIn(registry)
   if (relation === 'beside' && entries.length === 0) return true
-  const [size, nextOrigin] = relation === 'beyond' ? [Math.max(entries.length, 1), originOf(own)] : [chunk, '']
+  const [size, nextOrigin, version] = relation === 'beyond' ? [Math.max(entries.length, 1), originOf(own), knownOfParent(own, origin)] : [chunk, '', -1]
   for (let from = 0; from === 0 || from < entries.length; from += size) {
-    if (await run('merge', '', epoch, channel, JSON.stringify(entries.slice(from, from + size)), origin, nextOrigin) !== 1) return false
+    if (await run('merge', '', epoch, channel, JSON.stringify(entries.slice(from, from + size)), origin, nextOrigin, version) !== 1) return false
   }
   return true
 }
 
 /**
- * Makes changes of this gateway again in other data that was made without them, but for what somebody has changed there since. It is not known whether
- * anybody has when the data was written again long ago. @returns whether that is done
+ * Makes other data have what this gateway has changed and others may not have heard of, as it is by now, but for what was changed later: there, or in the
+ * data that it was made of by who knows that. When the data was written again long ago nobody can tell. @returns whether that is done
  */
-export async function repeat ({ epoch }: FoundData, changes: readonly Change[], { channel, touched, deadline, log }: Restoring, run: Run): Promise<boolean> {
-  if (changes.length === 0) return true
-  const members = new Set(await touched())
-  const names = new Set(Array.from(members, member => member.split(' ')[0]))
-  const isUntouched = ([, name, authority]: Change) =>
-    members.has('') && !members.has(`${name} `) && (authority === '' ? !names.has(name) : !members.has(`${name} ${authority}`))
-  const missing = changes.filter(isUntouched)
-  for (const [script, name, ...args] of missing) {
-    const [answer] = await run(script, name, epoch, channel, deadline(), name, ...args) as [string]
-    if (answer === 'other' || answer === 'late') return false
-  }
-  if (missing.length > 0) log.warn({ changes: missing.length }, 'Redis had lost its registry and had it again without the last changes of this gateway; they were made again')
+export async function repeat ({ epoch, origin }: FoundData, own: OwnChanges, { registry, known, channel, log }: Restoring, run: Run): Promise<boolean> {
+  const missing = own.missingIn(origin, known.point)
+  if (missing.length === 0) return true
+  const agents = new Map(registry.exportState().agents.map(agent => [agent.name, agent]))
+  const byName = new Map<string, OwnChange[]>()
+  for (const change of missing) byName.set(change.name, [...byName.get(change.name) ?? [], change])
+  const entries = Array.from(byName, ([name, changes]) => changedEntryOf(name, agents.get(name), changes))
+  const made = await run('again', '', epoch, channel, JSON.stringify(entries), origin)
+  if (made === -1) return false
+  if (made !== 0) log.warn({ changes: made }, 'Redis had lost its registry, and had it again without some changes of this gateway; they were made again')
   return true
 }
 

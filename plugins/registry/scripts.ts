@@ -4,7 +4,8 @@
  *
  * `meta` has the epoch (which data this is), the version, the origin (which data a restored epoch was made of, and that of which, `epoch:version` each),
  * when a gateway last looked, and whether too many leases are over. `touched` has what was changed since an epoch began, `name authority`, `name ` for
- * all of an agent and `=name` for its settings: gateways that come later with what they know leave that alone. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
+ * all of an agent and `name =` for its settings: gateways that come later with what they know leave that alone. It is a sorted set: a change that was made again is there
+ * with its version in the data that was lost, since who knows more of that than it knows better. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
  * (`d:authority`), and until when a gateway says that one which drains has requests of it (`b:authority gateway`). Leases are a sorted set by expiry,
  * and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts). Leases of instances
  * that drain are in `drains`: they have said goodbye, so their end says nothing of others. `lapses` has who left, by when that counts no more.
@@ -16,6 +17,9 @@ import { leastLeased, mostMs } from '../../src/fleet/lapses.ts'
 const stillMs = 3_000
 /** By then every gateway knows of a drain, and has said whether requests of it are under way. */
 const drainMs = 2_000
+
+/** Of what was changed in this data: later than any version of the one before. */
+const later = Number.MAX_SAFE_INTEGER
 
 /** For so long after data was lost a gateway may come that knows more of it than the one that wrote it again. */
 const touchedMs = 10 * 60_000
@@ -62,18 +66,30 @@ local function read (key)
   return { redis.call('HGET', meta, 'epoch') or '', version, fields.err and {} or fields, told }
 end
 
+-- As read, and the parts of the agent that were changed.
+local function changed (parts)
+  local answer = read(agent)
+  answer[5] = parts
+  return answer
+end
+
 local function tell (kind, name, authority)
   told = told + 1
   local version = redis.call('HINCRBY', meta, 'version', 1)
   redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. ' ' .. version .. ' ' .. kind .. ' ' .. name .. ' ' .. authority)
 end
 
-local function touch (member)
-  if redis.call('EXISTS', touched) == 1 then redis.call('SADD', touched, member) end
+local function touch (member, version)
+  if redis.call('EXISTS', touched) == 1 then redis.call('ZADD', touched, 'GT', version or ${later}, member) end
 end
 
-local function isTouched (name, authority)
-  return redis.call('SISMEMBER', touched, name .. ' ' .. authority) == 1 or redis.call('SISMEMBER', touched, name .. ' ') == 1
+-- Whether a part of an agent was changed later than at this version of the data before.
+local function isTouched (name, part, version)
+  for _, member in ipairs({ name .. ' ' .. part, name .. ' ' }) do
+    local at = redis.call('ZSCORE', touched, member)
+    if at and tonumber(at) > tonumber(version) then return true end
+  end
+  return false
 end
 
 local function tellChange (kind, name, authority)
@@ -176,8 +192,9 @@ local function addInstance (key, name, authority, value, ttl, isDraining)
   return isChanged
 end
 
--- What a gateway knows of an agent: what is not here and, if it knows more than what this data was made of, all that was not touched since.
-local function add (entry, isLatest)
+-- What a gateway knows of an agent: what is not here and, if it knows more than what this data was made of, all that was not touched since. That is what it
+-- knows at this version, or of some parts at versions of their own.
+local function add (entry, isLatest, version)
   local name, key, isChanged = entry.name, agent .. entry.name, false
   local owner = ownerOf(name)
   if owner and owner ~= name then return false end
@@ -191,26 +208,28 @@ local function add (entry, isLatest)
   for index = 1, #entry.leases, 2 do ttls[entry.leases[index]] = entry.leases[index + 1] end
   local isThere = false
   for authority, value in pairs(instances) do
-    if not isTouched(name, authority) and (isLatest or redis.call('HEXISTS', key, 'i:' .. authority) == 0) then
+    if not isTouched(name, authority, (entry.versions or {})[authority] or version) and (isLatest or redis.call('HEXISTS', key, 'i:' .. authority) == 0) then
       if addInstance(key, name, authority, value, ttls[authority], isDraining[authority] or false) then isChanged = true end
       isThere = true
     end
   end
   if not owner and not isThere then return false end
-  if addSettings(entry, key, settings, isLatest and redis.call('SISMEMBER', touched, '=' .. name) == 0) then isChanged = true end
+  local settingsVersion = version
+  if entry.versions then settingsVersion = entry.versions['='] end
+  if addSettings(entry, key, settings, isLatest and settingsVersion and not isTouched(name, '=', settingsVersion)) then isChanged = true end
   redis.call('SADD', agents, name)
   return isChanged
 end
 
 -- What is not among the entries and was not touched has left. → names and authorities, one after the other
-local function leaveOut (entries)
+local function leaveOut (entries, version)
   local known, left = {}, {}
   for _, entry in ipairs(entries) do
     for index = 1, #entry.fields, 2 do known[entry.name .. ' ' .. entry.fields[index]] = true end
   end
   for _, name in ipairs(redis.call('SMEMBERS', agents)) do
     for _, authority in ipairs(authoritiesOf(agent .. name)) do
-      if not known[name .. ' i:' .. authority] and not isTouched(name, authority) then
+      if not known[name .. ' i:' .. authority] and not isTouched(name, authority, version) then
         removeInstance(agent .. name, name, authority)
         left[#left + 1] = name
         left[#left + 1] = authority
@@ -234,15 +253,16 @@ return 1`,
   /** → epoch, version, fields of the agent, how many changes were told: the last ones up to this version */
   read: 'return read(agent)',
 
-  /** deadline, name, authority, ttl or '', fields and values → as read; or `taken`, the name, its owner */
+  /** deadline, name, authority, ttl or '', fields and values → as read, and the parts that were changed: authorities, `=` for settings; or `taken`, the name, its owner */
   write: `
 if isOther() then return { 'other' } end
 if isLate(ARGV[3]) then return { 'late' } end
 local name, authority, ttl = ARGV[4], ARGV[5], ARGV[6]
 local aliases
+local parts = { authority }
 for index = 7, #ARGV, 2 do
   if ARGV[index] == 'aliases' then aliases = cjson.decode(ARGV[index + 1]) end
-  if ARGV[index]:sub(1, 2) ~= 'i:' then touch('=' .. name) end
+  if ARGV[index]:sub(1, 2) ~= 'i:' then parts[2] = '=' end
 end
 local owner = ownerOf(name)
 if owner and owner ~= name then return { 'taken', name, owner } end
@@ -261,10 +281,11 @@ local member = name .. ' ' .. authority
 endLease(member)
 redis.call('ZREM', lapses, member)
 if ttl ~= '' then redis.call('ZADD', leases, now + ttl, member) end
+if parts[2] then touch(name .. ' =') end
 tellChange('put', name, authority)
-return read(agent)`,
+return changed(parts)`,
 
-  /** deadline, name, authority or '' for all of it, kind → as read */
+  /** deadline, name, authority or '' for all of it, kind → as write */
   remove: `
 if isOther() then return { 'other' } end
 if isLate(ARGV[3]) then return { 'late' } end
@@ -272,13 +293,14 @@ standStill()
 local name, authority, kind = ARGV[4], ARGV[5], ARGV[6]
 if kind == 'drained' then
   local since = redis.call('HGET', agent, 'd:' .. authority)
-  if not since or now - since < ${drainMs} or isBusy(agent, authority) then return read(agent) end
+  if not since or now - since < ${drainMs} or isBusy(agent, authority) then return changed({}) end
 end
+local parts = authority == '' and authoritiesOf(agent) or { authority }
 if authority == '' then removeAll(agent, name) else removeInstance(agent, name, authority) end
 tellChange(kind, name, authority)
-return read(agent)`,
+return changed(parts)`,
 
-  /** deadline, name, authority → as read */
+  /** deadline, name, authority → as write */
   drain: `
 if isOther() then return { 'other' } end
 if isLate(ARGV[3]) then return { 'late' } end
@@ -287,8 +309,9 @@ if redis.call('HEXISTS', agent, 'i:' .. authority) == 1 then
   redis.call('HSET', agent, 'd:' .. authority, now)
   drainLease(name .. ' ' .. authority)
   tellChange('put', name, authority)
+  return changed({ authority })
 end
-return read(agent)`,
+return changed({})`,
 
   /** authority, gateway: requests of this gateway are under way at an instance that drains */
   busy: `
@@ -361,9 +384,9 @@ local found = redis.call('HGET', meta, 'epoch') or ''
 if found ~= epoch or (found ~= '' and tonumber(redis.call('HGET', meta, 'version') or '0') >= tonumber(ARGV[4])) then return 0 end
 local entries, isLatest = cjson.decode(ARGV[6]), ARGV[7] == 'all'
 redis.call('DEL', touched, lapses)
-if isLatest then leaveOut(entries) end
-for _, entry in ipairs(entries) do add(entry, isLatest) end
-redis.call('SADD', touched, '')
+if isLatest then leaveOut(entries, 0) end
+for _, entry in ipairs(entries) do add(entry, isLatest, 0) end
+redis.call('ZADD', touched, ${later}, '')
 redis.call('PEXPIRE', touched, ${touchedMs})
 redis.call('HDEL', meta, 'massive', 'calmSince')
 redis.call('HSET', meta, 'epoch', ARGV[3], 'version', ARGV[4], 'origin', ARGV[5], 'seen', now)
@@ -371,21 +394,41 @@ tell('all', '', '')
 return 1`,
 
   /**
-   * agents in JSON, origin as it was found, origin from now on: adds what is not there. With a new origin they are all that there was at a later time than what
+   * agents in JSON, origin as it was found, origin from now on, up to which version it is known what this data was made of: adds what is not there. With a new origin they are all that there was at a later time than what
    * this data was made of: then all is made like them that was not touched → 1, or 0 where the origin is another by now
    */
   merge: `
 if isOther() or (redis.call('HGET', meta, 'origin') or '') ~= ARGV[4] then return 0 end
 local entries, isLatest = cjson.decode(ARGV[3]), ARGV[5] ~= '' and redis.call('EXISTS', touched) == 1
 if isLatest then
-  local left = leaveOut(entries)
+  local left = leaveOut(entries, ARGV[6])
   for index = 1, #left, 2 do tell('removed', left[index], left[index + 1]) end
   redis.call('HSET', meta, 'origin', ARGV[5])
 end
 for _, entry in ipairs(entries) do
-  if add(entry, isLatest) then tell('put', entry.name, '') end
+  if add(entry, isLatest, ARGV[6]) then tell('put', entry.name, '') end
 end
-return 1`
+return 1`,
+
+  /**
+   * parts of agents in JSON, with the version of each in what this data was made of, and origin as it was found: makes them so where nothing was changed later
+   * → how many changes that took, or -1 where the origin is another by now
+   */
+  again: `
+if isOther() or (redis.call('HGET', meta, 'origin') or '') ~= ARGV[4] then return -1 end
+if redis.call('EXISTS', touched) == 0 then return 0 end
+for _, entry in ipairs(cjson.decode(ARGV[3])) do
+  local name, key = entry.name, agent .. entry.name
+  for _, authority in ipairs(entry.removed) do
+    if not isTouched(name, authority, entry.versions[authority]) and redis.call('HEXISTS', key, 'i:' .. authority) == 1 then
+      removeInstance(key, name, authority)
+      tell('removed', name, authority)
+    end
+  end
+  if add(entry, true, 0) then tell('put', name, '') end
+  for part, version in pairs(entry.versions) do touch(name .. ' ' .. part, version) end
+end
+return told`
 } as const
 
 type ScriptName = keyof typeof bodies
@@ -415,7 +458,7 @@ export function registryKeys (key: (...parts: readonly string[]) => string): Reg
     drains: of('drains'),
     lapses: of('lapses'),
     names: of('names'),
-    touched: of('touched'),
+    touched: of('later'),
     channel: of('changes'),
     agent: name => of('agent', name)
   }

@@ -2,6 +2,7 @@
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import type { Registration, RegistryState, SharedAgent } from '../../src/fleet/registry.ts'
+import { settingsPart, type OwnChange } from './own-changes.ts'
 import { asOfThisVersion, keptPolicies, readKeptAgent } from './kept-state.ts'
 
 type KeptAgent = RegistryState['agents'][number]
@@ -45,6 +46,24 @@ export function entryOf (agent: KeptAgent): AgentEntry {
     ],
     leases: agent.instances.flatMap(({ ttlMs }, index) => ttlMs === undefined ? [] : [authorities[index]!, ttlMs])
   }
+}
+
+/** What was changed of an agent, as it is by now. */
+export interface ChangedEntry extends AgentEntry {
+  /** Of each part that was changed, instance or settings, the version of that. */
+  readonly versions: Readonly<Record<string, number>>
+  /** Authorities of instances that are gone. */
+  readonly removed: readonly string[]
+}
+
+/** @param agent undefined when nothing is registered of it any more */
+export function changedEntryOf (name: string, agent: KeptAgent | undefined, changes: readonly OwnChange[]): ChangedEntry {
+  const versions = Object.fromEntries(changes.map(({ part, version }) => [part, version]))
+  if (agent === undefined) delete versions[settingsPart]
+  const instances = (agent?.instances ?? []).filter(({ host, port }) => authorityOf(host, port) in versions)
+  const there = new Set(instances.map(({ host, port }) => authorityOf(host, port)))
+  const removed = Object.keys(versions).filter(part => part !== settingsPart && !there.has(part))
+  return { ...entryOf({ ...(agent ?? { name }), instances }), versions, removed }
 }
 
 /**

@@ -20,7 +20,7 @@ import { createSubscription } from '../../src/redis-subscription.ts'
 import { AgentReads } from './agent-reads.ts'
 import { KnownData, type FoundData } from './known-data.ts'
 import { isAncestor, type SharedPoint } from './lineage.ts'
-import { OwnChanges, type Change } from './own-changes.ts'
+import { OwnChanges } from './own-changes.ts'
 import type { Registrations } from './registrations.ts'
 import { merge, repeat, restore } from './restoring.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
@@ -79,7 +79,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   const drains = new SharedDrains(registry)
   /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
   const notWhole = new Set<string>()
-  const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0, touched: () => client.smembers(keys.touched), deadline }
+  const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
@@ -125,13 +125,14 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     return Math.floor(performance.now() + clockAheadMs + client.options.commandTimeout!)
   }
 
+  type Change = [script: 'write' | 'remove' | 'drain', name: string, authority: string, ...args: readonly (string | number)[]]
+
   /** Writes, and takes over what came of it. @throws NotKeptError */
-  async function change (...what: Change): Promise<unknown[]> {
-    return await reads.asking(what[1], () => changeNow(what))
+  async function change (...[script, name, ...args]: Change): Promise<unknown[]> {
+    return await reads.asking(name, () => changeNow(script, name, ...args))
   }
 
-  async function changeNow (what: Change): Promise<unknown[]> {
-    const [script, name, authority, ...args] = what
+  async function changeNow (...[script, name, authority, ...args]: Change): Promise<unknown[]> {
     let answer: unknown[]
     try {
       answer = await reads.writing(name, () => run(script, name, known.epoch!, keys.channel, deadline(), name, authority, ...args)) as unknown[]
@@ -155,7 +156,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
     if (told === 1 && isSynced && epoch === known.epoch && version === known.version + 1) known.hearOf(name, version)
     apply(name, answer, isRemoved)
-    if (told === 1) own.add({ epoch, version, what }, known.point)
+    own.add(epoch, version, name, answer[4] as string[], known.point)
     if (dirty.size > 0) readSoon()
     await peers?.ask('workers', topic, { name, isRemoved })
     return answer
@@ -246,12 +247,6 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     readSoon()
   }
 
-  /** Whether nobody is known to have changed again what this gateway had changed. */
-  function isStillSo ([script, name, authority]: Change): boolean {
-    const isThere = authority === '' ? registry.find(name) !== undefined : registry.isRegistered(name, authority)
-    return isThere === (script !== 'remove')
-  }
-
   /** From now on nothing is certain until everything was read. */
   function resync (): void {
     isSynced = false
@@ -291,7 +286,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
         continue
       }
       if (epoch !== known.epoch) {
-        if (!await merge(found, restoring, runAtLength) || !await repeat(found, own.missingIn(found, known.point).filter(isStillSo), restoring, runAtLength)) {
+        if (!await merge(found, restoring, runAtLength) || !await repeat(found, own, restoring, runAtLength)) {
           isDoubtful = true
           continue
         }

@@ -91,10 +91,70 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     await sharing(a)
     for (const gateway of [a, b]) {
       await until(() => ports(gateway, 'planner').length === 2, 'it has both')
-      t.same([ports(gateway, 'before'), ports(gateway, 'other'), ports(gateway, 'planner')], [[32_081, 32_085], [32_082], [32_083, 32_084]])
+      t.same([ports(gateway, 'before'), ports(gateway, 'other'), ports(gateway, 'planner')], [[32_085], [32_082], [32_083, 32_084]])
       t.equal(gateway.registry.get('planner').instances.find(({ port }) => port === 32_083)?.weight, 5)
     }
   })
+
+  await t.test('an agent that was removed and registered anew has what came anew, and what came since', async t => {
+    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    for (const port of [32_101, 32_102]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })
+    await until(() => ports(b, 'planner').length === 2, 'both have both')
+    lineOfA.deafen()
+    t.equal((await register(b, { name: 'other', port: 32_103 })).status, 201)
+    lineOfB.mute()
+    t.equal((await ask(a, 'DELETE', '/registry/planner')).status, 200)
+    t.equal((await register(a, { name: 'planner', port: 32_104, metadata: { of: 'since' } })).status, 201)
+    await lineOfA.cut()
+    await lineOfB.cut()
+
+    await redis.restart({ empty: true })
+    await lineOfB.mend()
+    await sharing(b)
+    await register(b, { name: 'planner', port: 32_102 })
+    await lineOfA.mend()
+    await sharing(a)
+
+    for (const gateway of [a, b]) {
+      await until(() => ports(gateway, 'planner').includes(32_104), 'it has what came anew')
+      t.same(ports(gateway, 'planner'), [32_102, 32_104])
+      t.match(gateway.registry.get('planner'), { metadata: { of: 'since' } })
+    }
+  })
+
+  for (const isFirst of [true, false]) {
+    await t.test(`what somebody else changed later stands, ${isFirst ? 'also when' : 'and so when'} the one who had not heard of it writes the data again ${isFirst ? 'first' : 'last'}`, async t => {
+      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      for (const name of ['planner', 'coder', 'writer']) await register(a, { name, port: 32_091 })
+      await until(() => ports(b, 'writer').length === 1, 'both have all')
+      const idOf = (name: string) => a.registry.get(name).instances[0]!.id
+      lineOfA.deafen()
+      t.equal((await register(b, { name: 'other', port: 32_092 })).status, 201)
+      t.equal((await register(a, { name: 'planner', port: 32_091, weight: 2 })).status, 200)
+      t.equal((await ask(a, 'DELETE', '/registry/coder')).status, 200)
+      t.equal((await ask(a, 'DELETE', `/registry/writer/instances/${idOf('writer')}?drain=true`)).status, 200)
+      await until(() => b.registry.get('writer').instances[0]?.runtime.draining === true, 'the other has heard of all')
+      t.equal((await register(b, { name: 'planner', port: 32_091, weight: 5 })).status, 200)
+      t.equal((await register(b, { name: 'coder', port: 32_091 })).status, 201)
+      t.equal((await register(b, { name: 'writer', port: 32_091 })).status, 200)
+      t.equal((await register(a, { name: 'writer', port: 32_093 })).status, 201, 'so the first knows of it')
+      await lineOfA.cut()
+      await lineOfB.cut()
+
+      await redis.restart({ empty: true })
+      const [first, last] = isFirst ? [lineOfA, lineOfB] : [lineOfB, lineOfA]
+      await first.mend()
+      await sharing(isFirst ? a : b)
+      await last.mend()
+      await Promise.all([sharing(a), sharing(b)])
+
+      for (const gateway of [a, b]) {
+        await until(() => gateway.registry.find('planner')?.instances[0]?.weight === 5, 'it has the later weight')
+        t.same(ports(gateway, 'coder'), [32_091])
+        t.same(gateway.registry.get('writer').instances.map(({ port, runtime }) => [port, runtime.draining]).sort(), [[32_091, false], [32_093, false]])
+      }
+    })
+  }
 
   await t.test('who had left stays away when a gateway that had not heard of it writes the data again, and who came since stays', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)

@@ -4,8 +4,9 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import type { FleetRedis } from '../../plugins/redis/index.ts'
+import { OwnChanges } from '../../plugins/registry/own-changes.ts'
 import { shareRegistrations } from '../../plugins/registry/shared.ts'
-import { instanceFields } from '../../plugins/registry/shared-agent.ts'
+import { instanceFields, type ChangedEntry } from '../../plugins/registry/shared-agent.ts'
 import { build } from '../helpers/registry-alone.ts'
 
 type Answer = (value: unknown) => void
@@ -17,16 +18,15 @@ class FakeRedis extends EventEmitter {
   readonly options = { commandTimeout: 500 }
   /** By command. */
   readonly answers: Map<string, unknown>
-  /** Changes that were asked for: the command and what it is about. */
-  readonly changes: unknown[][]
-  touched: string[] = []
+  /** What was made again. */
+  readonly again: ChangedEntry[]
 
-  constructor ({ reads = [], connections = [], answers = new Map(), changes = [] }: Partial<Pick<FakeRedis, 'reads' | 'connections' | 'answers' | 'changes'>> = {}) {
+  constructor ({ reads = [], connections = [], answers = new Map(), again = [] }: Partial<Pick<FakeRedis, 'reads' | 'connections' | 'answers' | 'again'>> = {}) {
     super()
     this.reads = reads
     this.connections = connections
     this.answers = answers
-    this.changes = changes
+    this.again = again
     connections.push(this)
   }
 
@@ -38,8 +38,7 @@ class FakeRedis extends EventEmitter {
       this.once('cut', () => reject(new Error('Connection is closed.')))
     })
     const answer = async (...args: unknown[]) => {
-      const [epoch, , , agent, authority] = args.slice(8) // behind the keys
-      if (/write|remove|drain/.test(name)) this.changes.push([name, epoch, agent, authority])
+      if (name === 'fleet_again') this.again.push(...JSON.parse(args[10] as string) as ChangedEntry[]) // behind the keys, the epoch and the channel
       return this.answers.get(name) ?? ['epoch', '1', '', '0']
     }
     Object.assign(this, { [name]: name === 'fleet_read' ? read : answer })
@@ -47,7 +46,7 @@ class FakeRedis extends EventEmitter {
 
   async connect (): Promise<void> { this.emit('ready') }
   async subscribe (): Promise<void> {}
-  async smembers (key: string): Promise<string[]> { return key.endsWith('touched') ? this.touched : [] }
+  async smembers (): Promise<string[]> { return [] }
   disconnect (): void { this.emit('cut') }
 }
 
@@ -72,10 +71,10 @@ async function sharing (t: Test) {
     return await shared.register({ name, host: 'localhost', port } as Parameters<typeof shared.register>[0])
   }
   /** Redis had lost its data, and another gateway has written it again. */
-  const lose = (origin: string, touched: readonly string[]) => {
-    client.changes.length = 0
-    client.touched = [...touched]
-    client.answers.set('fleet_look', ['again', '9', origin, '0']).set('fleet_merge', 1)
+  const lose = async (origin: string) => {
+    client.answers.set('fleet_look', ['again', '9', origin, '0']).set('fleet_merge', 1).set('fleet_again', 1)
+    await tell('again 9 all  ')
+    await nextTurn()
   }
   return { client, registry, shared, tell, at, register, lose }
 }
@@ -102,10 +101,10 @@ t.test('of two answers about an agent the later version counts, whichever comes 
 
 t.test('a change that changed nothing does not stand for the one that somebody else made meanwhile', async t => {
   const { client, registry, shared, tell, at, register } = await sharing(t)
-  const { instance } = await register('planner', 1_000, ['epoch', '2', at(1_000), 1])
+  const { instance } = await register('planner', 1_000, ['epoch', '2', at(1_000), 1, ['localhost:1000']])
   t.equal(shared.known?.version, 2, 'its own is known when it is answered, whatever was told by then')
 
-  client.answers.set('fleet_drain', ['epoch', '3', at(1_000), 0])
+  client.answers.set('fleet_drain', ['epoch', '3', at(1_000), 0, []])
   const drained = shared.drain('planner', instance.id)
   await nextTurn()
   t.equal(shared.known?.version, 2)
@@ -123,24 +122,22 @@ t.test('a change that is answered when other data is known already is not acknow
   t.equal(registry.find('planner'), undefined)
 })
 
-t.test('in data that was written again without them, changes are made again that are still so and that nobody has touched since', async t => {
-  for (const [touched, origin, expected, isAllKnown = false] of [
-    [[''], 'epoch:1', [], true],
-    [[''], 'epoch:1', [['fleet_write', 'stays'], ['fleet_remove', 'gone']]],
-    [['', 'stays localhost:1'], 'epoch:3', [['fleet_remove', 'gone']]],
-    [['', 'gone localhost:9'], 'epoch:1', [['fleet_write', 'stays']]],
-    [['', 'gone ', 'stays '], 'epoch:1', []],
-    [[''], 'epoch:4', [['fleet_remove', 'gone']]],
-    [[''], 'other:9 epoch:6', []],
-    [[], 'epoch:1', []]
+t.test('what was changed before all that came earlier was known is made again in data without it, as it is by now', async t => {
+  for (const [origin, expected, isAllKnown = false] of [
+    ['epoch:1', [['gone', 5, ['localhost:2']], ['stays', 4, []], ['left', 6, ['localhost:3']]]],
+    ['epoch:4', [['gone', 5, ['localhost:2']], ['left', 6, ['localhost:3']]]],
+    ['epoch:6', []],
+    ['', []],
+    ['other:9 epoch:1', []],
+    ['epoch:1', [], true]
   ] as const) {
     const { client, shared, tell, at, register, lose } = await sharing(t)
     await tell('epoch 2 put slow localhost:5') // and is not read
-    await register('gone', 2, ['epoch', '3', at(2), 1])
-    await register('stays', 1, ['epoch', '4', at(1), 1])
-    client.answers.set('fleet_remove', ['epoch', '5', [], 1])
+    await register('gone', 2, ['epoch', '3', at(2), 1, ['localhost:2']])
+    await register('stays', 1, ['epoch', '4', at(1), 1, ['localhost:1', '=']])
+    client.answers.set('fleet_remove', ['epoch', '5', [], 1, ['localhost:2']])
     await shared.removeAgent('gone')
-    await register('left', 3, ['epoch', '6', at(3), 1])
+    await register('left', 3, ['epoch', '6', at(3), 1, ['localhost:3']])
     await tell('epoch 7 removed left localhost:3') // by somebody else
     client.reads.pop()!(['epoch', '7', [], 0])
     await nextTurn()
@@ -148,9 +145,18 @@ t.test('in data that was written again without them, changes are made again that
     if (isAllKnown) client.reads.pop()!(['epoch', '7', at(5), 0])
     await nextTurn()
 
-    lose(origin, touched)
-    await tell('again 9 all  ')
-    await nextTurn()
-    t.same(client.changes, expected.map(([command, name]) => [command, 'again', name, command === 'fleet_write' ? 'localhost:1' : '']), `${touched} ${origin}`)
+    await lose(origin)
+    t.same(client.again.map(({ name, versions, removed }) => [name, Math.max(...Object.values(versions)), removed]), expected, origin)
+    const stays = client.again.find(({ name }) => name === 'stays')
+    t.same(stays?.versions, stays && { 'localhost:1': 4, '=': 4 })
+    t.match(stays?.fields ?? [], stays ? ['i:localhost:1', /"port":1/] : [])
   }
+})
+
+t.test('what is known by now is forgotten, however much was changed', async t => {
+  const own = new OwnChanges()
+  for (let version = 2; version < 1_000; version++) own.add('epoch', version, `agent-${version}`, ['localhost:1', '='], { epoch: 'epoch', version: version - 10 })
+  t.equal(own.missingIn('epoch:0', { epoch: 'epoch', version: 0 }).filter(({ version }) => version < 800).length, 0)
+  t.equal(own.missingIn('epoch:0', { epoch: 'epoch', version: 989 }).length, 20)
+  t.equal(own.missingIn('epoch:995', { epoch: 'epoch', version: 989 }).length, 8)
 })
