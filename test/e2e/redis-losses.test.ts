@@ -74,7 +74,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     lineOfA.deafen()
     t.equal((await register(b, { name: 'other', port: 32_082 })).status, 201)
     lineOfB.mute()
-    t.equal((await register(a, { name: 'planner', port: 32_083, weight: 1 })).status, 201)
+    t.equal((await register(a, { name: 'planner', port: 32_083, weight: 1, metadata: { of: 'before' } })).status, 201)
     t.equal((await register(a, { name: 'planner', port: 32_084 })).status, 201)
     for (const name of ['before', 'early']) t.equal((await ask(a, 'DELETE', `/registry/${name}`)).status, 200)
     await lineOfA.cut()
@@ -83,7 +83,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     await redis.restart({ empty: true })
     await lineOfB.mend()
     await sharing(b)
-    await register(b, { name: 'planner', port: 32_083, weight: 5 })
+    await register(b, { name: 'planner', port: 32_083, weight: 5, metadata: { of: 'since' } })
     await register(b, { name: 'before', port: 32_085 })
     await lineOfA.mend()
 
@@ -93,6 +93,35 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
       await until(() => ports(gateway, 'planner').length === 2, 'it has both')
       t.same([ports(gateway, 'before'), ports(gateway, 'other'), ports(gateway, 'planner')], [[32_085], [32_082], [32_083, 32_084]])
       t.equal(gateway.registry.get('planner').instances.find(({ port }) => port === 32_083)?.weight, 5)
+      t.match(gateway.registry.get('planner'), { metadata: { of: 'since' } })
+    }
+  })
+
+  await t.test('of two that changed the same the later one stands, whichever of them comes back first', async t => {
+    for (const isEarlierFirst of [true, false]) {
+      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      const lineOfC = await cutter(t, redis)
+      const [c] = await gatewaysOn(t, lineOfC.url, 1) as [ListeningGateway]
+      const lines = [lineOfA, lineOfB, lineOfC]
+      const name = `planner-${isEarlierFirst}`
+      for (const line of [lineOfA, lineOfB]) line.deafen()
+      t.equal((await register(c, { name: 'other', port: 32_111 + Number(isEarlierFirst) })).status, 201)
+      lineOfC.mute()
+      t.equal((await register(a, { name, port: 32_113, weight: 2 })).status, 201)
+      t.equal((await register(b, { name, port: 32_113, weight: 5 })).status, 201, 'it had not heard of the first')
+      for (const line of lines) await line.cut()
+
+      await redis.restart({ empty: true })
+      await lineOfC.mend()
+      await sharing(c)
+      const [first, last] = isEarlierFirst ? [lineOfA, lineOfB] : [lineOfB, lineOfA]
+      await first.mend()
+      await until(() => ports(c, name).length === 1, 'one of them has told')
+      await last.mend()
+      await Promise.all([a, b].map(sharing))
+
+      for (const gateway of [a, b, c]) await until(() => gateway.registry.find(name)?.instances[0]?.weight === 5, 'it has the later weight')
+      t.equal(c.registry.get(name).instances[0]?.weight, 5)
     }
   })
 

@@ -1,6 +1,6 @@
 /** plugins/registry/shared-agent.ts: an agent as a hash in Redis and back, whoever wrote that. */
 import t from 'tap'
-import { agentOf, entryOf, instanceFields, settingFields } from '../../plugins/registry/shared-agent.ts'
+import { agentOf, changedEntryOf, entryOf, instanceFields, settingFields } from '../../plugins/registry/shared-agent.ts'
 
 const instance = { host: 'localhost', port: 9_000, protocol: 'http', weight: 1 } as const
 const other = { ...instance, port: 8_000, weight: 3, trusted: true, ttlMs: 60_000 }
@@ -60,4 +60,11 @@ t.test('what does not hold to the rules is left out with a line, and of a later 
     t.equal(skipped.length, reasons.length, fields.join(' '))
     t.match(skipped, reasons)
   }
+})
+
+t.test('what was changed of an agent that is gone is its instances, and no settings', t => {
+  const changes = [{ name: 'planner', part: '=', version: 5 }, { name: 'planner', part: 'localhost:1', version: 6 }]
+  t.match(changedEntryOf('planner', undefined, changes), { name: 'planner', fields: [], versions: { 'localhost:1': 6, '=': undefined }, removed: ['localhost:1'] })
+  t.match(changedEntryOf('planner', { name: 'planner', instances: [] }, changes), { versions: { 'localhost:1': 6, '=': 5 }, removed: ['localhost:1'] })
+  t.end()
 })
