@@ -205,8 +205,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (isKnown) onApplied(name)
   }
 
-  async function refresh (name: string, isRemoved = false, read = run): Promise<void> {
-    await reads.asking(name, async () => apply(name, await read('read', name) as unknown[], isRemoved))
+  /** @returns whether the data is the one that is known */
+  async function refresh (name: string, isRemoved = false, read = run): Promise<boolean> {
+    return await reads.asking(name, async () => {
+      const answer = await read('read', name) as unknown[]
+      apply(name, answer, isRemoved)
+      return answer[0] === known.epoch
+    })
   }
 
   /** Reads what was heard of. */
@@ -459,11 +464,12 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async catchUp (name) {
       refuseUnsynced()
       try {
-        await refresh(await client.hget(keys.names, name) ?? name)
+        if (await refresh(await client.hget(keys.names, name) ?? name)) return true
       } catch (error) {
         throw notKept(error)
       }
-      return true
+      resync()
+      throw notKept() // what is there now knows less
     },
 
     reread () {
@@ -478,7 +484,9 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
     async removeAgent (nameOrAlias) {
       const { name, instances } = registry.get(nameOrAlias)
-      if (!instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))) return await atAllWorkers('removeAgent', name)
+      // Where nothing is left of it others may have registered something by now.
+      const isShared = instances.length === 0 || instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))
+      if (!isShared) return await atAllWorkers('removeAgent', name)
       refuseUnsynced()
       await change('remove', name, '', 'removed')
       return registry.find(name)?.name === name ? await atAllWorkers('removeAgent', name) : { name, inFile: false }

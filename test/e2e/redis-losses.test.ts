@@ -292,7 +292,14 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
 
   await t.test('what one was told and the other has not heard of is known there when it is asked about', async t => {
     const { a, b, lineOfB } = await twoOn(t)
+    const { body: { instance: { id: gone } } } = await register(a, { name: 'reader', port: 32_044 })
+    await until(() => ports(b, 'reader').length === 1, 'both have it')
+    t.equal((await ask(a, 'DELETE', `/registry/reader/instances/${gone}`)).status, 200)
+    await until(() => b.registry.find('reader')?.instances.length === 0, 'nothing is left of it, and both know')
     lineOfB.deafen()
+    t.equal((await register(a, { name: 'reader', port: 32_045 })).status, 201)
+    t.equal((await ask(b, 'DELETE', '/registry/reader')).status, 200)
+    await until(() => ports(a, 'reader').length === 0, 'that is so everywhere')
     const { body: { instance: { id } } } = await register(a, { name: 'planner', port: 32_041, ttl: 60 })
 
     t.equal((await ask(b, 'PUT', `/registry/planner/instances/${id}`)).status, 200)

@@ -47,6 +47,7 @@ class FakeRedis extends EventEmitter {
   async connect (): Promise<void> { this.emit('ready') }
   async subscribe (): Promise<void> {}
   async smembers (): Promise<string[]> { return [] }
+  async hget (): Promise<null> { return null }
   disconnect (): void { this.emit('cut') }
 }
 
@@ -120,6 +121,18 @@ t.test('a change that is answered when other data is known already is not acknow
   const { registry, register } = await sharing(t)
   await t.rejects(register('planner', 1_000, ['before', '2', [], 1]), { code: 'FLEET_NOT_KEPT' })
   t.equal(registry.find('planner'), undefined)
+})
+
+t.test('whether there is an agent is not told by other data than what is known', async t => {
+  const { client, shared } = await sharing(t)
+  const answer = async (epoch: string) => {
+    const known = shared.catchUp('planner')
+    await nextTurn()
+    client.reads.pop()!([epoch, '1', [], 0])
+    return await known
+  }
+  t.equal(await answer('epoch'), true)
+  await t.rejects(answer(''), { code: 'FLEET_NOT_KEPT' })
 })
 
 t.test('what was changed before all that came earlier was known is made again in data without it, as it is by now', async t => {
