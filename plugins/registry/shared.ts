@@ -60,6 +60,7 @@ const nameForm = new RegExp(namePattern)
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
+const fewLooks = 5
 /** All that is known is written or read in this time, and never is nothing heard for so long. */
 const bulkMs = 30_000
 const bulkSilentMs = 5_000
@@ -95,8 +96,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let isDoubtful = false
   let lookedAt = -Infinity
   let settledAt = -Infinity
-  /** How far Redis's clock is before this one's, at most. */
-  let clockAheadMs = 0
+  /** How far Redis's clock is before this one's, at least: by the last looks, of which the quickest knows best. */
+  const clocksAhead: number[] = []
   let aheadAt = 0
   let wake = () => {}
   const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
@@ -114,15 +115,15 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
   /** Asks which data there is. */
   async function lookAt (): Promise<FoundData> {
-    const sentAt = performance.now()
     const [epoch, version, origin, time] = await run('look', '', '', keys.channel) as [string, string, string, string]
-    clockAheadMs = Number(time) - sentAt
+    clocksAhead.push(Number(time) - performance.now())
+    if (clocksAhead.length > fewLooks) clocksAhead.shift()
     return { epoch, version: Number(version), origin }
   }
 
   /** On Redis's clock: when whoever asked has been told that it did not answer, and may have asked elsewhere. */
   function deadline (): number {
-    return Math.floor(performance.now() + clockAheadMs + client.options.commandTimeout!)
+    return Math.floor(performance.now() + Math.max(...clocksAhead) + client.options.commandTimeout!)
   }
 
   type Change = [script: 'write' | 'remove' | 'drain', name: string, authority: string, ...args: readonly (string | number)[]]
@@ -283,7 +284,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     do {
       isDoubtful = false
       toldEarly = []
-      const found = await lookAt()
+      let found = await lookAt()
       const { epoch, version } = found
       if (epoch === '' || (epoch === known.epoch && version < known.version) || isAncestor(found, known.point)) {
         await restore(found, restoring, runAtLength)
@@ -295,6 +296,11 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
           isDoubtful = true
           continue
         }
+        found = await lookAt() // what was added is part of what is read
+        if (found.epoch !== epoch) {
+          isDoubtful = true
+          continue
+        }
         reads.restart()
       }
       known.beginReadingAll(found)
@@ -302,10 +308,12 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       toldEarly = null
       for (const message of told) heard(message) // what changes from here on is read once more
       const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
-      for (let from = 0; from < names.length; from += chunk) {
-        await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))
+      let isSame = true
+      for (let from = 0; isSame && from < names.length; from += chunk) {
+        isSame = (await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))).every(Boolean)
       }
-      known.endReadingAll(version)
+      if (isSame) known.endReadingAll(found.version)
+      else isDoubtful = true // it was lost meanwhile, and what was known before is what counts
     } while (isDoubtful)
     if (!subscription.isHearing) return // it begins anew when changes are told again
     isSynced = true
@@ -372,6 +380,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let isSweeping = false
   const stopWatching = redis.onStatus(isUp => {
     isSynced = false
+    clocksAhead.length = 0 // it may be another server
     if (!isUp) return
     resync()
     if (subscription.isHearing) subscription.renew() // of a line that was cut both ends may know nothing
@@ -464,12 +473,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async catchUp (name) {
       refuseUnsynced()
       try {
-        if (await refresh(await client.hget(keys.names, name) ?? name)) return true
+        const owner = await client.hget(keys.names, name) ?? name
+        if (!await refresh(owner)) resync() // what is there now knows less
+        else if (!reads.isWriting(owner)) return true
       } catch (error) {
         throw notKept(error)
       }
-      resync()
-      throw notKept() // what is there now knows less
+      throw notKept()
     },
 
     reread () {

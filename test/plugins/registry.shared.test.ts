@@ -18,6 +18,10 @@ class FakeRedis extends EventEmitter {
   readonly options = { commandTimeout: 500 }
   /** By command. */
   readonly answers: Map<string, unknown>
+  /** Of the last change. */
+  deadline = NaN
+  /** What the data was made of that was written again. */
+  restoredOf: string | undefined
   /** What was made again. */
   readonly again: ChangedEntry[]
 
@@ -38,6 +42,12 @@ class FakeRedis extends EventEmitter {
       this.once('cut', () => reject(new Error('Connection is closed.')))
     })
     const answer = async (...args: unknown[]) => {
+      if (name === 'fleet_write') this.deadline = Number(args[10])
+      if (name === 'fleet_restore') {
+        this.restoredOf = args[12] as string
+        this.answers.set('fleet_look', [args[10], '10', args[12], '0'])
+      }
+      if (name === 'fleet_again') this.answers.set('fleet_look', ['again', '12', args[11], '0'])
       if (name === 'fleet_again') this.again.push(...JSON.parse(args[10] as string) as ChangedEntry[]) // behind the keys, the epoch and the channel
       return this.answers.get(name) ?? ['epoch', '1', '', '0']
     }
@@ -67,7 +77,7 @@ async function sharing (t: Test) {
   }
   const at = (port: number) => instanceFields({ host: 'localhost', port, protocol: 'http', weight: 1 })
   /** Redis answers this. */
-  const register = async (name: string, port: number, answer: unknown[]) => {
+  const register = async (name: string, port: number, answer: unknown[] | Promise<never>) => {
     client.answers.set('fleet_write', answer)
     return await shared.register({ name, host: 'localhost', port } as Parameters<typeof shared.register>[0])
   }
@@ -135,6 +145,45 @@ t.test('whether there is an agent is not told by other data than what is known',
   await t.rejects(answer(''), { code: 'FLEET_NOT_KEPT' })
 })
 
+t.test('what was only being read when the data was lost is not known', async t => {
+  const { client, shared, tell, at, register } = await sharing(t)
+  await register('planner', 1, ['epoch', '2', at(1), 1, ['localhost:1']])
+  client.answers.set('fleet_look', ['epoch', '9', '', '0'])
+  await tell('epoch 9 put coder localhost:1') // what was told in between was not heard
+  t.equal(client.reads.length, 1)
+
+  client.answers.set('fleet_look', ['', '0', '', '0']).set('fleet_restore', 1)
+  client.reads.pop()!(['', '0', [], 0])
+  await nextTurn()
+  t.equal(client.connections.find(({ restoredOf }) => restoredOf !== undefined)?.restoredOf, 'epoch:2')
+  t.match(shared.known, { epoch: 'epoch', version: 2 }, 'until all is read')
+})
+
+t.test('whether there is an instance is not told while a change of the agent keeps what was read from being applied', async t => {
+  const { client, shared, register } = await sharing(t)
+  const pending = register('planner', 1, new Promise<never>(() => {}))
+  const known = shared.catchUp('planner')
+  await nextTurn()
+  client.reads.pop()!(['epoch', '1', [], 0])
+  await t.rejects(known, { code: 'FLEET_NOT_KEPT' })
+  void pending
+})
+
+t.test('by when a change has to be there is not put off by an answer that took long', async t => {
+  const { client, tell, at, register } = await sharing(t)
+  let answer = (_value: unknown) => {}
+  client.answers.set('fleet_look', new Promise(resolve => { answer = resolve }))
+  const asked = performance.now()
+  await tell('epoch 9 all  ')
+  while (performance.now() < asked + 20) await nextTurn()
+  const before = performance.now()
+  answer(['epoch', '9', '', '1000000'])
+  await nextTurn()
+
+  await register('planner', 1, ['epoch', '10', at(1), 1, ['localhost:1']])
+  t.ok(client.deadline <= performance.now() - before + 1_000_000 + client.options.commandTimeout)
+})
+
 t.test('what was changed before all that came earlier was known is made again in data without it, as it is by now', async t => {
   for (const [origin, expected, isAllKnown = false] of [
     ['epoch:1', [['gone', 5, ['localhost:2']], ['stays', 4, []], ['left', 6, ['localhost:3']]]],
@@ -163,6 +212,10 @@ t.test('what was changed before all that came earlier was known is made again in
     const stays = client.again.find(({ name }) => name === 'stays')
     t.same(stays?.versions, stays && { 'localhost:1': 4, '=': 4 })
     t.match(stays?.fields ?? [], stays ? ['i:localhost:1', /"port":1/] : [])
+
+    for (const read of client.reads.splice(0)) read(['again', '12', [], 0])
+    await nextTurn()
+    t.match(shared.known, { epoch: 'again', version: client.again.length > 0 ? 12 : 9 }, 'that is part of what is known')
   }
 })
 
