@@ -23,7 +23,7 @@ import {
 import { fakeAgent } from './helpers/fake-agent.ts'
 
 // npm installs what runs once more, and the compiler runs: half a minute, or several times that where other tests have the processors.
-t.setTimeout(180_000)
+t.setTimeout(400_000)
 
 // What a builder has; the machine's own could keep from the image's user what is made here.
 process.umask(0o022)
