@@ -21,6 +21,7 @@ import { AgentReads } from './agent-reads.ts'
 import { KnownData, type FoundData } from './known-data.ts'
 import { isAncestor, type SharedPoint } from './lineage.ts'
 import { OwnChanges } from './own-changes.ts'
+import { RedisClock } from './redis-clock.ts'
 import type { Registrations } from './registrations.ts'
 import { merge, repeat, restore } from './restoring.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
@@ -60,7 +61,6 @@ const nameForm = new RegExp(namePattern)
 /** So many agents are asked for at once. */
 const chunk = 500
 const lookMs = 1_000
-const fewLooks = 5
 /** All that is known is written or read in this time, and never is nothing heard for so long. */
 const bulkMs = 30_000
 const bulkSilentMs = 5_000
@@ -96,8 +96,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let isDoubtful = false
   let lookedAt = -Infinity
   let settledAt = -Infinity
-  /** How far Redis's clock is before this one's, at least: by the last looks, of which the quickest knows best. */
-  const clocksAhead: number[] = []
+  const redisClock = new RedisClock()
   let aheadAt = 0
   let wake = () => {}
   const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
@@ -116,14 +115,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   /** Asks which data there is. */
   async function lookAt (): Promise<FoundData> {
     const [epoch, version, origin, time] = await run('look', '', '', keys.channel) as [string, string, string, string]
-    clocksAhead.push(Number(time) - performance.now())
-    if (clocksAhead.length > fewLooks) clocksAhead.shift()
+    redisClock.heard(Number(time))
     return { epoch, version: Number(version), origin }
   }
 
   /** On Redis's clock: when whoever asked has been told that it did not answer, and may have asked elsewhere. */
   function deadline (): number {
-    return Math.floor(performance.now() + Math.max(...clocksAhead) + client.options.commandTimeout!)
+    return Math.floor(redisClock.now() + client.options.commandTimeout!)
   }
 
   type Change = [script: 'write' | 'remove' | 'drain', name: string, authority: string, ...args: readonly (string | number)[]]
@@ -155,7 +153,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (epoch !== known.epoch) throw notKept() // it was answered when other data was known already
     const isRemoved = script === 'remove' && authority === ''
     // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
-    if (told === 1 && isSynced && epoch === known.epoch && version === known.version + 1) known.hearOf(name, version)
+    if (told === 1 && isSynced && version === known.version + 1) known.hearOf(name, version)
     apply(name, answer, isRemoved)
     own.add(epoch, version, name, answer[4] as string[], known.point)
     if (dirty.size > 0) readSoon()
@@ -292,12 +290,9 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
         continue
       }
       if (epoch !== known.epoch) {
-        if (!await merge(found, restoring, runAtLength) || !await repeat(found, own, restoring, runAtLength)) {
-          isDoubtful = true
-          continue
-        }
-        found = await lookAt() // what was added is part of what is read
-        if (found.epoch !== epoch) {
+        const isAdded = await merge(found, restoring, runAtLength) && await repeat(found, own, restoring, runAtLength)
+        if (isAdded) found = await lookAt() // what was added is part of what is read
+        if (!isAdded || found.epoch !== epoch) {
           isDoubtful = true
           continue
         }
@@ -380,7 +375,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let isSweeping = false
   const stopWatching = redis.onStatus(isUp => {
     isSynced = false
-    clocksAhead.length = 0 // it may be another server
+    redisClock.forget()
     if (!isUp) return
     resync()
     if (subscription.isHearing) subscription.renew() // of a line that was cut both ends may know nothing
