@@ -253,16 +253,19 @@ return 1`,
   /** → epoch, version, fields of the agent, how many changes were told: the last ones up to this version */
   read: 'return read(agent)',
 
-  /** deadline, name, authority, ttl or '', fields and values → as read, and the parts that were changed: authorities, `=` for settings; or `taken`, the name, its owner */
+  /**
+   * deadline, name, authority, the instance in JSON, what of it was not given, settings and values → as read, and the parts that were changed: authorities,
+   * `=` for settings; or `taken`, the name, its owner
+   */
   write: `
 if isOther() then return { 'other' } end
 if isLate(ARGV[3]) then return { 'late' } end
-local name, authority, ttl = ARGV[4], ARGV[5], ARGV[6]
+local name, authority, instance, notGiven = ARGV[4], ARGV[5], cjson.decode(ARGV[6]), ARGV[7]
 local aliases
 local parts = { authority }
-for index = 7, #ARGV, 2 do
+for index = 8, #ARGV, 2 do
   if ARGV[index] == 'aliases' then aliases = cjson.decode(ARGV[index + 1]) end
-  if ARGV[index]:sub(1, 2) ~= 'i:' then parts[2] = '=' end
+  parts[2] = '='
 end
 local owner = ownerOf(name)
 if owner and owner ~= name then return { 'taken', name, owner } end
@@ -275,12 +278,23 @@ if aliases then
   for _, alias in ipairs(aliases) do redis.call('HSET', names, alias, name) end
 end
 redis.call('SADD', agents, name)
-for index = 7, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
+for index = 8, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
+-- What was not given stays as it is here: the gateway may not have heard of that yet.
+local before, text = decoded(redis.call('HGET', agent, 'i:' .. authority)), ARGV[6]
+for key in notGiven:gmatch('%a+') do
+  local value = before[key]
+  if key == 'trusted' then value = value and before.protocol == instance.protocol end
+  if before.host and instance[key] ~= value then
+    instance[key] = value
+    text = cjson.encode(instance) -- else as gateways compare it
+  end
+end
+redis.call('HSET', agent, 'i:' .. authority, text)
 if redis.call('HEXISTS', agent, 'd:' .. authority) == 1 then endDrain(agent, authority) end
 local member = name .. ' ' .. authority
 endLease(member)
 redis.call('ZREM', lapses, member)
-if ttl ~= '' then redis.call('ZADD', leases, now + ttl, member) end
+if instance.ttlMs then redis.call('ZADD', leases, now + instance.ttlMs, member) end
 if parts[2] then touch(name .. ' =') end
 tellChange('put', name, authority)
 return changed(parts)`,

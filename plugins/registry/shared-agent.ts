@@ -29,6 +29,11 @@ export function settingFields ({ name, aliases, metadata, policy = {} }: Pick<Re
   ]
 }
 
+/** What a registration leaves of an instance as it is known; the protocol before what depends on it. */
+export function notGiven ({ protocol, weight, ttlMs, trusted }: Registration): string[] {
+  return Object.entries({ protocol, weight, ttlMs, trusted: trusted || undefined }).filter(([, value]) => value === undefined).map(([key]) => key)
+}
+
 /** That it drains is a field of its own. */
 export function instanceFields ({ draining: _, ...instance }: KeptInstance): Fields {
   return [`i:${authorityOf(instance.host, instance.port)}`, JSON.stringify(instance)]

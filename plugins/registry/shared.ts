@@ -20,12 +20,12 @@ import { createSubscription } from '../../src/redis-subscription.ts'
 import { AgentReads } from './agent-reads.ts'
 import { KnownData, type FoundData } from './known-data.ts'
 import { isAncestor, type SharedPoint } from './lineage.ts'
-import { OwnChanges } from './own-changes.ts'
+import { OwnChanges, settingsPart } from './own-changes.ts'
 import { RedisClock } from './redis-clock.ts'
 import type { Registrations } from './registrations.ts'
 import { merge, repeat, restore } from './restoring.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
-import { agentOf, instanceFields, settingFields, type Fields } from './shared-agent.ts'
+import { agentOf, notGiven, settingFields, type Fields } from './shared-agent.ts'
 import { SharedDrains } from './shared-drains.ts'
 
 export interface SharedOptions {
@@ -124,17 +124,25 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     return Math.floor(redisClock.now() + client.options.commandTimeout!)
   }
 
-  type Change = [script: 'write' | 'remove' | 'drain', name: string, authority: string, ...args: readonly (string | number)[]]
-
-  /** Writes, and takes over what came of it. @throws NotKeptError */
-  async function change (...[script, name, ...args]: Change): Promise<unknown[]> {
-    return await reads.asking(name, () => changeNow(script, name, ...args))
+  interface Change {
+    readonly script: 'write' | 'remove' | 'drain'
+    readonly name: string
+    /** '' for all of the agent. */
+    readonly authority: string
+    readonly args?: readonly (string | number)[]
+    /** What is here already, or is asked for here, and must not be taken for what it was before. */
+    readonly parts?: readonly string[]
   }
 
-  async function changeNow (...[script, name, authority, ...args]: Change): Promise<unknown[]> {
+  /** Writes, and takes over what came of it. @throws NotKeptError */
+  async function change (asked: Change): Promise<unknown[]> {
+    return await reads.asking(asked.name, () => changeNow(asked))
+  }
+
+  async function changeNow ({ script, name, authority, args = [], parts = [] }: Change): Promise<unknown[]> {
     let answer: unknown[]
     try {
-      answer = await reads.writing(name, () => run(script, name, known.epoch!, keys.channel, deadline(), name, authority, ...args)) as unknown[]
+      answer = await reads.writing(name, parts, () => run(script, name, known.epoch!, keys.channel, deadline(), name, authority, ...args)) as unknown[]
     } catch (error) {
       dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
       log.warn(`The shared registry could not be written: ${redisReason(error)}`)
@@ -187,20 +195,19 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
   function apply (name: string, [epoch, version, fields]: readonly unknown[], isRemoved = false): void {
     if (epoch !== known.epoch) return
-    if (reads.isWriting(name)) {
-      dirty.set(name, { isRemoved })
-      return
-    }
-    const { latest, isLatest } = reads.came(name, Number(version))
-    known.wasRead(name, latest)
+    const written = reads.beingWritten(name)
+    const isWhole = written.size === 0
+    if (!isWhole) dirty.set(name, { isRemoved })
+    const { isLatest, whole } = reads.came(name, Number(version), isWhole)
+    known.wasRead(name, whole)
     if (!isLatest) return
     const skipped: string[] = []
     const isKnown = (fields as Fields).length > 0 || registry.find(name) !== undefined
-    const isTaken = registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), isRemoved)
+    const isTaken = registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), { isRemoved, except: written, exceptSettings: written.has(settingsPart) })
     if (isTaken && skipped.length === 0) notWhole.delete(name)
     else notWhole.add(name)
     for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
-    drains.end(name)
+    if (isWhole) drains.end(name)
     if (isKnown) onApplied(name)
   }
 
@@ -362,7 +369,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   async function settleDrains (): Promise<void> {
     const drained = Array.from(drains.underWay(), ({ name, authority, isBusy }) => isBusy
       ? run('busy', name, known.epoch!, keys.channel, authority, gatewayId)
-      : change('remove', name, authority, 'drained'))
+      : change({ script: 'remove', name, authority, args: ['drained'] }))
     await Promise.all(drained)
   }
 
@@ -418,9 +425,16 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const { created, agent: local, instance, undo } = registry.register(registration)
       const authority = authorityOf(host, port)
       const saved = registry.exportInstance(name, authority)!
+      const settings = settingFields(registration)
       let answer: unknown[]
       try {
-        answer = await change('write', name, authority, saved.ttlMs ?? '', ...settingFields(registration), ...instanceFields(saved))
+        answer = await change({
+          script: 'write',
+          name,
+          authority,
+          args: [JSON.stringify(saved), notGiven(registration).join(), ...settings],
+          parts: settings.length > 0 ? [authority, settingsPart] : [authority]
+        })
       } catch (error) {
         undo()
         throw error
@@ -460,7 +474,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       if (isShared) {
         refuseUnsynced()
         drains.askedHere(name, authority)
-        await change('drain', name, authority)
+        await change({ script: 'drain', name, authority, parts: [authority] })
       }
       return await atAllWorkers('drain', name, id)
     },
@@ -469,8 +483,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       refuseUnsynced()
       try {
         const owner = await client.hget(keys.names, name) ?? name
-        if (!await refresh(owner)) resync() // what is there now knows less
-        else if (!reads.isWriting(owner)) return true
+        if (await refresh(owner)) return true
+        resync() // what is there now knows less
       } catch (error) {
         throw notKept(error)
       }
@@ -493,7 +507,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const isShared = instances.length === 0 || instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))
       if (!isShared) return await atAllWorkers('removeAgent', name)
       refuseUnsynced()
-      await change('remove', name, '', 'removed')
+      await change({ script: 'remove', name, authority: '', args: ['removed'] })
       return registry.find(name)?.name === name ? await atAllWorkers('removeAgent', name) : { name, inFile: false }
     },
 
@@ -501,7 +515,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       const { instance, name, authority, isShared } = instanceAt(nameOrAlias, id)
       if (!isShared) return await atAllWorkers('removeInstance', name, id)
       refuseUnsynced()
-      await change('remove', name, authority, 'removed')
+      await change({ script: 'remove', name, authority, args: ['removed'] })
       const isLeft = registry.find(name)?.instances.some(other => other.id === id) // the file, or DNS, names it as well
       return isLeft ? await atAllWorkers('removeInstance', name, id) : { name, inFile: false, instance }
     },

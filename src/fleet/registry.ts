@@ -39,6 +39,16 @@ export interface RegistryLimits {
 /** An agent as gateways share it. */
 export type SharedAgent = RegistryState['agents'][number]
 
+/** How an agent is replaced by what gateways agreed on. */
+export interface Replacing {
+  /** Whether an agent of which nothing is registered any more was removed as a whole, and so is unknown at once; else it is known for ten minutes. */
+  readonly isRemoved?: boolean
+  /** Authorities of instances that stay as they are here, the very same objects: a change of them is on its way. */
+  readonly except?: ReadonlySet<string>
+  /** Whether aliases, metadata and policy do. */
+  readonly exceptSettings?: boolean
+}
+
 type ChangeListener = (change: RegistryChange) => void
 
 type InstanceRegistration = Pick<Registration, 'host' | 'port' | 'protocol' | 'weight' | 'ttlMs' | 'trusted'>
@@ -282,10 +292,9 @@ export class Registry {
    * Makes what is registered of one agent equal to what the gateways that share it agreed on. An instance of which nothing changed keeps its lease,
    * another has a full ttl. Names that belong to others here are left to them; limits were the business of who registered.
    * @param agent null for an agent of which nothing is registered any more
-   * @param isRemoved whether such an agent was removed as a whole, and so is unknown at once; else it is known for ten minutes
    * @returns false where the name belongs to another here, so that nothing of the agent was taken
    */
-  replaceRegistered (name: string, agent: SharedAgent | null, isRemoved = false): boolean {
+  replaceRegistered (name: string, agent: SharedAgent | null, { isRemoved = false, except, exceptSettings = false }: Replacing = {}): boolean {
     const existing = this.#entries.get(name)
     const owner = this.#ownerOf(name) ?? name
     const saved = owner === name ? agent : null
@@ -293,14 +302,20 @@ export class Registry {
     if (saved === null && (existing === undefined || existing.api.instances.size === 0)) return isTaken
     const entry = existing ?? newEntry(name)
     const before = entry.api.instances
-    const aliases = saved?.aliases?.filter(alias => (this.#ownerOf(alias) ?? name) === name)
-    entry.api = { ...(saved && settingsOf({ ...saved, instances: before })), instances: new Map() }
-    if (aliases !== undefined) entry.api.aliases = aliases
+    const isKept = (authority: string) => except?.has(authority) === true
+    if (exceptSettings) {
+      entry.api = { ...settingsOf(entry.api), instances: new Map() }
+    } else {
+      const aliases = saved?.aliases?.filter(alias => (this.#ownerOf(alias) ?? name) === name)
+      entry.api = { ...(saved && settingsOf({ ...saved, instances: before })), instances: new Map() }
+      if (aliases !== undefined) entry.api.aliases = aliases
+    }
     // What drained and is gone may be the file's as well, and serves on then.
-    for (const authority of before.keys()) entry.drained.delete(authority)
+    for (const authority of before.keys()) if (!isKept(authority)) entry.drained.delete(authority)
     for (const instance of saved?.instances ?? []) {
       const { host, port, ttlMs, trusted = false, draining = false, ...others } = instance
       const authority = authorityOf(host, port)
+      if (isKept(authority)) continue
       if (draining) entry.drained.add(authority)
       else entry.drained.delete(authority)
       const known = before.get(authority)
@@ -311,6 +326,7 @@ export class Registry {
       entry.suppressed.delete(authority)
       this.#leases.forgetLapse(name, authority)
     }
+    for (const [authority, instance] of before) if (isKept(authority)) entry.api.instances.set(authority, instance)
     this.#releaseNames(entry)
     const change = isRemoved && isEmptyRegistration(entry) ? this.#forget(entry) : this.#rebuild(entry)
     this.#publish([change])

@@ -67,6 +67,24 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     })
   }
 
+  await t.test('what a registration leaves out stays as the others know it, also where that was not heard of', async t => {
+    const { a, b, lineOfB } = await twoOn(t)
+    const planner = { name: 'planner', port: 32_120 }
+    await register(a, { ...planner, weight: 2, ttl: 30 })
+    await until(() => ports(b, 'planner').length === 1, 'both have it')
+    lineOfB.deafen()
+    t.equal((await register(a, { ...planner, weight: 5, protocol: 'https', ttl: 60 })).status, 200)
+    t.match(b.registry.get('planner').instances, [{ weight: 2, protocol: 'http' }])
+
+    const answer = await register(b, planner)
+
+    t.match(answer, { status: 200, body: { instance: { weight: 5, protocol: 'https' } } })
+    for (const gateway of [a, b]) t.match(gateway.registry.get('planner').instances, [{ weight: 5, protocol: 'https', lease: { ttlMs: 60_000 } }])
+    t.match(await register(b, { ...planner, weight: 1 }), { body: { instance: { weight: 1, protocol: 'https' } } }, 'what is given replaces')
+    await until(() => a.registry.get('planner').instances[0]?.weight === 1, 'at the other, too')
+    t.match(a.registry.get('planner').instances, [{ protocol: 'https', lease: { ttlMs: 60_000 } }])
+  })
+
   await t.test('what somebody changed since is not changed back by who comes later and had changed the same', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const name of ['before', 'early']) await register(a, { name, port: 32_081 })

@@ -44,7 +44,7 @@ t.test('of whom nothing is registered any more is known for ten minutes, or unkn
     const { registry, clock } = build()
     registry.register(at(1))
 
-    registry.replaceRegistered('planner', null, isRemoved)
+    registry.replaceRegistered('planner', null, { isRemoved })
 
     t.equal(registry.find('planner') !== undefined, isKnown)
     if (isKnown) t.same(ports(registry, 'planner'), [])
@@ -53,7 +53,7 @@ t.test('of whom nothing is registered any more is known for ten minutes, or unkn
     t.equal(registry.find('planner'), undefined)
   }
   const { registry, changes } = build()
-  registry.replaceRegistered('planner', null, true)
+  registry.replaceRegistered('planner', null, { isRemoved: true })
   t.same([registry.size, changes], [0, []], 'who never was is not remembered')
 })
 
@@ -63,11 +63,32 @@ t.test('what the file has stays when its registration goes, with what the file s
   registry.replaceRegistered('planner', shared([{ port: 1, weight: 5, draining: true }, 2], { aliases: ['other'] }))
   t.match(registry.get('planner').instances, [{ weight: 5, source: 'file', runtime: { draining: true } }, { port: 2 }])
 
-  registry.replaceRegistered('planner', null, true)
+  registry.replaceRegistered('planner', null, { isRemoved: true })
 
   t.match(registry.get('plan').instances, [{ port: 1, weight: 1, runtime: { draining: false } }])
   t.same(ports(registry, 'planner'), [1])
   t.equal(registry.find('other'), undefined)
+})
+
+t.test('what a change is on its way of stays as it is, the rest becomes what was agreed on', async t => {
+  const { registry } = build()
+  registry.register(at(1, { weight: 7 }))
+  registry.register(at(2, { aliases: ['plan'], metadata: { mine: true } }))
+  const { undo } = registry.register(at(3))
+  const [first] = registry.get('planner').instances
+  registry.drain('planner', first!.id)
+  const except = new Set(['localhost:1', 'localhost:3', 'localhost:4'])
+
+  registry.replaceRegistered('planner', shared([1, 4, 5], { aliases: ['p'], metadata: {} }), { except, exceptSettings: true })
+  t.match(registry.get('plan'), { aliases: ['plan'], metadata: { mine: true } })
+  t.same(ports(registry, 'planner'), [5, 1, 3], 'what is being removed is not back')
+  t.match(registry.get('planner').instances[1], { weight: 7, runtime: { draining: true } })
+  undo()
+  t.same(ports(registry, 'planner'), [5, 1])
+
+  registry.replaceRegistered('planner', null, { except, isRemoved: true })
+  t.same(ports(registry, 'planner'), [1])
+  t.equal(registry.find('plan'), undefined)
 })
 
 t.test('an instance drains while that was agreed on', async t => {

@@ -77,9 +77,9 @@ async function sharing (t: Test) {
   }
   const at = (port: number) => instanceFields({ host: 'localhost', port, protocol: 'http', weight: 1 })
   /** Redis answers this. */
-  const register = async (name: string, port: number, answer: unknown[] | Promise<never>) => {
+  const register = async (name: string, port: number, answer: unknown[] | Promise<unknown[]>, settings = {}) => {
     client.answers.set('fleet_write', answer)
-    return await shared.register({ name, host: 'localhost', port } as Parameters<typeof shared.register>[0])
+    return await shared.register({ name, host: 'localhost', port, ...settings } as Parameters<typeof shared.register>[0])
   }
   /** Redis had lost its data, and another gateway has written it again. */
   const lose = async (origin: string) => {
@@ -159,14 +159,78 @@ t.test('what was only being read when the data was lost is not known', async t =
   t.match(shared.known, { epoch: 'epoch', version: 2 }, 'until all is read')
 })
 
-t.test('whether there is an instance is not told while a change of the agent keeps what was read from being applied', async t => {
-  const { client, shared, register } = await sharing(t)
-  const pending = register('planner', 1, new Promise<never>(() => {}))
+t.test('what others did is taken while changes of the same agent are on their way, but for what those are about', async t => {
+  const { client, registry, shared, tell, at, register } = await sharing(t)
+  const planner = () => registry.find('planner')
+  const ports = () => planner()?.instances.map(({ port }) => port)
+  let fail = (_reason: Error) => {}
+  const pending = register('planner', 1, new Promise((_resolve, reject) => { fail = reject }), { metadata: { mine: true } })
+  await tell('epoch 2 put planner localhost:2')
+  client.reads.pop()!(['epoch', '2', [...at(2), 'metadata', '{"mine":false}', 'policy.retries', '5'], 0])
+  await nextTurn()
+  t.same(ports(), [2, 1])
+  t.match([planner()?.metadata, planner()?.policy], [{ mine: true }, {}], 'settings are one part')
+  t.match(shared.known, { version: 1 }, 'it is not the same as in Redis')
+
+  await register('planner', 3, ['epoch', '3', [...at(1), ...at(2), ...at(3)], 1, ['localhost:3']])
+  t.same(ports(), [2, 3, 1])
+  fail(new Error('no answer'))
+  await t.rejects(pending, { code: 'FLEET_NOT_KEPT' })
+  t.same(ports(), [2, 3], 'what was replaced around it does not keep it from being undone')
+  t.match(shared.known, { version: 1 })
+  for (const read of client.reads.splice(0)) read(['epoch', '3', [...at(2), ...at(3), 'metadata', '{"mine":false}'], 0])
+  await nextTurn()
+  t.same([ports(), planner()?.metadata], [[2, 3], { mine: false }])
+  t.match(shared.known, { version: 3 })
+})
+
+t.test('an answer that came late does not make known what a later one was not taken whole of', async t => {
+  const { client, registry, shared, tell, at, register } = await sharing(t)
+  await tell('epoch 2 put planner localhost:2')
+  await tell('epoch 3 put planner localhost:3')
+  const [first, second] = client.reads.splice(0)
+  let answer = (_value: unknown[]) => {}
+  const pending = register('planner', 1, new Promise(resolve => { answer = resolve }))
+  second!(['epoch', '3', [...at(2), ...at(3)], 0])
+  await nextTurn()
+  answer(['taken', 'planner', 'other'])
+  await t.rejects(pending, { code: 'FLEET_NAME_CONFLICT' })
+  first!(['epoch', '2', at(2), 0])
+  await nextTurn()
+  t.same(registry.get('planner').instances.map(({ port }) => port), [2, 3])
+  t.match(shared.known, { version: 1 })
+})
+
+t.test('a drain that is on its way is not over for what is read meanwhile', async t => {
+  const { client, registry, shared, tell, at, register } = await sharing(t)
+  registry.replaceFile([{ name: 'planner', instances: [{ host: 'localhost', port: 1, protocol: 'http', weight: 1 }] }])
+  const { instance } = await register('planner', 1, ['epoch', '2', at(1), 1, ['localhost:1']])
+  let answer = (_value: unknown[]) => {}
+  client.answers.set('fleet_drain', new Promise(resolve => { answer = resolve }))
+  const drained = shared.drain('planner', instance.id)
+  await tell('epoch 3 put planner localhost:2')
+  client.reads.pop()!(['epoch', '3', [...at(1), ...at(2)], 0])
+  await nextTurn()
+  answer(['epoch', '4', [...at(1), 'd:localhost:1', '0', ...at(2)], 1, ['localhost:1']])
+  await drained
+  await tell('epoch 5 drained planner localhost:1')
+  client.reads.pop()!(['epoch', '5', at(2), 0])
+  await nextTurn()
+  t.same(registry.get('planner').instances.map(({ port }) => port), [2], 'of the file, too, what was drained here is out')
+})
+
+t.test('whether there is an instance is told while changes of its agent are on their way', async t => {
+  const { client, registry, shared, at, register } = await sharing(t)
+  await register('planner', 1, ['epoch', '2', at(1), 1, ['localhost:1']])
+  const never = new Promise<never>(() => {})
+  void register('planner', 2, never)
+  client.answers.set('fleet_remove', never)
+  void shared.removeAgent('planner')
   const known = shared.catchUp('planner')
   await nextTurn()
-  client.reads.pop()!(['epoch', '1', [], 0])
-  await t.rejects(known, { code: 'FLEET_NOT_KEPT' })
-  void pending
+  client.reads.pop()!(['epoch', '3', at(3), 0])
+  t.equal(await known, true)
+  t.same(registry.get('planner').instances.map(({ port }) => port), [3, 2])
 })
 
 t.test('by when a change has to be there is not put off by an answer that took long', async t => {
