@@ -33,6 +33,15 @@ t.test('while Redis, the ways to it and gateways fail, gateways that share it lo
   }
 })
 
+t.test('while Redis loses its data, and each gateway knows something else, what was acknowledged stays and what left stays away', { skip: noRedis }, async t => {
+  const printed = await run(t, 'losses.js', '--rounds', '2', '--seed', '1')
+
+  for (const what of ['answers of 200', 'losses of all data', 'comparisons of all registries']) {
+    const count = Number(new RegExp(`^${what} +(\\d+)$`, 'm').exec(printed)?.[1])
+    t.ok(count > 0, `${what}: ${count}`)
+  }
+})
+
 t.test('a gateway that is killed at any moment starts again, with everything it had acknowledged', async t => {
   const printed = await run(t, 'kills.js', '--kills', '12', '--seed', '1')
 

@@ -8,8 +8,11 @@ import { openLine } from './line.js'
 /** By then whoever had chosen a gateway has sent its request. */
 const lastWordMs = 50
 
-/** @param {{ folder: string, main: string, redisPort: number, ports: readonly number[], yaml: string }} place ports of the lines to Redis: there are as many gateways */
-export async function startGateways ({ folder, main, redisPort, ports, yaml, ledger }) {
+/**
+ * @param {{ folder: string, main: string, redisPort: number, ports: readonly number[], yaml: string, openLine?: typeof openLine }} place ports of the lines to
+ * Redis, there are as many gateways; and what opens one
+ */
+export async function startGateways ({ folder, main, redisPort, ports, yaml, ledger, openLine: open = openLine }) {
   const processes = []
   const problems = []
 
@@ -18,7 +21,7 @@ export async function startGateways ({ folder, main, redisPort, ports, yaml, led
     const own = join(folder, `gateway-${index}`)
     await mkdir(own)
     await writeFile(join(own, 'fleet.yaml'), `${yaml}redis: {url: 'redis://127.0.0.1:${linePort}'}\n`)
-    return { name: `gateway ${index}`, folder: own, line: await openLine(redisPort, linePort), isLive: false, starts: 0, kills: 0, process: undefined, port: 0 }
+    return { name: `gateway ${index}`, folder: own, line: await open(redisPort, linePort), isLive: false, starts: 0, kills: 0, process: undefined, port: 0 }
   }))
 
   async function start (gateway) {

@@ -3,7 +3,7 @@
  * rewritten, registrations come and go, and clients do whatever clients do; all of it from one seed. Ends with a table, and with 1 when
  * anything in it is not as it must be. Options: --seconds N, --seed N, --short (what `npm test` runs: no memory, no gigabyte, no kills), --only PART,
  * --kills N (of the gateway, by kills.js, at the end), --main FILE (another build of the gateway). With --redis it is several gateways that share a
- * Redis (shared-redis.js) instead.
+ * Redis (shared-redis.js) instead, and then --losses N rounds of one that loses its data (losses.js).
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -34,6 +34,7 @@ const { values: options } = parseArgs({
     redis: { type: 'boolean', default: false },
     only: { type: 'string', multiple: true },
     kills: { type: 'string', default: '300' },
+    losses: { type: 'string', default: '20' },
     main: { type: 'string', default: fileURLToPath(new URL('../../dist/src/main.js', import.meta.url)) }
   }
 })
@@ -43,7 +44,11 @@ const seconds = Number(options.seconds)
 const say = text => process.stdout.write(`${text}\n`)
 
 for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
-if (options.redis) process.exit(await soakSharedRedis({ short, seconds, seed, main: options.main, say }) ? 0 : 1)
+if (options.redis) {
+  const isRight = await soakSharedRedis({ short, seconds, seed, main: options.main, say })
+  const isKept = short || await losses()
+  process.exit(isRight && isKept ? 0 : 1)
+}
 
 /** Each part, and how many of it run beside each other. */
 const parts = {
@@ -86,13 +91,24 @@ async function run (forSeconds) {
   await Promise.all(running)
 }
 
-/** A gateway that is killed again and again keeps what it acknowledged. @returns what is wrong, a line each */
-async function kills () {
-  const program = fileURLToPath(new URL('kills.js', import.meta.url))
-  const child = spawn(process.execPath, [program, '--kills', options.kills, '--seed', options.seed, '--main', options.main], { stdio: ['ignore', 'inherit', 'inherit'] })
+/** Runs another program of the soak. @returns whether it found that all is as it must be */
+async function succeeds (program, ...args) {
+  const child = spawn(process.execPath, [fileURLToPath(new URL(program, import.meta.url)), ...args, '--seed', options.seed, '--main', options.main], { stdio: ['ignore', 'inherit', 'inherit'] })
   process.on('exit', () => child.kill())
   const [code] = await once(child, 'close')
-  return code === 0 ? [] : [`a killed gateway lost something (node test/soak/kills.js --kills ${options.kills} --seed ${options.seed})`]
+  return code === 0
+}
+
+/** A gateway that is killed again and again keeps what it acknowledged. @returns what is wrong, a line each */
+async function kills () {
+  const isKept = await succeeds('kills.js', '--kills', options.kills)
+  return isKept ? [] : [`a killed gateway lost something (node test/soak/kills.js --kills ${options.kills} --seed ${options.seed})`]
+}
+
+/** Gateways that share a Redis which loses its data again and again keep what they acknowledged. */
+async function losses () {
+  say(`\nnode test/soak/losses.js --rounds ${options.losses} --seed ${options.seed}\n`)
+  return await succeeds('losses.js', '--rounds', options.losses)
 }
 
 /** The soak's own connections end first. */
