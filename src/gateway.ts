@@ -27,6 +27,7 @@ import metrics from '../plugins/metrics/index.ts'
 import peers from '../plugins/peers/index.ts'
 import type { WorkerChannel } from '../plugins/peers/worker-channel.ts'
 import problem from '../plugins/problem/index.ts'
+import unrouted from '../plugins/problem/unrouted.ts'
 import proxy, { type ProxyPluginOptions } from '../plugins/proxy/index.ts'
 import rateLimit from '../plugins/rate-limit/index.ts'
 import { readAccess } from '../plugins/redis/access.ts'
@@ -140,6 +141,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
   await gateway.register(guard, { viaPseudonym })                                 // nothing ambiguous goes further
   await gateway.register(drain, { clock })                                        // answers during a drain end their connections
   await gateway.register(cors, { ...corsOf(atStart), switchable: notFound })      // before auth: a preflight carries no credentials
+  await gateway.register(unrouted)                                                // before auth: who asks for what is not there needs no token
   await placing(atStart.source, () => gateway.register(redis, { ...input.redis, clock })) // before who shares something by it
   await gateway.register(peers, { ...(workers && { workers }), clock })           // before who asks others
   await gateway.register(registry, { ...input.registry, ...(stateDir !== undefined && { stateDir }), isKeptByOther: workers !== undefined && workers.worker !== 1, clock }) // who is asked for decides about permissions and limits
@@ -176,7 +178,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     ...(input.paths && { paths: input.paths }),
     ...(config.server.bodyLimit !== undefined && { bodyLimit: config.server.bodyLimit })
   })
-  await gateway.register(admin, { clock })
+  await gateway.register(admin, { clock, idleMs: () => running.timeouts.idle })
   await gateway.register(consolePage, { ...input.console, clock }) // shows what all the others know
 
   /** Files are read and opened before anything is changed: one that is missing must leave all as it is. */

@@ -9,6 +9,7 @@ import type { Socket } from 'node:net'
 import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
+import { announcesBody } from './announced-body.ts'
 import { endLingering } from './linger.ts'
 import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
@@ -22,6 +23,8 @@ const headTimeoutMs = 10_000
 const checkIntervalMs = 500
 /** How long an idle keep-alive connection of a client stays open. */
 const keepAliveMs = 72_000
+/** How long the rest of a body that was answered already may take to arrive. */
+const unreadBodyMs = 5_000
 
 /** What Fastify was given beside serverOptions(), as far as it is about the server. */
 interface HostOptions {
@@ -56,7 +59,7 @@ export function serverOptions<S extends Server | TlsServer = Server> (): Fastify
     return503OnClosing: false, // what arrives on a busy connection during a drain is still served
     forceCloseConnections: 'idle',
     bodyLimit: 256 * 1024, // of the gateway's own routes; forwarded bodies have server.bodyLimit
-    routerOptions: { maxParamLength: 1_024 }
+    routerOptions: { maxParamLength: maxHeadBytes } // a path is bounded by the head that it is in
   }
 }
 
@@ -80,6 +83,7 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   const accept: RequestListener = (request, response) => {
     if (isBehindLast(request, response)) return
     if (response.socket === null) joinLine(request, response)
+    if (announcesBody(request.headers)) response.once('finish', () => endBehindRest(request))
     if (request.headers.host === undefined && request.httpVersion !== '1.0') return answerProblem(response, new BadRequestError('The Host header is missing'))
     inSafeOrder(request, response, () => listener(request, response))
   }
@@ -150,6 +154,15 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
   }
   // The client did not wait: nothing of the body is left to come, for which Node would close the connection.
   request.once('end', () => { (response as { _expect_continue?: boolean })._expect_continue = false })
+}
+
+/** After the answer nobody reads the rest of the body. A short one may arrive, so that the connection can be used again; a long one is not waited for. */
+function endBehindRest (request: IncomingMessage): void {
+  const { socket } = request
+  if (request.complete || socket.destroyed) return
+  const timer = setTimeout(() => { if (!request.complete && !socket.destroyed) endLingering(socket) }, unreadBodyMs)
+  socket.once('close', () => clearTimeout(timer))
+  request.once('close', () => clearTimeout(timer))
 }
 
 /** Connections whose last answer was given, or waits for those before it. What else comes on them is not looked at. */

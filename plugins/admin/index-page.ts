@@ -2,7 +2,7 @@
  * What somebody sees who opens the gateway's root: a short index of its routes.
  */
 import type { FastifyReply, FastifyRequest, HTTPMethods } from 'fastify'
-import { addVary } from '../../src/negotiation.ts'
+import { addVary, qualityOf } from '../../src/negotiation.ts'
 
 interface IndexEntry { path: string, methods: string, about: string }
 
@@ -36,7 +36,9 @@ export function answerIndex (request: FastifyRequest, reply: FastifyReply, prefi
   const known = entries.filter(isThere)
   const hasConsole = known.some(({ path }) => path === '/console/')
   const routes = known.map(entry => ({ ...entry, path: prefix + entry.path }))
-  if (!(request.headers.accept ?? '').includes('text/html')) return reply.send({ name: 'Fleet Gateway', routes })
+  const accept = request.headers.accept?.toLowerCase() ?? ''
+  const wantsPage = accept.includes('text/html') ? qualityOf('text/html', accept) : 0
+  if (wantsPage === 0 || wantsPage < qualityOf('application/json', accept)) return reply.send({ name: 'Fleet Gateway', routes })
   const rows = routes.map(({ path, methods, about }) => `<tr><td><code>${escapeHtml(path)}</code></td><td>${methods}</td><td>${about}</td></tr>`).join('\n')
   return reply
     .type('text/html; charset=utf-8')

@@ -24,13 +24,19 @@ import { isOwnAddress } from '../../src/own-address.ts'
 import { anyone, hasScope, mayTouch } from '../../src/principal.ts'
 import { answerIndex } from './index-page.ts'
 import { addKeyRoutes } from './keys.ts'
+import { readOwnBodies } from './own-body.ts'
 import { agentView, instanceView, leaseView, registryView } from './views.ts'
 
 export interface AdminPluginOptions {
   /** Hosts that registrations may name. @default what the registry was told; any that is not refused anyway */
   allowedHosts?: readonly string[]
+  /** How long the body of a registration may stand still, milliseconds; asked for each. @default five minutes */
+  idleMs?: () => number
   clock?: Clock
 }
+
+/** As `timeouts.idle` has it. */
+const defaultIdleMs = 5 * 60_000
 
 /** Of a registration's body. */
 const maxBodyBytes = 256 * 1024
@@ -41,7 +47,7 @@ const drainCheckMs = 100
 interface NameParams { name: string }
 interface InstanceParams extends NameParams { id: string }
 
-const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { allowedHosts, clock = systemClock }) => {
+const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { allowedHosts, idleMs = () => defaultIdleMs, clock = systemClock }) => {
   const { registry, registrations } = fastify
   /** Asked each time: a reload changes them. */
   const hostRules = (): RegistrationHostRules => {
@@ -53,18 +59,7 @@ const adminPlugin: FastifyPluginAsync<AdminPluginOptions> = async (fastify, { al
   const reading = { config: { fleet: { scope: 'read' } } } as const
   const changing = { config: { fleet: { scope: 'register' } }, bodyLimit: maxBodyBytes } as const
 
-  fastify.removeAllContentTypeParsers()
-  const parseJson = fastify.getDefaultJsonParser('error', 'error')
-  fastify.addContentTypeParser<string>('application/json', { parseAs: 'string', bodyLimit: maxBodyBytes }, (request, body, done) => {
-    if (request.facts) request.facts.bytesReceived = Buffer.byteLength(body)
-    // HTTP libraries name the type of a body that is not there: of a heartbeat, a removal.
-    if (body === '') done(null, undefined)
-    else void parseJson(request, body, done)
-  })
-  fastify.addContentTypeParser('*', (_request, payload, done) => {
-    payload.resume()
-    done(new BadRequestError('Send the body as application/json'))
-  })
+  readOwnBodies(fastify, { maxBytes: maxBodyBytes, idleMs })
 
   fastify.get('/', open, (request, reply) => answerIndex(request, reply, mountedAt))
 

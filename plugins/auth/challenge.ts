@@ -2,6 +2,7 @@
  * The errors of auth, with the challenge each carries (RFC 6750 §3).
  */
 import { AuthUnavailableError, ForbiddenError, RateLimitedError, UnauthenticatedError, type FleetError } from '../../src/errors.ts'
+import type { BucketLimits } from '../../src/fleet/token-bucket.ts'
 import type { Scope } from '../../src/principal.ts'
 
 const challenge = 'Bearer realm="fleet-gateway"'
@@ -22,8 +23,10 @@ export function tokenUnjudged (retryAfterMs: number): FleetError {
 }
 
 /** The address has guessed too often. */
-export function tooManyGuesses (msToNext: number): FleetError {
-  return new RateLimitedError('Too many invalid tokens from this address', { headers: { 'retry-after': seconds(msToNext) } })
+export function tooManyGuesses ({ burst, perMinute }: BucketLimits, msToNext: number): FleetError {
+  const wait = seconds(msToNext)
+  const policy = `"guesses";q=${burst};w=${Math.ceil(burst / perMinute * 60)}`
+  return new RateLimitedError('Too many invalid tokens from this address', { headers: { 'retry-after': wait, 'ratelimit-policy': policy, ratelimit: `"guesses";r=0;t=${wait}` } })
 }
 
 function seconds (ms: number): string {

@@ -230,7 +230,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (refusal?.kind === 'unknown') return tokenUnjudged(refusal.retryAfterMs)
     const address = request.facts?.clientAddress ?? request.ip
     const { allowed, msToNext } = failures.take(addressKey(address), guesses, clock.now())
-    return allowed ? tokenInvalid(refusal?.kind === 'expired' ? 'The token has expired' : undefined) : tooManyGuesses(msToNext)
+    return allowed ? tokenInvalid(refusal?.kind === 'expired' ? 'The token has expired' : undefined) : tooManyGuesses(guesses, msToNext)
   }
 
   function prepare (next: AuthSettings): () => void {

@@ -12,6 +12,8 @@ export interface FleetRouteConfig {
   readonly optionalAuth?: boolean
   /** `false` exempts the route from rate limits. */
   readonly rateLimit?: boolean
+  /** It is there so that preflights have a route: whatever else comes to it has none. */
+  readonly isForPreflights?: boolean
 }
 
 declare module 'fastify' {

@@ -135,7 +135,7 @@ function dropVary (reply: FastifyReply): void {
 function markRoutes (fastify: FastifyInstance): () => void {
   let marking = true
   fastify.addHook('onRoute', route => {
-    if (marking) route.config = { ...route.config, fleet: { public: true, rateLimit: false } }
+    if (marking) route.config = { ...route.config, fleet: { public: true, rateLimit: false, isForPreflights: true } }
   })
   return () => { marking = false }
 }

@@ -3,12 +3,13 @@
  * and the audit log read the whole when the exchange is over, aborted ones included. Nobody calls them.
  */
 import { randomUUID } from 'node:crypto'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingHttpHeaders } from 'node:http'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Attempt } from '../../src/fleet/attempt.ts'
+import { forwardedNodes, nodeAddress } from '../../src/forwarded.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 
 /** How the exchange ended. */
@@ -122,8 +123,16 @@ export interface FactsPluginOptions {
   trustedProxies?: readonly string[]
 }
 
-function forwardedClient (raw: IncomingMessage, trusts: (address: string, hop: number) => boolean): string {
-  return plainAddress(proxyAddress(raw, trusts))
+/** The first behind the peer that is not itself trusted; of what is no address nobody can be known, so that the one before it counts. */
+function clientBehind (peer: string, headers: IncomingHttpHeaders, trusts: (address: string, hop: number) => boolean): string {
+  let client = peer
+  for (const [index, node] of forwardedNodes(headers).entries()) {
+    const address = nodeAddress(node)
+    if (address === undefined) break
+    client = address
+    if (!trusts(address, index + 1)) break
+  }
+  return client
 }
 
 const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { trustedProxies = [] }) => {
@@ -170,7 +179,7 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     const id = requestIdOf(raw.headers['x-request-id'])
     const peer = plainAddress(raw.socket.remoteAddress ?? '')
     const peerTrusted = trusts !== null && trusts(peer, 0)
-    const client = peerTrusted ? forwardedClient(raw, trusts) : peer
+    const client = peerTrusted ? clientBehind(peer, raw.headers, trusts) : peer
     request.facts = new RequestFacts(id, raw.method ?? '', request.originalUrl, client, peerTrusted)
     inFlight++
     reply.header('x-request-id', id)

@@ -5,7 +5,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { BadRequestError, LoopDetectedError, NotImplementedError, type FleetError } from '../../src/errors.ts'
+import { BadRequestError, ExpectationFailedError, LoopDetectedError, NotImplementedError, type FleetError } from '../../src/errors.ts'
 import { isAuthority, isServedForm } from '../../src/request-target.ts'
 import { targetProblem } from './request-path.ts'
 
@@ -55,6 +55,8 @@ function requestProblem (raw: IncomingMessage, target: string, viaPseudonym: str
   if (host === undefined ? httpVersion !== '1.0' : !isAuthority(host)) return new BadRequestError('The Host header is missing or invalid', closing)
   if (countHosts(raw.rawHeaders) > 1) return new BadRequestError('The request has more than one Host header', closing)
 
+  // Of a WebSocket handshake; other requests Node's listeners refuse earlier.
+  if (headers.expect !== undefined && headers.expect.toLowerCase() !== '100-continue') return new ExpectationFailedError('The only expectation that can be met is 100-continue', closing)
   if (viaPseudonym !== undefined && headers.via?.includes(viaPseudonym)) {
     return new LoopDetectedError('An agent\'s address leads back to this gateway')
   }

@@ -21,8 +21,12 @@ export interface ProblemPluginOptions {
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Which routes there are, for who has to know without a request. */
-    problem: { readonly routes: RouteTable<FleetRouteConfig> }
+    problem: {
+      /** Which routes there are, for who has to know without a request. */
+      readonly routes: RouteTable<FleetRouteConfig>
+      /** The error for a request that no route takes; undefined where the application around the gateway answers it. */
+      unrouted (request: FastifyRequest): FleetError | undefined
+    }
   }
 }
 
@@ -30,7 +34,6 @@ const problemPlugin: FastifyPluginAsync<ProblemPluginOptions> = async (fastify, 
   const routes = new RouteTable<FleetRouteConfig>(fastify.prefix.replace(/\/$/, ''))
 
   fastify.addHook('onRoute', ({ url, method, config }) => routes.add(url, method, config?.fleet))
-  fastify.decorate('problem', { routes })
 
   fastify.setErrorHandler(async (thrown, request, reply) => {
     if (request.facts === null) throw thrown // Fastify hands it on to the handler around this one
@@ -39,14 +42,17 @@ const problemPlugin: FastifyPluginAsync<ProblemPluginOptions> = async (fastify, 
     return answer(error, request, reply)
   })
 
-  if (!notFound) return
-  fastify.setNotFoundHandler(async (request, reply) => {
-    const path = pathOf(request.originalUrl)
-    const methods = routes.methodsAt(path)
-    if (methods.size === 0 || methods.has(request.method)) return answer(new NotFoundError(`There is no route for ${request.method} ${path.slice(0, 256)}`), request, reply)
-    const allow = [...methods].sort().join(', ')
-    return answer(new MethodNotAllowedError(`${request.method} is not allowed here; allowed: ${allow}`, { headers: { allow } }), request, reply)
-  })
+  fastify.decorate('problem', { routes, unrouted: notFound ? (request: FastifyRequest) => unrouted(request, routes) : () => undefined })
+  if (notFound) fastify.setNotFoundHandler(async (request, reply) => answer(unrouted(request, routes), request, reply))
+}
+
+/** What is wrong with a request that no route takes. */
+function unrouted ({ method, originalUrl }: FastifyRequest, routes: RouteTable<FleetRouteConfig>): FleetError {
+  const path = pathOf(originalUrl)
+  const methods = routes.methodsAt(path)
+  if (methods.size === 0 || methods.has(method)) return new NotFoundError(`There is no route for ${method} ${path.slice(0, 256)}`)
+  const allow = [...methods].sort().join(', ')
+  return new MethodNotAllowedError(`${method} is not allowed here; allowed: ${allow}`, { headers: { allow } })
 }
 
 function answer (error: FleetError, request: FastifyRequest, reply: FastifyReply): FastifyReply {

@@ -22,7 +22,9 @@ export const FieldRole = {
   trailer: 11,
   contentType: 12,
   transferEncoding: 13,
-  subprotocol: 14
+  subprotocol: 14,
+  /** How often `OPTIONS` may be passed on. */
+  maxForwards: 15
 } as const
 
 export type FieldRole = typeof FieldRole[keyof typeof FieldRole]
@@ -51,7 +53,8 @@ const roles: ReadonlyMap<string, FieldRole> = new Map<string, FieldRole>([
   ['trailer', FieldRole.trailer],
   ['content-type', FieldRole.contentType],
   ['transfer-encoding', FieldRole.transferEncoding],
-  ['sec-websocket-protocol', FieldRole.subprotocol]
+  ['sec-websocket-protocol', FieldRole.subprotocol],
+  ['max-forwards', FieldRole.maxForwards]
 ])
 
 /** Fields that the gateway removes or speaks for. */

@@ -26,6 +26,7 @@ import { createReporter } from './failure-log.ts'
 import type { ForwardContext, ForwardTarget } from './forward-context.ts'
 import { FieldNames } from './field-names.ts'
 import { acceptAllMethods, forwardedMethods } from './methods.ts'
+import { mustNotGoOn } from './request-head.ts'
 import { OpenStreams } from './open-streams.ts'
 import { PathsOptions, RetryOptions, TimeoutsOptions } from './options.ts'
 import { createPolicyTable, type ForwardPolicy } from './policy.ts'
@@ -148,6 +149,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
 
   function takeOver (request: FastifyRequest, reply: FastifyReply): void {
     const target = targetOf(request)
+    if (request.method === 'OPTIONS' && mustNotGoOn(request.raw.headers)) return void reply.code(204).header('allow', forwardedMethods.join(', ')).send()
     const offer = upgradeOffer(request.raw)
     reply.hijack()
     if (offer === undefined) new Exchange(request, reply, target, context).start()

@@ -120,6 +120,20 @@ t.test('a trusted proxy\'s word is appended to', async t => {
   t.match(valuesOf(got, 'forwarded'), [/^for=192\.0\.2\.7, for=127\.0\.0\.1;/])
 })
 
+t.test('what a trusted proxy says in Forwarded alone the agent is told in every way', async t => {
+  const { url } = await gatewayWithEcho(t, { server: { trustedProxies: ['127.0.0.0/8'] } })
+  const told = async (headers: Record<string, string>) => {
+    const got = await (await fetch(`${url}/x`, { headers })).json() as Echo
+    return ['x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto', 'forwarded'].map(name => valuesOf(got, name).join('|'))
+  }
+
+  t.match(await told({ forwarded: 'for=10.9.9.9;host=forged.example;proto=http, for="[2001:db8::1]:80";host=pub.example;proto=https' }), [
+    '10.9.9.9, 2001:db8::1, 127.0.0.1', 'pub.example', 'https', /^for=10\.9\.9\.9;host=forged\.example;proto=http, for="\[2001:db8::1\]:80";host=pub\.example;proto=https, for=127\.0\.0\.1;/
+  ], 'of several the one about the client')
+  t.match(await told({ forwarded: 'for=192.0.2.7;host="pub.example', 'x-forwarded-for': '192.0.2.8' }), ['192.0.2.8, 127.0.0.1', /^127\.0\.0\.1:\d+$/, 'http', /^for=127\.0\.0\.1;[^,]*$/], 'what is malformed is left out')
+  t.match(await told({ forwarded: 'for=unknown' }), ['unknown, 127.0.0.1', /^127/, 'http', /^for=unknown, for=127/])
+})
+
 t.test('a sane request id is kept, any other replaced; agent and client see the same', async t => {
   const { url } = await gatewayWithEcho(t)
 

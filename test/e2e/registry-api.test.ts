@@ -306,6 +306,9 @@ t.test('/ is an index, in HTML for who prefers it', async t => {
   const page = await gateway.inject({ url: '/', headers: { accept: 'text/html,*/*' } })
   t.match(page.headers['content-type'], /^text\/html/)
   t.match(page.body, /\/registry\/register/)
+  for (const [accept, type] of [['text/html;q=0.1, application/json', 'json'], ['text/html;q=0', 'json'], ['application/*, text/html;q=0.9', 'json'], ['*/*', 'json'], ['text/html, application/xhtml+xml, application/xml;q=0.9, */*;q=0.8', 'html'], ['TEXT/html', 'html']] as const) {
+    t.match((await gateway.inject({ url: '/', headers: { accept } })).headers['content-type'], type, accept)
+  }
 })
 
 t.test('keys see and change what they are allowed to', async t => {

@@ -18,6 +18,13 @@ function handshake (path = '/api/chat/ws', fields = ''): string {
   return `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n${fields}\r\n`
 }
 
+t.test('an expectation that can not be met refuses a handshake as any other request', async t => {
+  const agent = await answering(t, switching)
+  const gateway = await startGateway(t, { agents: [agentAt('chat', agent)] })
+  t.match(await rawRequest(t, gateway.port, handshake('/api/chat/ws', 'Expect: something\r\n')), /^HTTP\/1\.1 417 [^]*FLEET_EXPECTATION_FAILED/)
+  t.equal(agent.asked.length, 0)
+})
+
 interface ScriptedAgent extends RawAgent {
   /** Handshakes so far; connections also come from probes. */
   readonly asked: Socket[]

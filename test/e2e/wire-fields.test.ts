@@ -109,6 +109,17 @@ t.test('other fields arrive as they were, in order, with duplicates', async t =>
   t.same(all!.fields.filter(([name]) => /^X-\d/.test(name)).map(([name, value]) => `${name}: ${value}`), many)
 })
 
+t.test('OPTIONS goes as far as Max-Forwards says, other methods do not count', async t => {
+  const { ask } = await planner(t)
+  const asked = async (method: string, hops: string) => {
+    const { got, answer } = await ask({ method, lines: [`Max-Forwards: ${hops}`] })
+    return got?.valuesOf('max-forwards')[0] ?? [answer?.status, answer?.valuesOf('allow')[0]?.includes('PROPFIND')]
+  }
+  t.same(await asked('OPTIONS', '0'), [204, true], 'the gateway answers itself')
+  t.same(await asked('OPTIONS', '00'), [204, true])
+  for (const [method, hops, arrives] of [['OPTIONS', '1', '0'], ['OPTIONS', '7', '6'], ['OPTIONS', 'x', 'x'], ['GET', '0', '0'], ['GET', '3', '3']] as const) t.equal(await asked(method, hops), arrives, `${method} ${hops}`)
+})
+
 t.test('forwarding fields: said anew for a stranger, continued for a trusted proxy', async t => {
   const { ask } = await planner(t)
   const spoofed = ['X-Forwarded-For: 9.9.9.9', 'x-forwarded-for: 8.8.8.8', 'Forwarded: for=9.9.9.9', 'X-Forwarded-Host: evil', 'X-Forwarded-Proto: https', 'X-Forwarded-Port: 1', 'X-Forwarded-Prefix: /evil', 'X-Real-IP: 9.9.9.9', 'X-Forwarded-Server: x', 'X-Forwarded: x']

@@ -42,7 +42,7 @@ async function gateway (t: Test, prefix: string) {
     const bytes = [`${method} ${prefix}${path} HTTP/1.1`, ...(host === '' ? [] : [host]), ...lines, 'Connection: close', '', ''].join('\r\n')
     return readAnswers(await rawRequest(t, port, bytes), [method]).find(({ status }) => status >= 200)!
   }
-  return { agent, ask }
+  return { agent, ask, port }
 }
 
 const bearer = (token: string) => `Authorization: Bearer ${token}`
@@ -93,7 +93,7 @@ for (const prefix of ['', '/fleet']) {
   })
 
   t.test(`a known path with another method is 405 with Allow, under ${prefix === '' ? 'no prefix' : prefix}`, async t => {
-    const { ask } = await gateway(t, prefix)
+    const { ask, port } = await gateway(t, prefix)
     const table: [string, string, string[]][] = [
       ['/health', 'POST', ['GET', 'HEAD']], ['/health/live', 'DELETE', ['GET', 'HEAD']], ['/health/ready', 'PUT', ['GET', 'HEAD']], ['/agents', 'PATCH', ['GET', 'HEAD']], ['/agents/planner', 'POST', ['GET', 'HEAD']], ['/registry', 'POST', ['GET', 'HEAD']],
       ['/registry/register', 'GET', ['POST']], ['/registry/planner', 'POST', ['DELETE']], ['/registry/planner/instances/x', 'GET', ['DELETE', 'PUT']], ['/stats', 'PROPFIND', ['GET', 'HEAD']], ['/stats', 'PURGE', ['GET', 'HEAD']], ['/', 'POST', ['GET', 'HEAD']]
@@ -109,6 +109,11 @@ for (const prefix of ['', '/fleet']) {
     const trace = await ask('TRACE', '/api/planner/x')
     t.equal(trace.status, 405)
     for (const name of ['GET', 'POST', 'PROPFIND', 'PURGE', 'M-SEARCH']) t.ok(trace.valuesOf('allow')[0]!.split(', ').includes(name), name)
+    if (prefix === '') {
+      const server = await rawRequest(t, port, 'OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+      t.match(server, /^HTTP\/1\.1 204 [^]*\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n/i)
+    }
+    t.match(await ask('GET', `/agents/${'a'.repeat(20_000)}`, [bearer(tokens.read)]), { status: 404, body: /FLEET_AGENT_NOT_FOUND/ }, 'a name may be as long as a head')
     const head = await ask('HEAD', '/nowhere')
     t.match(head, { status: 404, body: '' })
     t.ok(Number(head.valuesOf('content-length')[0]) > 0)

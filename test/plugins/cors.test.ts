@@ -172,7 +172,7 @@ t.test('its route is public and unlimited, and no other is', async t => {
   await app.inject({ method: 'OPTIONS', url: '/nowhere' })
   await app.inject({ method: 'OPTIONS', url: '/mine' })
 
-  t.same(seen, [{ public: true, rateLimit: false }, undefined])
+  t.same(seen, [{ public: true, rateLimit: false, isForPreflights: true }, undefined])
 })
 
 t.test('an application with @fastify/cors of its own can have the gateway under a prefix', async t => {

@@ -42,6 +42,8 @@ t.test('a client that goes away before its answer is told from one that has it',
 
 t.test('only a trusted proxy says who the client is', async t => {
   const table: [string[], string, string][] = [
+    [['127.0.0.1'], '192.0.2.1:4000', '192.0.2.1'], [['127.0.0.1'], '[2001:db8::1]:4000', '2001:db8::1'], [['127.0.0.1'], '[2001:db8::1]', '2001:db8::1'], [['127.0.0.1'], '::ffff:192.0.2.1', '192.0.2.1'],
+    [['127.0.0.1', '192.0.2.0/24'], '198.51.100.7, 192.0.2.1:80', '198.51.100.7'], [['127.0.0.1'], 'garbage', '127.0.0.1'], [['127.0.0.1', '192.0.2.0/24'], '198.51.100.7, unknown, 192.0.2.1', '192.0.2.1'], [['127.0.0.1'], '', '127.0.0.1'],
     [[], '192.0.2.1', '127.0.0.1'], [['127.0.0.1'], '192.0.2.1', '192.0.2.1'], [['127.0.0.1', '192.0.2.0/24'], '198.51.100.7, 192.0.2.1', '198.51.100.7'], [['10.0.0.0/8'], '192.0.2.1', '127.0.0.1']
   ]
   for (const [trustedProxies, forwarded, client] of table) {
@@ -49,6 +51,17 @@ t.test('only a trusted proxy says who the client is', async t => {
     app.get('/', async request => request.facts.clientAddress)
     t.equal((await app.inject({ url: '/', headers: { 'x-forwarded-for': forwarded } })).body, client)
   }
+})
+
+t.test('a trusted proxy may say it in Forwarded, too', async t => {
+  const table: [forwarded: string, others: Record<string, string>, client: string][] = [
+    ['for=192.0.2.7', {}, '192.0.2.7'], ['For="192.0.2.7:4711";proto=https', {}, '192.0.2.7'], ['for="[2001:db8:cafe::17]:4711"', {}, '2001:db8:cafe::17'], ['for=192.0.2.7, for=198.51.100.1;by=10.0.0.1', {}, '192.0.2.7'],
+    ['for=192.0.2.7, for=203.0.113.1', {}, '203.0.113.1'], ['for=unknown', {}, '127.0.0.1'], ['for=_hidden, for=198.51.100.1', {}, '198.51.100.1'], ['proto=https', {}, '127.0.0.1'], ['for="192.0.2.7', {}, '127.0.0.1'],
+    ['for=192.0.2.7', { 'x-forwarded-for': '192.0.2.8' }, '192.0.2.8']
+  ]
+  const { app } = await build(t, { trustedProxies: ['127.0.0.1', '198.51.100.0/24'] })
+  app.get('/', async request => request.facts.clientAddress)
+  for (const [forwarded, others, client] of table) t.equal((await app.inject({ url: '/', headers: { forwarded, ...others } })).body, client, forwarded)
 })
 
 t.test('an answer on a real socket is complete', async t => {

@@ -1,0 +1,86 @@
+/** Bodies that the gateway does not pass on: those that it reads itself, and those behind a refusal. */
+import { once } from 'node:events'
+import { request as httpRequest } from 'node:http'
+import { text } from 'node:stream/consumers'
+import t from 'tap'
+import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { fakeAgent } from '../helpers/fake-agent.ts'
+import { rawClient } from '../helpers/raw-client.ts'
+
+const secret = 'fleet-secret-token'
+const register = `POST /registry/register HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${secret}\r\nContent-Type: application/json\r\n`
+
+t.test('who asks for what is not there is told before a body is there', async t => {
+  const gateway = await startGateway(t, { auth: { secret } })
+  for (const [target, status, code] of [['POST /nowhere', 404, 'FLEET_NOT_FOUND'], ['OPTIONS /nowhere', 404, 'FLEET_NOT_FOUND'], ['POST /agents', 405, 'FLEET_METHOD_NOT_ALLOWED'], ['DELETE /health', 405, 'FLEET_METHOD_NOT_ALLOWED']] as const) {
+    for (const fields of ['Content-Type: application/json\r\nContent-Length: 2\r\n', 'Content-Type: ;;\r\nContent-Length: 2\r\n', 'Content-Type: text/plain\r\nContent-Length: 300000\r\n', 'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n']) {
+      const client = await rawClient(t, gateway.port)
+      client.send(`${target} HTTP/1.1\r\nHost: localhost\r\n${fields}\r\n`)
+      const answer = await client.until(/\r\n\r\n.+/)
+      t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} [^]*"code":"${code}"`), `${target} ${fields}`)
+      client.socket.destroy()
+    }
+  }
+})
+
+t.test('a short body that comes behind its refusal leaves the connection as it is', async t => {
+  const gateway = await startGateway(t, { auth: { secret } })
+  const client = await rawClient(t, gateway.port)
+  client.send('POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n')
+  await client.until(/FLEET_NOT_FOUND/)
+  client.send('{}GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  await client.until(/\r\n\r\n\{"status":"ok"\}/)
+})
+
+t.test('a body that does not end behind its refusal ends the connection', async t => {
+  const agent = await fakeAgent(t)
+  const gateway = await startGateway(t, { auth: { secret }, agents: [agentAt('planner', agent)] })
+  await Promise.all(['POST /api/planner/x', 'POST /nowhere', 'POST /registry/register'].map(async target => {
+    const client = await rawClient(t, gateway.port)
+    client.send(`${target} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n`)
+    const sending = setInterval(() => client.send(`400\r\n${'x'.repeat(1_024)}\r\n`), 100)
+    t.teardown(() => clearInterval(sending))
+    await new Promise(resolve => client.socket.once('close', resolve)) // an error is no surprise
+    clearInterval(sending)
+    t.match(client.received(), /^HTTP\/1\.1 40[14] /, target)
+  }))
+})
+
+t.test('a registration that stands still is refused after timeouts.idle, one that goes on is not', async t => {
+  const gateway = await startGateway(t, { auth: { secret }, timeouts: { idle: '300ms' } })
+  const body = '{"name":"planner","port":9999}'
+
+  const silent = await rawClient(t, gateway.port)
+  silent.send(`${register}Content-Length: ${body.length}\r\n\r\n`)
+  await new Promise(resolve => setTimeout(resolve, 100))
+  silent.send('{') // and no more
+  t.match(await silent.closed(), /^HTTP\/1\.1 408 [^]*connection: close[^]*"code":"FLEET_REQUEST_TIMEOUT"/i)
+
+  const slow = await rawClient(t, gateway.port)
+  slow.send(`${register}Content-Length: ${body.length}\r\n\r\n`)
+  for (const letter of body) {
+    slow.send(letter)
+    await new Promise(resolve => setTimeout(resolve, 30))
+  }
+  t.match(await slow.until(/registered planner/), /^HTTP\/1\.1 201 /)
+})
+
+async function send (gateway: ListeningGateway, headers: Record<string, string>, body: Buffer) {
+  const outgoing = httpRequest({ port: gateway.port, host: '127.0.0.1', method: 'POST', path: '/registry/register', headers: { authorization: `Bearer ${secret}`, ...headers } })
+  outgoing.end(body)
+  const [response] = await once(outgoing, 'response')
+  return { status: response.statusCode as number, body: JSON.parse(await text(response)) as { detail: string } }
+}
+
+t.test('a registration is JSON in UTF-8, as it stands', async t => {
+  const gateway = await startGateway(t, { auth: { secret } })
+  const type = 'application/json'
+  const body = Buffer.from('{"name":"planner","port":9999,"metadata":{"a":"\u00e9\u2615"}}')
+  for (const headers of [{ 'content-type': type }, { 'content-type': `${type}; charset=UTF-8` }, { 'content-type': `${type};charset="utf8"` }, { 'content-type': type, 'content-encoding': 'identity' }]) t.match(await send(gateway, headers, body), { status: /20[01]/ }, JSON.stringify(headers))
+  t.same(gateway.registry.get('planner').metadata, { a: '\u00e9\u2615' })
+
+  t.match(await send(gateway, { 'content-type': type, 'content-encoding': 'gzip' }, body), { status: 400, body: { detail: 'Send the body without a Content-Encoding' } })
+  t.match(await send(gateway, { 'content-type': `${type}; charset=utf-16` }, body), { status: 400, body: { detail: 'Send the body in UTF-8' } })
+  t.match(await send(gateway, { 'content-type': type }, Buffer.from('{"name":"x","port":1,"metadata":{"a":"\xff"}}', 'latin1')), { status: 400, body: { detail: 'The body is not UTF-8' } })
+  t.equal(gateway.registry.find('x'), undefined)
+})
