@@ -3,6 +3,7 @@
 const inWords: readonly (readonly [pattern: RegExp, words: string])[] = [
   [/^Command timed out$/, 'no answer in time'],
   [/^(Stream isn't writeable|Connection is closed)/, 'no connection'],
+  [/^Reached the max retries per request limit/, 'the connection was lost'],
   [/^NOAUTH\b/, 'it wants a password'],
   [/^WRONGPASS\b/, 'it refuses the password'],
   [/^OOM\b/, 'its memory is full'],

@@ -187,7 +187,10 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
       shared?.reread()
     }
   })
-  if (shared !== null) fastify.addHook('onReady', () => shared.begin())
+  if (shared !== null) {
+    registry.isWhole = () => shared.known !== null
+    fastify.addHook('onReady', () => shared.begin())
+  }
   fastify.addHook('onClose', async () => {
     stopSweep()
     await shared?.close()

@@ -2,7 +2,7 @@
  * Who there is: agents, their other names, instances and leases, from the file, DNS and registrations, which are merged into one immutable Agent
  * each. Knows nothing of files, HTTP or health. Every change is complete before the function returns, so that nobody sees half of one.
  */
-import { AgentNotFoundError, InstanceNotFoundError, InvalidRegistrationError, NameConflictError } from '../errors.ts'
+import { AgentNotFoundError, InstanceNotFoundError, InvalidRegistrationError, NameConflictError, NoInstanceAvailableError, type FleetError } from '../errors.ts'
 import type { Clock } from '../clock.ts'
 import type { Agent } from './agent.ts'
 import type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
@@ -67,6 +67,8 @@ export class Registry {
   /** Whether registrations changed without anybody who registers having asked for it. */
   #unkept = false
   readonly #undone = new Undone()
+  /** Whether who is not here is nowhere; else nobody is told that an agent does not exist. */
+  isWhole: () => boolean = () => true
 
   constructor (clock: Clock, limits: RegistryLimits = { maxAgents: 10_000, maxInstancesPerAgent: 1_000 }) {
     this.#clock = clock
@@ -86,7 +88,7 @@ export class Registry {
 
   /**
    * The agent with this name or alias.
-   * @throws AgentNotFoundError with the nearest known names
+   * @throws AgentNotFoundError with the nearest known names; NoInstanceAvailableError while it is not known who there is
    */
   get (nameOrAlias: string): Agent {
     const agent = this.find(nameOrAlias)
@@ -501,10 +503,12 @@ export class Registry {
     return owner !== undefined && this.#entries.get(owner)?.file ? owner : undefined
   }
 
-  #agentNotFound (name: string) {
+  #agentNotFound (name: string): FleetError {
+    const shown = name.slice(0, 64)
+    if (!this.isWhole()) return new NoInstanceAvailableError(`Whether there is an agent "${shown}" is not known yet: the registry that gateways share could not be read since the start`, { headers: { 'retry-after': '1' } })
     const nearest = nearestNames(name, this.#names.keys())
     const hint = nearest.length === 0 ? '' : `; did you mean ${nearest.map(known => `"${known}"`).join(' or ')}?`
-    return new AgentNotFoundError(`No agent is registered as "${name.slice(0, 64)}"${hint}`, { nearest })
+    return new AgentNotFoundError(`No agent is registered as "${shown}"${hint}`, { nearest })
   }
 
   #releaseNames (entry: Entry): void {

@@ -9,7 +9,7 @@ import { certificates, withoutOpenssl } from '../helpers/certificates.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { logLines } from '../helpers/log-lines.ts'
 import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
-import { ask, cutter, gatewaysOn, ports, register, until } from '../helpers/sharing-gateways.ts'
+import { ask, cutter, gatewaysOn, keyPrefixOf, ports, register, until } from '../helpers/sharing-gateways.ts'
 
 /** A way to Redis on which the last answer before a connection is ready waits, when that is wanted, until the client has ended its side. */
 async function lateAnswers (t: Test, { port }: RedisServer) {
@@ -448,6 +448,26 @@ t.test('a gateway that starts while Redis is away begins with what it remembers,
   await until(async () => (await register(alone, { name: 'late', port: 1 })).status === 201, 'registrations are taken')
   const other = await startGateway(t, options)
   t.same([...other.registry.names()].sort(), ['late', 'plan', 'planner'])
+})
+
+t.test('a gateway that has never read the registry says of nobody that there is no such agent', { skip: noRedis }, async t => {
+  const redis = await startRedis(t)
+  const agent = await fakeAgent(t)
+  const [first] = await gatewaysOn(t, redis.url, 1)
+  await register(first!, { name: 'planner', host: agent.host, port: agent.port })
+  await redis.kill()
+  const late = await startGateway(t, { ...unprobed, redis: { url: redis.url, keyPrefix: keyPrefixOf(t) }, agents: [{ name: 'ofFile', host: agent.host, port: agent.port }] })
+
+  for (const [method, path] of [['GET', '/api/planner/x'], ['GET', '/agents/planner'], ['DELETE', '/registry/planner']] as const) {
+    const { status, headers } = await ask(late, method, path)
+    t.same([status, headers.get('retry-after')], [503, '1'], path)
+  }
+  t.match(await ask(late, 'GET', '/api/ofFile/x'), { status: 200 }, 'who is in the file is served')
+  t.match(await ask(late, 'GET', '/health/ready'), { status: 200, body: { degraded: ['redis'] } })
+  t.match(await ask(first!, 'GET', '/api/nobody/x'), { status: 404 }, 'who has read it once knows')
+  await redis.restart({ empty: false })
+  await until(async () => (await ask(late, 'GET', '/api/planner/x')).status === 200, 'it has read it')
+  t.match(await ask(late, 'GET', '/api/nobody/x'), { status: 404 })
 })
 
 t.test('a Redis that speaks TLS is reached by its authority, and by no other', { skip: noRedis || withoutOpenssl }, async t => {

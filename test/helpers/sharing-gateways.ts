@@ -31,9 +31,12 @@ export function ports (gateway: ListeningGateway, name: string): number[] {
   return (gateway.registry.find(name)?.instances ?? []).map(({ port }) => port).sort()
 }
 
+/** A prefix of keys that is the test's own. */
+export const keyPrefixOf = ({ name }: Test) => `${name.replaceAll(/[^a-z]+/g, '-').slice(0, 60)}:`
+
 /** Gateways that share everything under a prefix of the test's own. */
 export async function gatewaysOn (t: Test, url: string, count: number, options: FleetGatewayOptions = {}): Promise<ListeningGateway[]> {
-  const keyPrefix = `${t.name.replaceAll(/[^a-z]+/g, '-').slice(0, 60)}:`
+  const keyPrefix = keyPrefixOf(t)
   return await Promise.all(Array.from({ length: count }, () => startGateway(t, { ...unprobed, ...options, redis: { url, keyPrefix } })))
 }
 
