@@ -17,6 +17,7 @@ import { loadAgents, parseAgents } from './agents-file.ts'
 import { agentChanges } from './changes.ts'
 import { contentHash, emptyHash, settledHash } from './file-watch.ts'
 import { DiscoveryOptions } from './options.ts'
+import { takenOut, type TakenOut } from './taken-out.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -47,6 +48,8 @@ export interface Discovery {
   readonly status: DiscoveryStatus
   /** What the running fleet was loaded from. */
   readonly loaded: Loaded
+  /** What of that is not in the registry now, since somebody took it out. */
+  takenOut (): TakenOut[]
   /** Reads again now, whether or not the file changed; resolves when that is done, with whether it was good. Never rejects. */
   reload (): Promise<boolean>
   /** Calls `listener` after each good reload, in the step in which the registry changed; the returned function ends that. */
@@ -214,6 +217,7 @@ const discoveryPlugin: FastifyPluginAsync<DiscoveryPluginOptions> = async (fasti
   fastify.decorate('discovery', {
     get status () { return status },
     get loaded () { return loaded },
+    takenOut: () => takenOut(loaded.agents, name => registry.find(name)),
     reload: () => inTurn(() => refresh(settledHash, true)), // a SIGHUP may come in the middle of a write
     onReload (listener: ReloadListener) {
       listeners.add(listener)

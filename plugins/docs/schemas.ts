@@ -145,7 +145,7 @@ export const schemas = {
     routes: { ...count, description: 'Names and aliases under /api.' },
     in_flight: count,
     leases: object({ total: count, lapsed: count }),
-    config: object({ loaded_at: { type: ['string', 'null'], format: 'date-time' }, ok: { type: 'boolean', description: 'False when the file on disk is bad and an earlier one runs.' } }, { error: text }),
+    config: object({ loaded_at: { type: ['string', 'null'], format: 'date-time' }, ok: { type: 'boolean', description: 'False when the file on disk is bad and an earlier one runs.' } }, { error: text, taken_out: list(object({ agent: text }, { instances: list(text) }), 'What the file has and somebody took out of the fleet.') }),
     agents: byAgent(object({
       requests: count,
       errors: count,

@@ -23,7 +23,7 @@ import type { AgentStats, ConfigStats, LeaseStats, StatsSnapshot } from './snaps
 
 export interface Stats {
   /** The numbers as they are now, of the agents that `sees` lets through; the totals are the whole gateway's. */
-  snapshot (sees?: (agent: Agent) => boolean): StatsSnapshot
+  snapshot (sees?: (agent: Pick<Agent, 'name'>) => boolean): StatsSnapshot
   /** What was counted of the whole gateway so far. */
   readonly totals: Readonly<StatsTotals>
   /** What was counted of an agent so far: live, to be read and not kept. For who looks at thousands of agents every second. */
@@ -113,7 +113,7 @@ const statsPlugin: FastifyPluginAsync = async fastify => {
         routes: seen.reduce((count, { aliases }) => count + 1 + aliases.length, 0),
         in_flight: facts.inFlight,
         leases: leaseStats(seen),
-        config: configStats(fastify),
+        config: configStats(fastify, sees),
         agents
       }
     }
@@ -136,10 +136,11 @@ function leaseStats (agents: readonly Agent[]): LeaseStats {
   return { total: leases.length, lapsed: leases.filter(({ lapsedAt }) => lapsedAt !== undefined).length }
 }
 
-function configStats (fastify: FastifyInstance): ConfigStats {
+function configStats (fastify: FastifyInstance, sees: (agent: Pick<Agent, 'name'>) => boolean): ConfigStats {
   if (!fastify.hasDecorator('discovery')) return { loaded_at: null, ok: true }
   const { loadedAt, ok, error } = fastify.discovery.status
-  return { loaded_at: loadedAt, ok, ...(error !== undefined && { error }) }
+  const takenOut = fastify.discovery.takenOut().filter(({ agent }) => sees({ name: agent }))
+  return { loaded_at: loadedAt, ok, ...(error !== undefined && { error }), ...(takenOut.length > 0 && { taken_out: takenOut }) }
 }
 
 export type { AgentStats, ConfigStats, InstanceStats, LeaseStats, ProcessStats, StatsSnapshot } from './snapshot.ts'

@@ -38,6 +38,13 @@ export interface LeaseStats {
   lapsed: number
 }
 
+/** An agent of the file that is not there, or not with all of its instances. */
+export interface TakenOutStats {
+  agent: string
+  /** Each `host:port` that is missing; left out when the whole agent is. */
+  instances?: readonly string[]
+}
+
 /** How the configuration that runs came to be. */
 export interface ConfigStats {
   /** ISO 8601; null without a discovery plugin. */
@@ -45,6 +52,8 @@ export interface ConfigStats {
   /** False when the file on disk is bad and an earlier one runs. */
   ok: boolean
   error?: string
+  /** What the file has and somebody took out of the fleet; left out when that is nothing. */
+  taken_out?: readonly TakenOutStats[]
 }
 
 /** One process, in `/stats` of several. */

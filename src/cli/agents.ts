@@ -2,18 +2,19 @@
  * `fleet-gateway agents [name]`: who is in the fleet, or one agent with its instances.
  */
 import type { Command } from 'commander'
+import type { StatsSnapshot } from '../../plugins/stats/index.ts'
 import type { AgentStatus } from '../fleet/agent.ts'
 import { authorityOf } from '../fleet/authority.ts'
 import type { InstanceState } from '../fleet/instance.ts'
-import { AgentShape } from './answers.ts'
-import { withClient, type AgentView } from './client.ts'
+import { AgentShape, StatsShape } from './answers.ts'
+import { withClient, type AgentView, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { dnsInWords, whyEmpty } from './dns-names.ts'
 import { sourceInWords } from '../figures.ts'
 import { colorsFor, legible, print, printJson, type Colors, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
-import { whyNotUp } from './wording.ts'
+import { backInWords, takenOutInWords, whyNotUp } from './wording.ts'
 
 export function agentsCommand (io: CommandIo): Command {
   const command = clientCommand('agents')
@@ -37,9 +38,16 @@ async function showAgents (name: string | undefined, flags: ClientFlags, io: Com
     }
     const agents = await client.agents()
     if (flags.json) printJson(io, agents)
-    else if (Object.keys(agents).length === 0) print(io, `No agents yet: write them into fleet.yaml, or add one with "${io.self} register NAME PORT"`)
+    else if (Object.keys(agents).length === 0) print(io, await whyNone(client, io))
     else showAll(legible(agents), io)
   })
+}
+
+/** Also for who wrote them into fleet.yaml long ago. */
+async function whyNone (client: GatewayClient, { self }: CommandIo): Promise<string> {
+  const { config: { taken_out: takenOut = [] } } = await client.get<StatsSnapshot>('/stats', StatsShape)
+  if (takenOut.length > 0) return `No agents: somebody took out what fleet.yaml has (${legible(takenOutInWords(takenOut))}); ${backInWords}`
+  return `No agents yet: write them into fleet.yaml, or add one with "${self} register NAME PORT"`
 }
 
 function showAll (agents: Record<string, AgentView>, io: CommandIo): void {

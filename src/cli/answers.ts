@@ -43,6 +43,9 @@ const Instance = Type.Object({
   lease: Type.Union([Lease, Type.Null()])
 })
 
+/** An older gateway does not tell. */
+const TakenOut = Type.Object({ agent: Name, instances: Type.Optional(Type.Array(Type.String())) })
+
 /** `GET /agents/{name}` */
 export const AgentShape = Type.Object({
   status: Type.String(),
@@ -93,7 +96,7 @@ export const StatsShape = Type.Object({
   total_errors: Type.Integer(),
   in_flight: Type.Integer(),
   uptime_seconds: Type.Number(),
-  config: Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()) }),
+  config: Type.Object({ ok: Type.Boolean(), error: Type.Optional(Type.String()), taken_out: Type.Optional(Type.Array(TakenOut)) }),
   agents: byName(Type.Object({
     requests: Type.Integer(),
     errors: Type.Integer(),

@@ -15,7 +15,7 @@ import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
 import { dnsFault, dnsInWords, whyEmpty } from './dns-names.ts'
 import { colorsFor, CommandError, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
-import { count, olderConfiguration } from './wording.ts'
+import { backInWords, count, olderConfiguration, takenOutInWords } from './wording.ts'
 
 /** How many instances are asked at once. */
 const concurrency = 8
@@ -163,8 +163,9 @@ async function testAuth (client: GatewayClient): Promise<{ step: TestReport['aut
 /** That it can be told by whom it serves has been seen. @returns what is wrong; undefined for nothing */
 async function testConfig (client: GatewayClient, self: string): Promise<Step | undefined> {
   try {
-    const { config: { ok, error } } = await client.get<StatsSnapshot>('/stats', StatsShape)
-    if (ok) return undefined
+    const { config: { ok, error, taken_out: takenOut = [] } } = await client.get<StatsSnapshot>('/stats', StatsShape)
+    if (ok && takenOut.length === 0) return undefined
+    if (ok) return { ok: false, problem: `fleet.yaml has what somebody took out of the fleet: ${takenOutInWords(takenOut)}`, advice: backInWords }
     return { ok, problem: olderConfiguration(error), advice: `correct the file, which is then read at once; "${self} check" tells all that is wrong with it` }
   } catch (error) {
     return failure(error)

@@ -130,6 +130,25 @@ t.test('deregistering what fleet.yaml has says for how long', async t => {
   t.match(await ask('deregister', 'planner'), { code: 0, stdout: /^deregistered planner \(gateway \S+\)\nIt is in fleet\.yaml, so it stays out until/ })
 })
 
+t.test('what fleet.yaml has and somebody took out fails the test, and the fleet is not called empty', async t => {
+  const [one, two] = [await fakeAgent(t), await fakeAgent(t)]
+  const { ask, json, gateway } = await fleet(t, { agents: [agentAt('planner', one, two), agentAt('coder', one)] })
+  const failed = (what: string) => `failed  configuration\n          fleet.yaml has what somebody took out of the fleet: ${what}\n          → it is back when that file changes, or the gateway restarts`
+
+  await ask('deregister', 'planner', `127.0.0.1:${one.port}`)
+  t.match(await ask('test'), { code: 1, stdout: failed(`planner (127.0.0.1:${one.port})`), stderr: '\n1 of 5 tests failed\n' })
+  await ask('deregister', 'planner')
+  t.match(await ask('test'), { code: 1, stdout: failed('planner'), stderr: '\n1 of 4 tests failed\n' })
+  t.match(await json('test'), { ok: false, config: { ok: false, problem: /planner$/ }, agents: { coder: { ok: true } } })
+  await ask('deregister', 'coder')
+  t.match(await ask('agents'), { code: 0, stdout: /^No agents: somebody took out what fleet\.yaml has \(planner, coder\); it is back when that file changes/ })
+
+  await gateway.discovery.reload()
+  t.match(await ask('test'), { code: 1, stdout: failed('planner, coder') }, 'reading the same again brings nothing back')
+  await ask('register', 'planner', `127.0.0.1:${one.port}`)
+  t.match(await ask('test'), { code: 1, stdout: failed(`planner (127.0.0.1:${two.port}), coder`) }, 'what somebody registered is there')
+})
+
 t.test('an agent whose instances all drain fails the test, and who drains one of the file is told for how long', async t => {
   const { ask, gateway } = await fleet(t, { agents: [agentAt('planner', await fakeAgent(t))] })
   const [instance] = gateway.registry.get('planner').instances

@@ -25,6 +25,23 @@ t.test('without any option the fleet is empty', async t => {
   t.equal(await app.discovery.reload(), true)
 })
 
+t.test('what somebody took out is told until the file changes', async t => {
+  const file = fleetFile(t, fleet('a', 'b'))
+  const { app, reloaded } = await watched(t, { file })
+  t.same(app.discovery.takenOut(), [])
+
+  app.registry.removeAgent('a')
+  app.registry.removeInstance('b', app.registry.get('b').instances[0]!.id)
+  app.registry.register({ name: 'c', host: 'localhost', port: 9, aliases: ['a'] })
+  const { host, port } = app.discovery.loaded.agents[1]!.instances[0]!
+  t.same(app.discovery.takenOut(), [{ agent: 'a' }, { agent: 'b', instances: [`${host}:${port}`] }], 'though another agent has the name as an alias')
+
+  const taken = reloaded()
+  await replace(file, fleet('b', 'd'))
+  await taken
+  t.same(app.discovery.takenOut(), [])
+})
+
 t.test('wrong agents in code stop the start', async t => {
   await t.rejects(watched(t, { agents: [{ name: 'a' }] }), { name: 'ConfigError', message: 'agents[0].port: is required, unless there are instances' })
   await t.rejects(watched(t, { agents: [{ name: 'a b', port: 1 }] }), { name: 'OptionsError' })

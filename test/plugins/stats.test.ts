@@ -249,11 +249,15 @@ t.test('callers that are limited to some agents see those; the totals are the ga
 
 t.test('the configuration\'s state is discovery\'s word', async t => {
   const status: { loadedAt: string, ok: boolean, error?: string } = { loadedAt: '2024-02-03T04:05:06.007Z', ok: true }
-  const s = await build(t, async app => { app.decorate('discovery', { get status () { return { ...status } } } as never) })
+  const takenOut: { agent: string, instances?: string[] }[] = []
+  const s = await build(t, async app => { app.decorate('discovery', { get status () { return { ...status } }, takenOut: () => takenOut } as never) })
 
   t.same(s.snapshot().config, { loaded_at: '2024-02-03T04:05:06.007Z', ok: true })
   Object.assign(status, { ok: false, error: 'fleet.yaml:1:1 agents must be an array' })
   t.same(s.snapshot().config, { loaded_at: '2024-02-03T04:05:06.007Z', ok: false, error: 'fleet.yaml:1:1 agents must be an array' })
+  takenOut.push({ agent: 'planner' }, { agent: 'writer', instances: ['localhost:8502'] })
+  t.same(s.snapshot().config.taken_out, takenOut)
+  t.same(s.app.stats.snapshot(({ name }) => name === 'writer').config.taken_out, takenOut.slice(1), 'of those alone that one may see')
 })
 
 t.test('the route says what it needs, and moves under a prefix', async t => {
