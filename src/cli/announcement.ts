@@ -13,7 +13,7 @@ import { loopbackHost } from '../loopback.ts'
 import { colorsFor, plain, say, type CommandIo } from './io.ts'
 import { reachable } from './listener.ts'
 import type { FoundSecret } from './secret.ts'
-import { defaultFile, defaultUrl } from './target.ts'
+import { defaultFile, defaultUrl, onboardHint } from './target.ts'
 import { count, fleetInWords } from './wording.ts'
 
 export interface Started {
@@ -46,7 +46,7 @@ export function announce (started: Started, io: CommandIo): void {
   const unheard = instances.filter(({ runtime }) => runtime.health.probeFailures === 0 && runtime.health.probeSuccesses === 0).length
 
   line('agents', agents.length === 0
-    ? file === null ? `none: there is no ${wanted} yet; "${io.self} onboard" writes one` : `none yet (${file})`
+    ? file === null ? `none: there is no ${wanted} yet; ${onboardHint(wanted, io.self)}` : `none yet (${file})`
     : `${fleetInWords(agents)} (${origin(agents, file, wanted)})${heard(agents, silent.length, unheard)}`)
   for (const instance of silent.slice(0, mostNamed)) line('', yellow(silence(instance)))
   if (silent.length > mostNamed) line('', yellow(`and ${count(silent.length - mostNamed, 'more instance')} without an answer`))

@@ -7,7 +7,7 @@ import { ConfigError, parseConfig, readConfigFile, type ConfigProblem, type Flee
 import { startErrors } from '../gateway.ts'
 import { fleetOf, jsonOption, withExamples } from './command.ts'
 import { colorsFor, CommandError, exitCodes, plain, print, printJson, say, type CommandIo } from './io.ts'
-import { defaultFile } from './target.ts'
+import { defaultFile, onboardHint } from './target.ts'
 import { count } from './wording.ts'
 
 interface CheckFlags {
@@ -55,7 +55,7 @@ export function tellProblems (file: string, problems: readonly ConfigProblem[], 
 
 async function examine (file: string, { env, self }: CommandIo): Promise<{ problems: readonly ConfigProblem[], config?: FleetConfig }> {
   try {
-    if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; "${self} onboard${file === defaultFile ? '' : ` --fleet ${file}`}" writes one` }] }
+    if (await readText(file) === undefined) return { problems: [{ file, path: '', message: `there is no such file; ${onboardHint(file, self)}` }] }
     const { value, ...source } = await readConfigFile(file, env)
     const config = parseConfig(value, source)
     return { config, problems: locate(startErrors(withoutOverruled(config, env)), source) }

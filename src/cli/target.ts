@@ -1,6 +1,7 @@
 /**
  * Which gateway a client command talks to, and with which token: what flags and environment say, else what `serve` would do here.
  */
+import { normalize } from 'node:path'
 import { locate, readYamlFile } from '../config-file.ts'
 import { ConfigError, parseConfig, stateDirOf, type FleetConfigInput } from '../config.ts'
 import { parseOptions } from '../options.ts'
@@ -42,6 +43,11 @@ export interface Trust {
 
 /** The file that is looked for in the current folder. */
 export const defaultFile = 'fleet.yaml'
+
+/** What makes a file that is missing. */
+export function onboardHint (file: string, self: string): string {
+  return `"${self} onboard${normalize(file) === defaultFile ? '' : ` --fleet ${file}`}" writes one`
+}
 
 /** The listener of a gateway when nobody says otherwise. */
 export const { host: defaultHost, port: defaultPort } = parseOptions(ServerOptions, {}, 'server')

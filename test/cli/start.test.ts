@@ -3,6 +3,7 @@ import { readFile, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { serve, type ServeFlags } from '../../src/cli/serve.ts'
+import { onboardHint } from '../../src/cli/target.ts'
 import { logDestination } from '../../src/cli/terminal-log.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeIo, type FakeIo } from '../helpers/fake-io.ts'
@@ -103,7 +104,8 @@ t.test('a secret is made when nothing can fail any more before it is named', asy
 
 t.test('an empty fleet: how to get one', async t => {
   t.match(await start(t, 'agents: []\n'), / {2}agents {2}none yet \(\.\/fleet\.yaml\)\n[^]*fleet-gateway register my-agent PORT --url http:\S+ --fleet \.\/fleet\.yaml\n/)
-  t.match(await start(t, null), / {2}agents {2}none: there is no \.\/fleet\.yaml yet; "fleet-gateway onboard" writes one\n/)
+  t.match(await start(t, null), / {2}agents {2}none: there is no \.\/fleet\.yaml yet; "fleet-gateway onboard --fleet \.\/fleet\.yaml" writes one\n/)
+  for (const file of ['fleet.yaml', './fleet.yaml']) t.equal(onboardHint(file, 'fleet-gateway'), '"fleet-gateway onboard" writes one')
 })
 
 t.test('auth off is loud, and louder where others can reach it', async t => {
