@@ -39,7 +39,7 @@ import tracing from '../plugins/tracing/index.ts'
 import upstream from '../plugins/upstream/index.ts'
 import { systemClock, type Clock } from './clock.ts'
 import { toAgentDefinitions } from './agent-options.ts'
-import { settingChanges, waitsForRestart } from './config-changes.ts'
+import { settingChanges, waitsForRestart, type SettingChange } from './config-changes.ts'
 import { locate, placing, withFullPaths } from './config-file.ts'
 import { ConfigError, FleetOptions, mergeConfig, parseConfig, readConfigFile, stateDirOf, type ConfigSource, type FleetConfig, type FleetConfigInput } from './config.ts'
 import type { Balancer } from './fleet/balancer.ts'
@@ -159,7 +159,10 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
       const loaded = complete ? await prepare() : begun = await load()
       return { agents: loaded.agents, config: loaded }
     },
-    changesOf: (before, after) => settingChanges(FleetOptions, (before.config as Loaded).config, (after.config as Loaded).config, ['agents']).map(({ text }) => text),
+    changesOf: (before, after) => {
+      const waiting = new Set(waitingOf(after.config as Loaded).map(({ path }) => path))
+      return changesBetween((before.config as Loaded).config, (after.config as Loaded).config).map(({ path, text }) => waiting.has(path) ? `${text} (at a restart)` : text)
+    },
     ...(file !== undefined && { file })
   })
   await gateway.register(dns, { clock })                                          // after discovery: what the file asks for is looked up
@@ -197,6 +200,16 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     return gateway.cors.switchable || !cors.enabled
   }
 
+  /** Discovery tells of agents. */
+  function changesBetween (before: FleetConfig, after: FleetConfig): SettingChange[] {
+    return settingChanges(FleetOptions, before, after, ['agents'])
+  }
+
+  /** What differs from what this gateway was started with, and can't be applied before the next start. */
+  function waitingOf (next: Loaded): SettingChange[] {
+    return changesBetween(config, next.config).filter(({ path }) => waitsForRestart(path) || (path.startsWith('cors.') && !canSwitchCors(next)))
+  }
+
   let running = config
   let waited = ''
   function apply (next: Prepared): void {
@@ -210,8 +223,7 @@ export const fleetGateway: FastifyPluginAsync<FleetGatewayOptions> = async (gate
     gateway.proxy.reconfigure({ timeouts: changed.timeouts ?? {}, retry: changed.retry ?? {}, paths: changed.paths ?? [] })
     if (running.auth.enabled && !changedTo.auth.enabled) gateway.log.warn('auth is OFF since this reload: anybody who reaches this port can use and change the fleet')
     running = changedTo
-    const waiting = settingChanges(FleetOptions, config, changedTo, ['agents'])
-      .filter(({ path }) => waitsForRestart(path) || (path.startsWith('cors.') && !canSwitchCors(next)))
+    const waiting = waitingOf(next)
     const texts = waiting.map(({ text }) => text).join()
     if (texts !== '' && texts !== waited) gateway.log.warn(`Changes of ${waiting.map(({ path }) => path).join(', ')} take effect when the gateway restarts`)
     waited = texts

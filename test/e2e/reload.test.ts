@@ -225,6 +225,15 @@ t.test('what waits for a restart is named by its key, once', async t => {
   await reload(`${quietLog}server: {port: 9003}\nregistry: {stateDir: elsewhere}\n`)
   await reload(quietLog)
   t.same(warnings().slice(1), ['Changes of server.port, registry.stateDir take effect when the gateway restarts'])
+
+  const reloads = logged.filter(({ msg }) => msg.startsWith('reloaded')).map(({ msg }) => msg.replace(/^\S+ \S+: /, ''))
+  t.same(reloads, [
+    'server.port 9001 → 9002 (at a restart), server.drainTimeout 30s → 1s (at a restart)',
+    'rateLimit.burst 100 → 7',
+    'it says the same; what it names was read again',
+    'server.port 9002 → 9003 (at a restart), server.drainTimeout 1s → 30s, rateLimit.burst 7 → 100, registry.stateDir unset → elsewhere (at a restart)',
+    'server.port 9003 → 9001, registry.stateDir elsewhere → unset'
+  ], 'what waits is not told as done')
 })
 
 t.test('what a reload changed is said in one line, and never a secret', async t => {
