@@ -2,8 +2,8 @@
  * Which exchanges are asked for: the parameters of `GET /audit`, and of `auditLog.recent()`.
  */
 import { namePattern } from '../../src/agent-options.ts'
+import { sinceRule, statusesIn, statusesRule, timeIn } from '../../src/audit-query.ts'
 import { BadRequestError } from '../../src/errors.ts'
-import { durationMs } from '../../src/options.ts'
 import { mostRecent, type KeptFacts, type RecentExchanges } from './recent.ts'
 
 /** What somebody wants to see; what is left out means all. */
@@ -37,9 +37,6 @@ export interface Selection {
 }
 
 const agentPattern = new RegExp(namePattern)
-const statusPattern = /^([1-5])(xx|\d\d)$/i
-/** A date, or a date and a time with its zone. */
-const isoPattern = /^\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d))?$/i
 
 /**
  * @param nameOf what agent an alias means
@@ -47,7 +44,7 @@ const isoPattern = /^\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+
  */
 export function predicateOf ({ agent, status, sees }: AuditFilter, nameOf: (nameOrAlias: string) => string): Predicate {
   const name = agent === undefined ? undefined : nameOf(agentIn(agent))
-  const isWanted = status === undefined ? undefined : statusesIn(status)
+  const isWanted = status === undefined ? undefined : statusesOf(status)
   return facts => (name === undefined || facts.agent === name) && (isWanted === undefined || isWanted(facts.status)) && (sees === undefined || sees(facts.agent))
 }
 
@@ -57,14 +54,10 @@ export function agentIn (text: unknown): string {
   return text
 }
 
-function statusesIn (text: unknown): (status: number) => boolean {
-  const parts = typeof text === 'string' ? text.split(',') : ['']
-  if (parts.length > 100 || !parts.every(part => statusPattern.test(part))) {
-    throw new BadRequestError('status must be a status such as 404, a class such as 5xx, or several of them separated by commas')
-  }
-  const classes = new Set(parts.filter(part => /x/i.test(part)).map(part => Number(part[0])))
-  const single = new Set(parts.map(Number))
-  return status => single.has(status) || classes.has(Math.floor(status / 100))
+function statusesOf (text: unknown): (status: number) => boolean {
+  const isAmong = typeof text === 'string' ? statusesIn(text) : undefined
+  if (isAmong === undefined) throw new BadRequestError(`status ${statusesRule}`)
+  return isAmong
 }
 
 /** From which number on, and whether an id said so. @throws BadRequestError */
@@ -72,7 +65,7 @@ export function beginningOf (since: string | number | undefined, ring: RecentExc
   if (since === undefined) return { first: ring.begin, isId: false }
   const after = typeof since === 'string' ? ring.after(since) : undefined
   if (after !== undefined) return { first: after, isId: true }
-  const time = typeof since === 'number' ? since : timeIn(since, now)
+  const time = typeof since === 'number' ? since : timeOf(since, now)
   let first = ring.end
   while (first > ring.begin && finishedAt(ring.factsAt(first - 1)) >= time) first--
   return { first, isId: false }
@@ -83,14 +76,10 @@ function finishedAt ({ startedAt, durationMs }: KeptFacts): number {
 }
 
 /** Milliseconds since the epoch. */
-function timeIn (since: unknown, now: number): number {
-  if (typeof since === 'string') {
-    const back = durationMs(since)
-    if (!Number.isNaN(back)) return now - back
-    const text = since.replace(/ (\d\d:\d\d)$/, '+$1') // a "+" that was not encoded in a query
-    if (isoPattern.test(text) && !Number.isNaN(Date.parse(text))) return Date.parse(text)
-  }
-  throw new BadRequestError('since must be a time such as 2026-03-01T12:00:00Z, a duration such as 5m, or the id of an entry')
+function timeOf (since: unknown, now: number): number {
+  const time = typeof since === 'string' ? timeIn(since, now) : undefined
+  if (time === undefined) throw new BadRequestError(`since ${sinceRule}`)
+  return time
 }
 
 /** @throws BadRequestError naming what is wrong */

@@ -3,6 +3,7 @@
  * moved by each collection of the young, and become garbage among the old. Entries are made when somebody asks.
  */
 import { randomBytes } from 'node:crypto'
+import { entryIdPattern } from '../../src/audit-query.ts'
 import type { AttemptOutcome } from '../../src/fleet/attempt.ts'
 import type { Ending, RequestFacts } from '../facts/index.ts'
 import { pathOf } from '../../src/request-target.ts'
@@ -114,13 +115,11 @@ export class RecentExchanges {
 
   /** The number of the first exchange after that id; 0 for an id of an earlier run, after which all of this run are. Undefined when it is no id. */
   after (id: string): number | undefined {
-    const [, run, number] = idPattern.exec(id) ?? []
+    const [, run, number] = entryIdPattern.exec(id) ?? []
     if (number === undefined) return undefined
     return run === this.#run ? Math.min(Number(number), this.#end) : 0
   }
 }
-
-const idPattern = /^([0-9a-f]{12})-(\d{1,15})$/
 
 /** The beginning of a long target's path, as a string of its own: a slice would keep the whole. */
 function shortened (url: string): string {

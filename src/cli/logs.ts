@@ -2,8 +2,10 @@
  * `fleet-gateway logs`: the last requests, and with `--follow` those that finish from now on, until somebody ends it.
  */
 import { once } from 'node:events'
-import type { Command } from 'commander'
+import { InvalidArgumentError, type Command } from 'commander'
 import type { AuditEntry } from '../../plugins/audit-log/index.ts'
+import { namePattern } from '../agent-options.ts'
+import { entryIdPattern, sinceRule, statusesIn, statusesRule, timeIn } from '../audit-query.ts'
 import { AuditEntryShape, AuditShape, hasShape, jsonObjectIn } from './answers.ts'
 import { withClient, type GatewayClient } from './client.ts'
 import { clientCommand, fleetOf, integer, withExamples } from './command.ts'
@@ -27,9 +29,9 @@ const firstLines = 10
 export function logsCommand (io: CommandIo): Command {
   const command = clientCommand('logs')
     .option('-f, --follow', 'go on with each request that is over, until it is ended with Ctrl-C')
-    .option('--agent <name>', 'only of this agent (name or alias)')
-    .option('--status <statuses>', 'only with these statuses: 404, 5xx, 429,5xx')
-    .option('--since <time>', 'only what was over since then: 5m, 2026-03-01T12:00:00Z')
+    .option('--agent <name>', 'only of this agent (name or alias)', agentName)
+    .option('--status <statuses>', 'only with these statuses: 404, 5xx, 429,5xx', statuses)
+    .option('--since <time>', 'only what was over since then: 5m, 2026-03-01T12:00:00Z', since)
     .option('--limit <n>', `the last so many, at most 1000 (100; with --follow ${firstLines}, or all since --since)`, integer(1, 1_000))
     .option('--json', 'print JSON, a line for each request, for programs')
     .action((flags: LogsFlags) => showLogs(fleetOf(flags), io))
@@ -39,6 +41,21 @@ export function logsCommand (io: CommandIo): Command {
     ['fleet-gateway logs --status 5xx --since 5m', 'what failed in the last five minutes'],
     ['fleet-gateway logs -f --json | jq -r .path', 'for programs']
   ])
+}
+
+function agentName (text: string): string {
+  if (!new RegExp(namePattern).test(text)) throw new InvalidArgumentError('It must be the name or alias of one agent.')
+  return text
+}
+
+function statuses (text: string): string {
+  if (statusesIn(text) === undefined) throw new InvalidArgumentError(`It ${statusesRule}.`)
+  return text
+}
+
+function since (text: string): string {
+  if (timeIn(text, 0) === undefined && !entryIdPattern.test(text)) throw new InvalidArgumentError(`It ${sinceRule}.`)
+  return text
 }
 
 async function showLogs (flags: LogsFlags, io: CommandIo): Promise<void> {

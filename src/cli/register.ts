@@ -3,10 +3,12 @@
  */
 import { InvalidArgumentError, type Command } from 'commander'
 import type { instanceView, leaseView } from '../../plugins/admin/views.ts'
+import { hostProblem } from '../fleet/address.ts'
 import { authorityOf } from '../fleet/authority.ts'
 import { RegisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, durationOrSeconds, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'
+import { checkRegistration } from './registration.ts'
 import { CommandError, exitCodes, legible, print, printJson, type CommandIo } from './io.ts'
 import type { ClientFlags } from './target.ts'
 
@@ -61,6 +63,7 @@ async function register (name: string, at: Address | undefined, flags: RegisterF
   }
   const { protocol, alias: aliases, ttl, weight, timeout, healthPath, metadata } = flags
   const body = { name, host, port, protocol, aliases, ttl, weight, timeout, metadata, ...(healthPath !== undefined && { health: { path: healthPath } }) }
+  checkRegistration(body, host === undefined ? undefined : hostProblem(host)) // who may be where is the gateway's to say
   await withClient(flags, io, async client => {
     const registered = await client.send<Registered>('POST', '/registry/register', RegisteredShape, body)
     if (flags.json) return printJson(io, registered)

@@ -7,11 +7,12 @@ import { RegistrationOptions } from '../agent-options.ts'
 import { systemClock } from '../clock.ts'
 import { registrationHostProblem } from '../fleet/address.ts'
 import { authorityOf } from '../fleet/authority.ts'
-import { checkOptions, durationMs, parseOptions } from '../options.ts'
+import { durationMs, parseOptions } from '../options.ts'
 import { RenewedShape } from './answers.ts'
 import { GatewayAwayError, GatewayClient } from './client.ts'
 import { clientCommand, durationOrSeconds, fleetOf, integer, repeated, withExamples } from './command.ts'
-import { CommandError, exitCodes, plain, say, type CommandIo } from './io.ts'
+import { checkRegistration } from './registration.ts'
+import { CommandError, plain, say, type CommandIo } from './io.ts'
 import { startProgram } from './run/child.ts'
 import { instancePath, isUnknownInstance, LeaseKeeper, type LeasedRegistration } from './run/lease-keeper.ts'
 import { freePort, isListening, untilListening } from './run/port.ts'
@@ -104,18 +105,8 @@ function registrationOf (name: string, host: string, { ttl = '15s', alias, healt
     ...(healthPath !== undefined && { health: { path: healthPath } })
   }
   const body = { ...registration, port: 1 }
-  const errors = checkOptions(RegistrationOptions, body).map(({ path, message }) => `${flagOf(path)} ${message}`)
-  const problem = registrationHostProblem(host)
-  if (problem !== undefined) errors.push(`--host ${problem}`)
-  if (errors.length > 0) throw new CommandError(errors.join('\n'), exitCodes.wrongUsage)
+  checkRegistration(body, registrationHostProblem(host))
   return { registration, ttlMs: parseOptions(RegistrationOptions, body, '').ttl! }
-}
-
-/** How a field of the registration is called on the command line. */
-function flagOf (path: string): string {
-  const [field = ''] = path.split(/[.[]/)
-  const flags: Record<string, string> = { name: 'The name', host: '--host', ttl: '--ttl', aliases: '--alias', health: '--health-path' }
-  return flags[field] ?? path
 }
 
 /**

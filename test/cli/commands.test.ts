@@ -163,8 +163,10 @@ t.test('an agent whose instances all drain fails the test, and who drains one of
 t.test('a refused registration names each field', async t => {
   const { ask } = await fleet(t)
 
-  t.match(await ask('register', 'a/b', '9000', '--ttl', 'soon'), { code: 1, stdout: '', stderr: /invalid:\n {2}name must match [^\n]*\n {2}ttl must be a duration/ })
+  t.match(await ask('register', 'a/b', '9000', '--ttl', 'soon'), { code: 2, stdout: '', stderr: /^The name must match [^\n]*\n--ttl must be a duration [^\n]*\n$/ })
   t.match(await ask('register', 'planner', '169.254.169.254:80'), { code: 1, stderr: /host must not be/ })
+  t.match(await ask('register', 'planner', '9000', '--alias', 'twin', '--alias', 'twin'), { code: 0 })
+  t.match(await ask('register', 'coder', '9000', '--alias', 'twin'), { code: 1, stderr: /belongs to the agent "planner"/ }, 'what the gateway alone knows')
 })
 
 t.test('test: what is wrong with each instance, and what to do about it', async t => {
@@ -399,6 +401,14 @@ t.test('wrong usage is 2, with what was meant', async t => {
     [['onboard', '--agent', 'x=a b:80'], /Its host must not contain spaces/],
     [['onboard', '--agent', 'x=a\n  evil: 1:80'], /NAME=PORT/],
     [['register', 'x', 'a@b:80'], /Its host must be a bare host name/],
+    [['register', 'bad name', '80'], /^The name must match /],
+    [['register', 'x', '80', '--ttl', '5x', '--timeout', '-1'], /^--ttl must be a duration.*\n--timeout must be a duration/],
+    [['register', 'x', '80', '--host', 'a b', '--protocol', 'ftp'], /^--protocol must be .*\n--host must not contain spaces\n$/],
+    [['register', 'x', '80', '--health-path', 'health', '--alias', '.'], /^--alias must match .*\n--health-path must be a path/],
+    [['logs', '--status', '9xx'], /It must be a status such as 404, a class such as 5xx/],
+    [['logs', '--since', 'yesterday'], /It must be a time such as 2026-03-01T12:00:00Z, a duration such as 5m/],
+    [['logs', '-f', '--since', '2026-13-01'], /It must be a time/],
+    [['logs', '--agent', 'a b'], /It must be the name or alias of one agent/],
     [['serve', '--port', '70000'], /whole number from 0 to 65535/],
     [['serve', '--host', ''], /^--host must not be empty/],
     [['serve', '--host', 'http://x'], /^--host must be a bare host name/],
