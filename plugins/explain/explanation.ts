@@ -2,6 +2,7 @@
  * What becomes of a request, as far as it can be known without making it: who is asked, what holds for them, and in the order of CONTRACT.md's
  * refusals the first that it would meet. Reads what the plugins know, and changes nothing.
  */
+import { METHODS } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import type {} from '../dns/index.ts'
 import type {} from '../guard/index.ts'
@@ -40,7 +41,7 @@ export function explain (gateway: FastifyInstance, question: Question) {
   const { routes } = gateway.problem
   const { method, target, principal } = question
   const path = pathOf(routableTarget(target))
-  const framing = targetProblem(gateway, target, path)
+  const framing = methodProblem(method) ?? targetProblem(gateway, target, path)
   const route = framing === undefined ? routes.find(method, path) : undefined
   const config = route?.config
   const isProxy = config?.scope === 'proxy'
@@ -76,6 +77,11 @@ function agentOf (gateway: FastifyInstance, agent: Agent, askedAs: string, path:
 }
 
 const notAscii = /[\u0080-\uffff]/
+
+/** Node's parser refuses a method that it does not know, whatever the path. */
+function methodProblem (method: string): FleetError | undefined {
+  return METHODS.includes(method) ? undefined : new BadRequestError(`The request is not valid HTTP: there is no method ${method}`)
+}
 
 function targetProblem (gateway: FastifyInstance, target: string, path: string): FleetError | undefined {
   if (!target.startsWith('/')) return new BadRequestError('The path has to begin with "/"')

@@ -178,6 +178,17 @@ t.test('each refusal is the one that the request then meets', async t => {
   }
 })
 
+t.test('a method that Node\'s parser does not know is refused as it refuses it', async t => {
+  const { gateway } = await fleet(t, 1)
+
+  for (const path of ['/api/planner/x', '/nowhere']) {
+    const client = await rawClient(t, gateway.port)
+    client.send(`FOO ${path} HTTP/1.1\r\nhost: x\r\n\r\n`)
+    t.match(await client.closed(), /^HTTP\/1\.1 400 [^]*"detail":"The request is not valid HTTP"[^]*"code":"FLEET_BAD_REQUEST"/)
+    t.match(await ask(gateway, 'FOO', path), { outcome: 'refused', refusal: { status: 400, code: 'FLEET_BAD_REQUEST', detail: 'The request is not valid HTTP: there is no method FOO' }, route: null })
+  }
+})
+
 t.test('the policy is what holds for that path, method and key, and of headers only names are told', async t => {
   const { gateway } = await fleet(t, 1, {
     timeouts: { response: '20s' },
