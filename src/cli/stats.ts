@@ -6,6 +6,7 @@ import type { StatsSnapshot } from '../../plugins/stats/index.ts'
 import { StatsShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { clientCommand, fleetOf, jsonOption, withExamples } from './command.ts'
+import { nothing } from '../figures.ts'
 import { colorsFor, legible, print, printJson, type CommandIo } from './io.ts'
 import { printTable } from './table.ts'
 import type { ClientFlags } from './target.ts'
@@ -39,7 +40,7 @@ function showSnapshot (stats: StatsSnapshot, io: CommandIo): void {
   if (entries.length === 0) return
   print(io, '')
   printTable(io, ['agent', 'requests', 'errors', 'retries', 'in flight', 'p50 ms', 'p90 ms', 'p99 ms', 'max ms'], entries.map(([name, agent]) => [
-    name, ...[agent.requests, agent.errors, agent.retries, agent.in_flight].map(String), ...(['p50', 'p90', 'p99', 'max'] as const).map(part => milliseconds(agent.latency_ms[part]))
+    name, ...[agent.requests, agent.errors, agent.retries, agent.in_flight].map(String), ...(['p50', 'p90', 'p99', 'max'] as const).map(part => milliseconds(agent.latency_ms[part], agent.latency_ms.max > 0))
   ]))
 }
 
@@ -55,6 +56,7 @@ function showProcesses ({ processes = [], silent = 0 }: StatsSnapshot, io: Comma
   ]))
 }
 
-function milliseconds (value: number): string {
-  return String(Math.round(value * 10) / 10)
+/** @param isMeasured whether any request counts: 0 ms would be a very fast one */
+function milliseconds (value: number, isMeasured: boolean): string {
+  return !isMeasured ? nothing : String(Math.round(value * 10) / 10)
 }

@@ -93,6 +93,8 @@ t.test('health and agents say why an instance is down, and since when', async t 
 t.test('stats: totals and a line per agent', async t => {
   const agent = await fakeAgent(t)
   const { ask, json, gateway } = await fleet(t, { agents: [agentAt('planner', agent)] })
+  t.match((await ask('stats')).stdout, /\nplanner +0 +0 +0 +0 +– +– +– +–\n$/, 'nothing was measured')
+  t.match(await json('stats'), { agents: { planner: { latency_ms: { p50: 0, max: 0 } } } })
   for (let count = 0; count < 3; count++) await (await fetch(`${gateway.origin}/api/planner/x`, { headers: { authorization: `Bearer ${secret}` } })).text()
 
   t.match(await ask('stats'), { code: 0, stdout: /^\d+ requests in \d+ s, 3 of them to agents, 0 errors, \d in flight\n\nAGENT +REQUESTS +ERRORS +RETRIES[^\n]*\nplanner +3 +0 +0 +0 +[\d.]+ / })
