@@ -234,8 +234,15 @@ function instanceAt (agent: Agent, host: string | undefined, port: string | unde
   if (host === undefined || port === undefined || !/^\d{1,5}$/.test(port)) throw new BadRequestError('Name an instance by both host and port: ?host=localhost&port=9000')
   const wanted = authorityOf(canonicalHost(host), Number(port))
   const instance = agent.instances.find(candidate => authorityOf(candidate.host, candidate.port) === wanted)
-  if (instance === undefined) throw new InstanceNotFoundError(`The agent "${agent.name}" has no such instance`, { nearest: agent.instances.slice(0, 3).map(({ id }) => id) })
+  if (instance === undefined) throw new InstanceNotFoundError(`The agent "${agent.name}" has no such instance`, { nearest: nearestAddresses(agent, Number(port)) })
   return instance.id
+}
+
+/** In the form that was asked for; those with the same port first, since a host has several names. */
+function nearestAddresses ({ instances }: Agent, port: number): string[] {
+  const ofPort = instances.filter(instance => instance.port === port)
+  const others = instances.filter(instance => instance.port !== port)
+  return [...ofPort, ...others].slice(0, 3).map(instance => authorityOf(instance.host, instance.port))
 }
 
 export default fp(adminPlugin, { name: 'fleet-admin', fastify: '5.x', encapsulate: true, decorators: { fastify: ['registry', 'registrations'] } })

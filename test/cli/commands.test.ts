@@ -116,7 +116,9 @@ t.test('register and deregister', async t => {
 
   t.match(await ask('deregister', 'planner', '9000'), { code: 0, stdout: `deregistered planner: localhost:9000 (gateway ${gateway.origin})\n` })
   t.same(gateway.registry.get('planner').instances.map(instance => instance.port), [port])
-  t.match(await ask('deregister', 'p', '--host', '127.0.0.1', '--port', String(port + 1)), { code: 1, stderr: /has no such instance/ })
+  t.match(await ask('deregister', 'p', '--host', '127.0.0.1', '--port', String(port + 1)), { code: 1, stderr: `The agent "planner" has no such instance; did you mean "127.0.0.1:${port}"?\n` }, 'by its address, as it was asked for')
+  await ask('register', 'planner', '[::1]:9003')
+  t.match(await ask('deregister', 'p', '9003'), { code: 1, stderr: `did you mean "[::1]:9003" or "127.0.0.1:${port}"?\n` }, 'the same port first')
   const [{ id }] = gateway.registry.get('planner').instances as unknown as [{ id: string }]
   t.match(await json('deregister', 'planner', '--instance', id, '--drain'), { message: `draining ${id} of planner` })
   t.match(await ask('register', 'coder', '[::1]:9002'), { code: 0, stdout: /at http:\/\/\[::1\]:9002 / })
