@@ -5,6 +5,7 @@ import { InvalidArgumentError, type Command } from 'commander'
 import type { instanceView, leaseView } from '../../plugins/admin/views.ts'
 import { hostProblem } from '../fleet/address.ts'
 import { authorityOf } from '../fleet/authority.ts'
+import { sourceInWords } from '../figures.ts'
 import { RegisteredShape } from './answers.ts'
 import { withClient } from './client.ts'
 import { address, clientCommand, durationOrSeconds, fleetOf, integer, jsonOption, repeated, withExamples, type Address } from './command.ts'
@@ -69,8 +70,13 @@ async function register (name: string, at: Address | undefined, flags: RegisterF
     if (flags.json) return printJson(io, registered)
     const { message, name: called, instance, lease } = legible(registered)
     print(io, `${message}: instance ${instance.id} at ${instance.protocol}://${authorityOf(instance.host, instance.port)} (gateway ${client.target.url})`)
-    if (lease !== undefined) print(io, `It stays until ${lease.expires_at} unless it is renewed: PUT /registry/${called}/instances/${instance.id}`)
+    if (lease !== undefined) print(io, `${staysInWords(instance.source, lease.expires_at)} unless it is renewed: PUT /registry/${called}/instances/${instance.id}`)
   })
+}
+
+/** How long it stays: what somebody else names as well outlives its lease. */
+function staysInWords (source: string, until: string): string {
+  return source === 'api' ? `It stays until ${until}` : `${sourceInWords(source)} has it, too, so it stays; what was registered of it ends ${until}`
 }
 
 function jsonObject (text: string): Record<string, unknown> {

@@ -127,6 +127,15 @@ t.test('register and deregister', async t => {
   t.match(await ask('deregister', 'coder'), { code: 1, stderr: /No agent is registered as "coder"/ })
 })
 
+t.test('a lease for what fleet.yaml has is not told as its end', async t => {
+  const agent = await fakeAgent(t)
+  const { ask } = await fleet(t, { agents: [agentAt('planner', agent)] })
+
+  t.match(await ask('register', 'planner', `127.0.0.1:${agent.port}`, '--ttl', '2s'), {
+    code: 0, stdout: /\nfleet\.yaml has it, too, so it stays; what was registered of it ends 20\S+Z unless it is renewed: PUT \/registry\/planner\/instances\/[0-9a-f]{12}\n$/
+  })
+})
+
 t.test('deregistering what fleet.yaml has says for how long', async t => {
   const agent = await fakeAgent(t)
   const { ask } = await fleet(t, { agents: [agentAt('planner', agent)] })
