@@ -34,7 +34,7 @@ Environment: FLEET_SECRET, FLEET_SECRET_FILE (token), FLEET_HOST, FLEET_PORT (li
         getErrHelpWidth: () => io.stderr.columns ?? 100,
         getOutHasColors: () => colorsFor(io.stdout, io.env).isColorSupported,
         getErrHasColors: () => colorsFor(io.stderr, io.env).isColorSupported,
-        outputError: (text, write) => write(colorsFor(io.stderr, io.env).red(plain(withoutValue(text, command))))
+        outputError: (text, write) => write(colorsFor(io.stderr, io.env).red(plain(withHint(withoutValue(text, command), command))))
       })
       .configureHelp({
         styleTitle: title => colorsFor(io.stdout, io.env).bold(title),
@@ -56,6 +56,12 @@ function withoutValue (text: string, { options }: Command): string {
   if (name === undefined) return text
   const [meant] = nearestNames(name, options.flatMap(({ long, short }) => [long ?? '', short ?? '']))
   return `error: unknown option '${name}'\n${meant === undefined ? '' : `(Did you mean ${meant}?)\n`}`
+}
+
+/** A flag that nobody knows is probably the program's, of a command that runs one. */
+function withHint (text: string, command: Command): string {
+  if (!command.usage().includes(' -- ') || !text.startsWith('error: unknown option')) return text
+  return `${text}(The program and what is its own stand behind "--": ${pathOf(command)} ${command.usage()})\n`
 }
 
 /** Runs the command that the arguments name. @returns the exit code */

@@ -418,6 +418,7 @@ t.test('wrong usage is 2, with what was meant', async t => {
     [['register', 'x', '80', '--ttl', '5x', '--timeout', '-1'], /^--ttl must be a duration.*\n--timeout must be a duration/],
     [['register', 'x', '80', '--host', 'a b', '--protocol', 'ftp'], /^--protocol must be .*\n--host must not contain spaces\n$/],
     [['register', 'x', '80', '--health-path', 'health', '--alias', '.'], /^--alias must match .*\n--health-path must be a path/],
+    [['run', 'x', 'node', '-e', '1'], /^error: unknown option '-e'\n\(The program and what is its own stand behind "--": fleet-gateway run <name> \[options\] -- <command\.\.\.>\)\n\(/],
     [['logs', '--status', '9xx'], /It must be a status such as 404, a class such as 5xx/],
     [['logs', '--since', 'yesterday'], /It must be a time such as 2026-03-01T12:00:00Z, a duration such as 5m/],
     [['logs', '-f', '--since', '2026-13-01'], /It must be a time/],
