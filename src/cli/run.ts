@@ -89,6 +89,7 @@ export async function runInFleet (name: string, words: Words, flags: RunFlags, i
     if (!over.signal.aborted && !signals.isEnding) tell(`${name} ended before it listened on ${authorityOf(host, port)}, so it was not registered`)
     over.abort()
     await lease.leave({ drain: false, withinMs: goodbyeMs })
+    if (lease.wasLast) tell(`that was the last instance of ${name}, which is remembered for ten minutes: requests get 503, and health fails. To have it forgotten now: ${io.self} deregister ${name}`)
     return code
   } finally {
     await client.close()

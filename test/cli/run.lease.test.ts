@@ -162,7 +162,27 @@ t.test('leaving while the registration is under way takes out what that brings',
   lease.start()
   await lease.leave({ drain: false, withinMs })
 
-  t.same(asked, ['POST /registry/register', `DELETE ${path}`])
+  t.same(asked, ['POST /registry/register', `DELETE ${path}`, `PUT ${path}`])
+})
+
+t.test('whether it was the last one is what the gateway tells of the others', async t => {
+  const among = (nearest: string[] | undefined) => ({ status: 404, body: { ...problem('FLEET_INSTANCE_NOT_FOUND'), nearest } })
+  const answers: [last: { status: number, body: object }, wasLast: boolean][] = [
+    [among([]), true],
+    [among(['fedcba543210']), false],
+    [among(undefined), false],
+    [{ status: 404, body: { ...problem('FLEET_AGENT_NOT_FOUND'), nearest: [] } }, false],
+    [{ status: 403, body: problem('FLEET_FORBIDDEN') }, false]
+  ]
+  for (const [last, wasLast] of answers) {
+    const { lease, waiting } = await keeper(t, [registered, drained, last])
+    lease.start()
+    await waiting()
+
+    await lease.leave({ drain: false, withinMs })
+
+    t.equal(lease.wasLast, wasLast, JSON.stringify(last))
+  }
 })
 
 t.test('a gateway that is away keeps nobody from leaving', async t => {

@@ -42,6 +42,8 @@ t.test('a program that knows nothing of the fleet is in it while it runs', async
   t.equal((await ask('web/exit?code=7')).status, 502, 'it ends of its own accord')
   t.equal(await runner.ended, 7)
   t.same(gateway.registry.get('web').instances, [])
+  t.match(runner.output(), 'fleet-gateway: that was the last instance of web, which is remembered for ten minutes: requests get 503, and health fails. To have it forgotten now: ')
+  t.match(runner.output(), / deregister web\n$/)
 })
 
 t.test('without a line of code: what Python serves, by flags and by PORT', { skip: noPython }, async t => {

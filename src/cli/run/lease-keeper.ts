@@ -56,6 +56,7 @@ export class LeaseKeeper {
   /** Whether that was that nobody answered. */
   #wasAway = false
   #hasLeft = false
+  #wasLast = false
   #keeping: Promise<void> = Promise.resolve()
   #wake = () => {}
 
@@ -85,17 +86,33 @@ export class LeaseKeeper {
     await Promise.race([this.#takeOut(drain), this.#pause(withinMs)])
   }
 
+  /** Whether the instance that left was the agent's last one, as far as the gateway told it. */
+  get wasLast (): boolean {
+    return this.#wasLast
+  }
+
   async #takeOut (drain: boolean): Promise<void> {
     await this.#keeping // what is under way may still register it
     const path = this.#path()
     if (path === null) return
     try {
       const { status } = await this.#client.ask('DELETE', drain ? `${path}?drain=true` : path)
-      // It is listed until it is idle; whoever asks for it then is told that it is gone.
-      for (let isIn = drain && status < 300; isIn; isIn = (await this.#client.ask('PUT', path)).status < 300) await this.#pause(drainPollMs)
-      if (status < 300 || status === 404) this.#id = null
+      if (status >= 300 && status !== 404) return
+      if (!drain) this.#id = null
+      const answer = await this.#untilGone(path, drain)
+      this.#id = null
+      this.#wasLast = isNobodyLeft(answer)
     } catch {
       // Whoever is told to end has no use for a gateway that is away.
+    }
+  }
+
+  /** What drains is listed until it is idle. @returns the answer for what is gone, which tells who else there is */
+  async #untilGone (path: string, drain: boolean): Promise<GatewayAnswer> {
+    for (;;) {
+      if (drain) await this.#pause(drainPollMs)
+      const answer = await this.#client.ask('PUT', path)
+      if (!drain || answer.status >= 300) return answer
     }
   }
 
@@ -165,4 +182,10 @@ export function instancePath (name: string, id: string): string {
 export function isUnknownInstance ({ status, body }: GatewayAnswer): boolean {
   const { code } = body as { code?: unknown }
   return status === 404 && (code === 'FLEET_INSTANCE_NOT_FOUND' || code === 'FLEET_AGENT_NOT_FOUND')
+}
+
+/** Whether a gateway that knows the agent, and not the instance, has no other instance to name. */
+function isNobodyLeft ({ body }: GatewayAnswer): boolean {
+  const { code, nearest } = body as { code?: unknown, nearest?: unknown }
+  return code === 'FLEET_INSTANCE_NOT_FOUND' && Array.isArray(nearest) && nearest.length === 0
 }
