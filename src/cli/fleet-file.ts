@@ -22,12 +22,13 @@ export function fleetFile (agents: readonly OnboardedAgent[], schema: string | u
 # Clients call an agent by its name or an alias: /api/planner/any/path. Its instances take turns.
 ${agentsYaml(agents)}
 # What else may be said of an agent:
-#    aliases: [plan, p]
-#    health: {path: /health}        # probe by GET of this path; by opening a connection when left out
-#    timeout: 60s                   # until it begins to answer; for streams see timeouts.idle
-#    metadata: {about: what it does}
+#     aliases: [plan, p]
+#     health: {path: /health}       # probe by GET of this path; by opening a connection when left out
+#     timeout: 60s                  # until it begins to answer; for streams see timeouts.idle
+#     metadata: {about: what it does}
 
-# Everything below shows its default. Take away the "# " of what you want to change, and of the key it belongs to.
+# Everything below shows its default, but for the names of files, which are examples. Take away the "# " of what you want to change, and of the key it
+# belongs to.
 
 # server:
 #   host: 127.0.0.1                 # 0.0.0.0 for all addresses of this machine
@@ -70,7 +71,7 @@ ${agentsYaml(agents)}
 
 /** As YAML, by the library: a name such as \`1e3\` or \`null\` needs its quotes. */
 function agentsYaml (agents: readonly OnboardedAgent[]): string {
-  if (agents.length === 0) return 'agents:\n#  - name: planner\n#    host: localhost\n#    port: 8501\n'
+  if (agents.length === 0) return 'agents:\n#   - name: planner\n#     host: localhost\n#     port: 8501\n'
   const byName = new Map<string, { host: string, port: number }[]>()
   const paths = new Map<string, string>()
   for (const { name, host = 'localhost', port, health } of agents) {

@@ -3,7 +3,10 @@ import t from 'tap'
 import { spawnSync } from 'node:child_process'
 import { lstat, readdir, readFile, readlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { fleetFile } from '../../src/cli/fleet-file.ts'
 import { run } from '../../src/cli/program.ts'
+import { parseConfig, type FleetConfigInput } from '../../src/config.ts'
+import { parseYaml } from '../../src/yaml.ts'
 import { fakeIo } from '../helpers/fake-io.ts'
 import { runCommand } from '../helpers/run-command.ts'
 
@@ -34,6 +37,24 @@ t.test('onboard writes a valid file with comments, and never over one without a 
   t.match(await runCommand(['onboard', '--fleet', join(dir, 'no-folder/x.yaml')]), { code: 1, stderr: /can't be written: there is no folder/ })
 })
 
+t.test('what is commented out in the written file is valid without its "# ", and shows defaults', async t => {
+  const file = join(t.testdir({ token: 'token-token\n' }), 'fleet.yaml')
+  const agents = [[], [{ name: 'coder', port: 80 }], [{ name: 'coder', port: 80 }, { name: 'coder', port: 81 }]]
+  for (const given of agents) {
+    const uncommented = fleetFile(given, './schema.json').replace(/^#( *(?:- )?[a-zA-Z]+:(?: .*)?)$/gm, (_, line: string) => line.replace(/^ /, ''))
+    const { value, problems } = parseYaml(uncommented, {})
+    const { agents: entries, auth, auditLog, ...shown } = value as FleetConfigInput
+
+    t.same(problems, [])
+    t.match(entries, [{ name: given[0]?.name ?? 'planner', aliases: ['plan', 'p'], timeout: '60s' }])
+    t.same([auth, auditLog], [{ secretFile: '/run/secrets/fleet' }, { file: 'audit.log' }], 'names of files are examples')
+    t.same(Object.keys(shown), ['server', 'rateLimit', 'cors', 'timeouts', 'health', 'retry'])
+    t.same(parseConfig(shown), parseConfig({}))
+    await writeFile(file, uncommented.replace('/run/secrets/fleet', join(t.testdirName, 'token')))
+    t.match(await runCommand(['check', file]), { code: 0, stderr: '' })
+  }
+})
+
 t.test('onboard writes through a link, and over nothing that is no file', async t => {
   const dir = t.testdir({ 'real.yaml': 'agents: []\n', folder: {}, 'link.yaml': t.fixture('symlink', 'real.yaml'), 'dangling.yaml': t.fixture('symlink', 'nowhere.yaml'), 'loop.yaml': t.fixture('symlink', 'loop.yaml') })
   const pipe = join(dir, 'pipe.yaml')
@@ -57,18 +78,6 @@ t.test('onboard writes through a link, and over nothing that is no file', async 
   t.equal(await readlink(join(dir, 'link.yaml')), 'real.yaml')
   t.match(await readFile(join(dir, 'real.yaml'), 'utf8'), 'planner')
   t.same((await readdir(dir)).sort(), ['dangling.yaml', 'folder', 'link.yaml', 'loop.yaml', 'pipe.yaml', 'real.yaml'], 'nothing is left behind')
-})
-
-t.test('what onboard leaves as comments is valid, too', async t => {
-  const file = join(t.testdir({ token: 'token-token\n' }), 'fleet.yaml')
-  await runCommand(['onboard', '--fleet', file])
-  const text = await readFile(file, 'utf8')
-  const settings = text.slice(text.indexOf('# server:')).replaceAll(/^# (?=[a-zA-Z]+:$| {2}[a-zA-Z]+:)/gm, '').replace('/run/secrets/fleet', join(t.testdirName, 'token'))
-  const agent = text.slice(text.indexOf('# What else'), text.indexOf('# Everything')).replaceAll(/^# {4}/gm, '    ')
-  await writeFile(file, `${settings}agents:\n  - name: planner\n    port: 8501\n${agent}`)
-
-  t.match(await runCommand(['check', file]), { code: 0, stderr: '' })
-  t.equal((await readFile(file, 'utf8')).match(/^[a-zA-Z]+:/gm)?.length, 9, 'all of them')
 })
 
 /** Types at a terminal, each answer when its question is there. */
