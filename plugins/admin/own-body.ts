@@ -1,10 +1,10 @@
 /**
- * Bodies that the gateway reads itself: JSON in UTF-8 as it stands (RFC 8259 §8.1), and no longer silent than any other body. What agents get is
+ * Bodies that the gateway reads itself: JSON in UTF-8 as it stands, whatever charset is told (RFC 8259 §8.1, §11), and no longer silent than any other body. What agents get is
  * not read here.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { announcesBody } from '../../src/announced-body.ts'
-import { BadRequestError, RequestTimeoutError, type FleetError } from '../../src/errors.ts'
+import { BadRequestError, RequestTimeoutError } from '../../src/errors.ts'
 
 export interface OwnBodyOptions {
   /** The most bytes of a body. */
@@ -13,12 +13,16 @@ export interface OwnBodyOptions {
   readonly idleMs: () => number
 }
 
+/** Timeouts are precise to this. */
+const lookMs = 100
+
 /** Makes all routes of `scope` read their bodies so. */
 export function readOwnBodies (scope: FastifyInstance, { maxBytes, idleMs }: OwnBodyOptions): void {
   scope.addHook('preParsing', function watchBody (request, reply, payload, done) {
-    const problem = codingProblem(request)
-    if (problem !== undefined) return done(problem)
-    if (announcesBody(request.headers)) refuseWhenSilent(request, reply, idleMs())
+    if (!announcesBody(request.headers)) return done(null, payload) // HTTP libraries tell of one that is not there
+    const coding = request.headers['content-encoding'] ?? 'identity'
+    if (coding.trim().toLowerCase() !== 'identity') return done(new BadRequestError('Send the body without a Content-Encoding'))
+    refuseWhenSilent(request, reply, idleMs())
     done(null, payload)
   })
   scope.removeAllContentTypeParsers()
@@ -42,25 +46,19 @@ export function readOwnBodies (scope: FastifyInstance, { maxBytes, idleMs }: Own
   })
 }
 
-/** Why a body can't be taken for what it stands for. */
-function codingProblem ({ headers }: FastifyRequest): FleetError | undefined {
-  const coding = headers['content-encoding'] ?? 'identity'
-  if (coding.trim().toLowerCase() !== 'identity') return new BadRequestError('Send the body without a Content-Encoding')
-  const charset = /;\s*charset\s*=\s*"?([^\s";]*)/i.exec(headers['content-type'] ?? '')?.[1] ?? 'utf-8'
-  if (!/^(utf-?8|us-ascii)$/i.test(charset)) return new BadRequestError('Send the body in UTF-8')
-  return undefined
-}
-
 /** Looks at the connection now and then, since who listens to the body itself sets it flowing before its reader is there. */
 function refuseWhenSilent ({ raw }: FastifyRequest, reply: FastifyReply, idleMs: number): void {
   let received = raw.socket.bytesRead
+  let since = performance.now()
   const timer = setInterval(() => {
     if (raw.complete || raw.destroyed || reply.sent) return clearInterval(timer)
-    if (raw.socket.bytesRead === received) {
+    if (raw.socket.bytesRead !== received) {
+      received = raw.socket.bytesRead
+      since = performance.now()
+    } else if (performance.now() - since >= idleMs) {
       clearInterval(timer)
       void reply.header('connection', 'close').send(new RequestTimeoutError(`The body stood still for ${idleMs / 1_000} s`))
     }
-    received = raw.socket.bytesRead
-  }, idleMs)
+  }, Math.min(idleMs, lookMs))
   reply.raw.once('close', () => clearInterval(timer))
 }

@@ -3,13 +3,12 @@
  * and the audit log read the whole when the exchange is over, aborted ones included. Nobody calls them.
  */
 import { randomUUID } from 'node:crypto'
-import type { IncomingHttpHeaders } from 'node:http'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Attempt } from '../../src/fleet/attempt.ts'
-import { forwardedNodes, nodeAddress } from '../../src/forwarded.ts'
+import { whoIsBehind, type ForwardedElement } from '../../src/forwarded.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 
 /** How the exchange ended. */
@@ -41,6 +40,8 @@ export class RequestFacts {
   readonly clientAddress: string
   /** The peer is one of `server.trustedProxies`: its forwarding headers are believed. */
   readonly peerTrusted: boolean
+  /** What a trusted proxy said of the client in `Forwarded`; null when none did. */
+  forwardedElement: ForwardedElement | null = null
   /** Id of the key that opened the gateway; null without auth or before it. Written by auth. */
   keyId: string | null = null
   /** Name of the agent that was asked for, once it was found. Written by proxy. */
@@ -123,18 +124,6 @@ export interface FactsPluginOptions {
   trustedProxies?: readonly string[]
 }
 
-/** The first behind the peer that is not itself trusted; of what is no address nobody can be known, so that the one before it counts. */
-function clientBehind (peer: string, headers: IncomingHttpHeaders, trusts: (address: string, hop: number) => boolean): string {
-  let client = peer
-  for (const [index, node] of forwardedNodes(headers).entries()) {
-    const address = nodeAddress(node)
-    if (address === undefined) break
-    client = address
-    if (!trusts(address, index + 1)) break
-  }
-  return client
-}
-
 const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { trustedProxies = [] }) => {
   const trusts = trustedProxies.length === 0 ? null : proxyAddress.compile([...trustedProxies])
   const listeners = new Set<FactsListener>()
@@ -179,8 +168,9 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     const id = requestIdOf(raw.headers['x-request-id'])
     const peer = plainAddress(raw.socket.remoteAddress ?? '')
     const peerTrusted = trusts !== null && trusts(peer, 0)
-    const client = peerTrusted ? clientBehind(peer, raw.headers, trusts) : peer
-    request.facts = new RequestFacts(id, raw.method ?? '', request.originalUrl, client, peerTrusted)
+    const behind = peerTrusted ? whoIsBehind(peer, raw.headers, trusts) : null
+    request.facts = new RequestFacts(id, raw.method ?? '', request.originalUrl, behind?.client ?? peer, peerTrusted)
+    if (behind !== null) request.facts.forwardedElement = behind.element
     inFlight++
     reply.header('x-request-id', id)
     reply.raw.once('close', () => onClose(request, reply))

@@ -55,7 +55,7 @@ function requestProblem (raw: IncomingMessage, target: string, viaPseudonym: str
   if (host === undefined ? httpVersion !== '1.0' : !isAuthority(host)) return new BadRequestError('The Host header is missing or invalid', closing)
   if (countHosts(raw.rawHeaders) > 1) return new BadRequestError('The request has more than one Host header', closing)
 
-  // Of a WebSocket handshake; other requests Node's listeners refuse earlier.
+  // Of a WebSocket handshake, or over HTTP/1.0; all others Node's listeners refuse earlier.
   if (headers.expect !== undefined && headers.expect.toLowerCase() !== '100-continue') return new ExpectationFailedError('The only expectation that can be met is 100-continue', closing)
   if (viaPseudonym !== undefined && headers.via?.includes(viaPseudonym)) {
     return new LoopDetectedError('An agent\'s address leads back to this gateway')

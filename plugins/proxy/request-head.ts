@@ -1,14 +1,15 @@
 /**
  * The request head as the agent gets it: the client's fields in their order, without those of this hop, and the gateway's own behind them.
  */
-import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { BadRequestError } from '../../src/errors.ts'
 import type { RequestFacts } from '../facts/index.ts'
-import { forwardedElements, nodeAddress } from '../../src/forwarded.ts'
+import { hasForwardedFor, nodeAddress, readForwarded } from '../../src/forwarded.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 import { requestAuthority } from '../../src/request-target.ts'
 import { isTraceparent } from '../../src/traceparent.ts'
 import { FieldRole, nominatedFields, type FieldNames } from './field-names.ts'
+import { oneHopLess } from './max-forwards.ts'
 import { withOwn, type OwnFields } from './own-fields.ts'
 import { withoutTokenProtocol } from './token-protocol.ts'
 import type { TraceStarter } from './trace-context.ts'
@@ -64,11 +65,8 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
         if (settings.dropAuthorization) continue
         break
       case FieldRole.maxForwards:
-        if (raw.method === 'OPTIONS' && isHopCount(rawHeaders[index + 1]!)) {
-          fields.push(name, String(Number(rawHeaders[index + 1]) - 1))
-          continue
-        }
-        break
+        fields.push(name, raw.method === 'OPTIONS' ? oneHopLess(rawHeaders[index + 1]!) : rawHeaders[index + 1]!)
+        continue
       case FieldRole.trace:
         if (!continued || (isTraced && lowerName === 'traceparent')) continue
         break
@@ -86,16 +84,6 @@ export function requestHead (raw: IncomingMessage, facts: RequestFacts, settings
   return settings.own === null ? fields : withOwn(fields, settings.own)
 }
 
-/** Digits, of a number that one can be taken from. */
-function isHopCount (value: string): boolean {
-  return /^\d{1,9}$/.test(value)
-}
-
-/** It asks for the answer of whoever has it now (RFC 9110 §7.6.2). */
-export function mustNotGoOn ({ 'max-forwards': hops }: IncomingHttpHeaders): boolean {
-  return typeof hops === 'string' && isHopCount(hops) && Number(hops) === 0
-}
-
 /**
  * `X-Forwarded-*` and `Forwarded` (RFC 7239): appended to what a trusted proxy said, in place of what anybody else did. Where it said only the latter, the
  * former say the same.
@@ -110,16 +98,15 @@ function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFa
     fields.push('X-Forwarded-For', peer, 'X-Forwarded-Host', host, 'X-Forwarded-Proto', proto, 'X-Forwarded-Prefix', prefix, 'Forwarded', element)
     return
   }
-  const elements = forwardedElements(headers)
-  const isOnly = first(headers['x-forwarded-for']) === undefined
-  const ofClient = isOnly ? elements?.findLast(({ for: node }) => node !== undefined && nodeAddress(node) === facts.clientAddress) ?? elements?.at(-1) : undefined
-  const before = isOnly ? elements?.map(({ for: node = 'unknown' }) => nodeAddress(node) ?? node).join(', ') : headers['x-forwarded-for']
+  const { elements, text } = readForwarded(headers)
+  const told = facts.forwardedElement
+  const before = hasForwardedFor(headers) ? headers['x-forwarded-for'] : elements.toReversed().map(({ for: node = 'unknown' }) => nodeAddress(node) ?? node).join(', ')
   fields.push(
     'X-Forwarded-For', appended(before, peer),
-    'X-Forwarded-Host', first(headers['x-forwarded-host']) ?? ofClient?.['host'] ?? host,
-    'X-Forwarded-Proto', first(headers['x-forwarded-proto']) ?? ofClient?.['proto'] ?? proto,
+    'X-Forwarded-Host', told?.host ?? first(headers['x-forwarded-host']) ?? host,
+    'X-Forwarded-Proto', told?.proto ?? first(headers['x-forwarded-proto']) ?? proto,
     'X-Forwarded-Prefix', (first(headers['x-forwarded-prefix']) ?? '') + prefix,
-    'Forwarded', appended(elements === null ? undefined : headers.forwarded, element)
+    'Forwarded', appended(text, element)
   )
   for (const name of ['x-forwarded-port', 'x-real-ip']) {
     const value = first(headers[name])

@@ -131,6 +131,8 @@ t.test('what a trusted proxy says in Forwarded alone the agent is told in every 
     '10.9.9.9, 2001:db8::1, 127.0.0.1', 'pub.example', 'https', /^for=10\.9\.9\.9;host=forged\.example;proto=http, for="\[2001:db8::1\]:80";host=pub\.example;proto=https, for=127\.0\.0\.1;/
   ], 'of several the one about the client')
   t.match(await told({ forwarded: 'for=192.0.2.7;host="pub.example', 'x-forwarded-for': '192.0.2.8' }), ['192.0.2.8, 127.0.0.1', /^127\.0\.0\.1:\d+$/, 'http', /^for=127\.0\.0\.1;[^,]*$/], 'what is malformed is left out')
+  t.match(await told({ forwarded: 'for=127.0.0.1;host=evil.example;proto=https, for=_hidden;host=good.example;proto=http' }), [/, _hidden, 127\.0\.0\.1$/, 'good.example', 'http', /^for=127/], 'not what the client said of itself')
+  t.match(await told({ forwarded: 'x, for="a, for=192.0.2.7;host=pub.example', 'x-forwarded-host': 'evil.example' }), ['192.0.2.7, 127.0.0.1', 'pub.example', 'http', /^for=192\.0\.2\.7;host=pub\.example, for=127/], 'nor by what is broken')
   t.match(await told({ forwarded: 'for=unknown' }), ['unknown, 127.0.0.1', /^127/, 'http', /^for=unknown, for=127/])
 })
 
