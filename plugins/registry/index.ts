@@ -188,7 +188,7 @@ const registryPlugin: FastifyPluginAsync<RegistryPluginOptions> = async (fastify
     }
   })
   if (shared !== null) {
-    registry.isWhole = () => shared.known !== null
+    registry.isWhole = () => shared.hasBeenRead
     fastify.addHook('onReady', () => shared.begin())
   }
   fastify.addHook('onClose', async () => {

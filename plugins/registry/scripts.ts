@@ -254,16 +254,16 @@ return 1`,
   read: 'return read(agent)',
 
   /**
-   * deadline, name, authority, the instance in JSON, what of it was not given, settings and values → as read, and the parts that were changed: authorities,
-   * `=` for settings; or `taken`, the name, its owner
+   * deadline, name, authority, the instance in JSON, what of it was not given and what that is where nothing is known of it, settings and values → as read,
+   * the parts that were changed (authorities, `=` for settings), and whether the instance is new; or `taken`, the name, its owner
    */
   write: `
 if isOther() then return { 'other' } end
 if isLate(ARGV[3]) then return { 'late' } end
-local name, authority, instance, notGiven = ARGV[4], ARGV[5], cjson.decode(ARGV[6]), ARGV[7]
+local name, authority, instance, notGiven, defaults = ARGV[4], ARGV[5], cjson.decode(ARGV[6]), ARGV[7], cjson.decode(ARGV[8])
 local aliases
 local parts = { authority }
-for index = 8, #ARGV, 2 do
+for index = 9, #ARGV, 2 do
   if ARGV[index] == 'aliases' then aliases = cjson.decode(ARGV[index + 1]) end
   parts[2] = '='
 end
@@ -278,13 +278,15 @@ if aliases then
   for _, alias in ipairs(aliases) do redis.call('HSET', names, alias, name) end
 end
 redis.call('SADD', agents, name)
-for index = 8, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
+for index = 9, #ARGV, 2 do redis.call('HSET', agent, ARGV[index], ARGV[index + 1]) end
 -- What was not given stays as it is here: the gateway may not have heard of that yet.
 local before, text = decoded(redis.call('HGET', agent, 'i:' .. authority)), ARGV[6]
+local isNew = not before.host
+if isNew then before = defaults end
 for key in notGiven:gmatch('%a+') do
   local value = before[key]
-  if key == 'trusted' then value = value and before.protocol == instance.protocol end
-  if before.host and instance[key] ~= value then
+  if key == 'trusted' then value = value and before.protocol == instance.protocol or false end
+  if instance[key] ~= value then
     instance[key] = value
     text = cjson.encode(instance) -- else as gateways compare it
   end
@@ -297,7 +299,9 @@ redis.call('ZREM', lapses, member)
 if instance.ttlMs then redis.call('ZADD', leases, now + instance.ttlMs, member) end
 if parts[2] then touch(name .. ' =') end
 tellChange('put', name, authority)
-return changed(parts)`,
+local answer = changed(parts)
+answer[6] = isNew and 1 or 0
+return answer`,
 
   /** deadline, name, authority or '' for all of it, kind → as write */
   remove: `

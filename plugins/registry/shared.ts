@@ -45,6 +45,8 @@ export interface SharedOptions {
 export interface SharedRegistrations extends Registrations {
   /** Which data the registry is the same as; of the last time when there is no connection. */
   readonly known: SharedPoint | null
+  /** Whether the registry was taken over since the start: until then others may know of more agents. */
+  readonly hasBeenRead: boolean
   /** Resolves when the registry was taken over for the first time, or can't be just now. */
   begin (): Promise<void>
   /** Decides about leases that are over, and looks whether everything was heard of. Does nothing while Redis can't be asked. */
@@ -83,6 +85,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
+  let hasBeenRead = false
   /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
   let isWritable = true
   let syncing: Promise<void> | null = null
@@ -318,7 +321,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       else isDoubtful = true // it was lost meanwhile, and what was known before is what counts
     } while (isDoubtful)
     if (!subscription.isHearing) return // it begins anew when changes are told again
-    isSynced = true
+    isSynced = hasBeenRead = true
     wake()
     log.info({ version: known.version }, 'The registry is shared')
     await readDirty()
@@ -365,6 +368,13 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (isSynced) registry.expire(kept)
   }
 
+  /** A registration is not kept. Who was not taken whole, since a name was its for the time being, may be so now. */
+  function withdraw (undo: () => void): void {
+    undo()
+    for (const name of notWhole) if (!dirty.has(name)) dirty.set(name, { isRemoved: false })
+    readSoon()
+  }
+
   /** An instance that drains leaves when no gateway has a request of it under way. */
   async function settleDrains (): Promise<void> {
     const drained = Array.from(drains.underWay(), ({ name, authority, isBusy }) => isBusy
@@ -391,6 +401,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
   return {
     get known () { return known.point },
+
+    get hasBeenRead () { return hasBeenRead },
 
     get isAvailable () { return this.redis === 'ok' },
 
@@ -422,31 +434,33 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async register (registration) {
       refuseUnsynced()
       const { name, host, port } = registration
-      const { created, agent: local, instance, undo } = registry.register(registration)
+      const { agent: local, instance, undo } = registry.register(registration)
       const authority = authorityOf(host, port)
       const saved = registry.exportInstance(name, authority)!
       const settings = settingFields(registration)
+      const ofFile = registry.definitionOfFile(name, authority)
       let answer: unknown[]
       try {
         answer = await change({
           script: 'write',
           name,
           authority,
-          args: [JSON.stringify(saved), notGiven(registration).join(), ...settings],
+          args: [JSON.stringify(saved), notGiven(registration).join(), JSON.stringify({ protocol: 'http', weight: 1, ...ofFile }), ...settings],
           parts: settings.length > 0 ? [authority, settingsPart] : [authority]
         })
       } catch (error) {
-        undo()
+        withdraw(undo)
         throw error
       }
       if (answer[0] === 'taken') {
-        undo()
+        withdraw(undo)
         const [, taken, owner] = answer.map(String)
         throw new NameConflictError(taken === name
           ? `"${name}" is an alias of the agent "${owner}"`
           : `The alias "${taken}" belongs to the agent "${owner}"`)
       }
       const agent = registry.find(name) ?? local // somebody may have removed it by now
+      const created = answer[5] === 1 && ofFile === undefined
       return { created, agent, instance: agent.instances.find(({ id }) => id === instance.id) ?? instance }
     },
 

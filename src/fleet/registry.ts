@@ -294,13 +294,13 @@ export class Registry {
    * Makes what is registered of one agent equal to what the gateways that share it agreed on. An instance of which nothing changed keeps its lease,
    * another has a full ttl. Names that belong to others here are left to them; limits were the business of who registered.
    * @param agent null for an agent of which nothing is registered any more
-   * @returns false where the name belongs to another here, so that nothing of the agent was taken
+   * @returns whether all of it was taken: not where its name belongs to another here, or one of its aliases does
    */
   replaceRegistered (name: string, agent: SharedAgent | null, { isRemoved = false, except, exceptSettings = false }: Replacing = {}): boolean {
     const existing = this.#entries.get(name)
     const owner = this.#ownerOf(name) ?? name
     const saved = owner === name ? agent : null
-    const isTaken = saved === agent
+    let isTaken = saved === agent
     if (saved === null && (existing === undefined || existing.api.instances.size === 0)) return isTaken
     const entry = existing ?? newEntry(name)
     const before = entry.api.instances
@@ -311,6 +311,7 @@ export class Registry {
       const aliases = saved?.aliases?.filter(alias => (this.#ownerOf(alias) ?? name) === name)
       entry.api = { ...(saved && settingsOf({ ...saved, instances: before })), instances: new Map() }
       if (aliases !== undefined) entry.api.aliases = aliases
+      isTaken &&= aliases?.length === saved?.aliases?.length
     }
     // What drained and is gone may be the file's as well, and serves on then.
     for (const authority of before.keys()) if (!isKept(authority)) entry.drained.delete(authority)
@@ -339,6 +340,12 @@ export class Registry {
   exportInstance (name: string, authority: string): SavedInstance | undefined {
     const registered = this.#entries.get(name)?.api.instances.get(authority)
     return registered && savedOf(registered)
+  }
+
+  /** What the file, or DNS, says of the agent's instance there. */
+  definitionOfFile (name: string, authority: string): InstanceDefinition | undefined {
+    const entry = this.#entries.get(name)
+    return entry?.file?.instances.get(authority) ?? entry?.found.get(authority)
   }
 
   /** Whether a registration, and not the file alone, has an instance of the agent there. */

@@ -85,6 +85,25 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     t.match(a.registry.get('planner').instances, [{ protocol: 'https', lease: { ttlMs: 60_000 } }])
   })
 
+  await t.test('of an instance that was removed elsewhere nothing comes back by a registration that leaves it out', async t => {
+    const lines = [await cutter(t, redis), await cutter(t, redis)] as const
+    const ofFile = { agents: [{ name: 'mixed', port: 32_131, weight: 4 }] }
+    const [[a], [b]] = await Promise.all(lines.map(({ url }) => gatewaysOn(t, url, 1, ofFile))) as [[ListeningGateway], [ListeningGateway]]
+    for (const [name, port] of [['planner', 32_130], ['mixed', 32_131]] as const) {
+      const instance = { name, port }
+      await register(a, { ...instance, weight: 7, protocol: 'https', ttl: 30 })
+      await until(() => b.registry.find(name)?.instances[0]?.weight === 7, 'both have it')
+    }
+    lines[0].deafen()
+    for (const port of [32_130, 32_131]) t.match(await ask(b, 'DELETE', `/registry/${port === 32_130 ? 'planner' : 'mixed'}?host=localhost&port=${port}`), { status: 200 })
+    t.match(a.registry.get('planner').instances, [{ weight: 7 }])
+
+    t.match(await register(a, { name: 'planner', port: 32_130 }), { status: 201, body: { instance: { weight: 1, protocol: 'http', lease: null } } })
+    t.match(await register(a, { name: 'mixed', port: 32_131 }), { status: 200, body: { instance: { weight: 4, protocol: 'http', lease: null } } }, 'but for what the file says')
+    await until(() => ports(b, 'planner').length === 1, 'the other has it')
+    t.match(b.registry.get('planner').instances, [{ weight: 1, protocol: 'http', lease: null }])
+  })
+
   await t.test('what somebody changed since is not changed back by who comes later and had changed the same', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const name of ['before', 'early']) await register(a, { name, port: 32_081 })
@@ -126,7 +145,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
       t.equal((await register(c, { name: 'other', port: 32_111 + Number(isEarlierFirst) })).status, 201)
       lineOfC.mute()
       t.equal((await register(a, { name, port: 32_113, weight: 2 })).status, 201)
-      t.equal((await register(b, { name, port: 32_113, weight: 5 })).status, 201, 'it had not heard of the first')
+      t.equal((await register(b, { name, port: 32_113, weight: 5 })).status, 200, 'it is known in Redis, though not heard of here')
       for (const line of lines) await line.cut()
 
       await redis.restart({ empty: true })

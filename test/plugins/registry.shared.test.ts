@@ -184,6 +184,24 @@ t.test('what others did is taken while changes of the same agent are on their wa
   t.match(shared.known, { version: 3 })
 })
 
+t.test('an alias that a refused registration held for the time being is its owner\'s then', async t => {
+  const { client, registry, tell, at, register } = await sharing(t)
+  let answer = (_value: unknown[]) => {}
+  const pending = register('planner', 1, new Promise(resolve => { answer = resolve }), { aliases: ['p'] })
+  await tell('epoch 2 put other localhost:2')
+  const other = ['epoch', '2', [...at(2), 'aliases', '["p"]'], 0]
+  client.reads.pop()!(other)
+  await nextTurn()
+  t.equal(registry.get('p').name, 'planner')
+
+  answer(['taken', 'p', 'other'])
+  await t.rejects(pending, { code: 'FLEET_NAME_CONFLICT' })
+  await nextTurn()
+  for (const read of client.reads.splice(0)) read(other)
+  await nextTurn()
+  t.equal(registry.find('p')?.name, 'other')
+})
+
 t.test('an answer that came late does not make known what a later one was not taken whole of', async t => {
   const { client, registry, shared, tell, at, register } = await sharing(t)
   await tell('epoch 2 put planner localhost:2')

@@ -33,10 +33,19 @@ const say = text => process.stdout.write(`${text}\n`)
 
 /** Everything is the same everywhere so long after all is mended. */
 const settleMs = 20_000
+/** By then all gateways have looked whether they heard of everything. */
+const onceMoreMs = 1_500
 
-/** What an instance is when it is not there, and when it leaves as soon as nothing is under way. */
+/** What an instance is: not there; else its weight and the seconds of its lease, and whether it leaves as soon as nothing is under way. */
 const gone = 'gone'
-const drained = 'drained'
+const stateOf = ({ weight, ttl }) => `${weight}/${ttl}`
+const partsOf = state => { const [weight, ttl] = state === gone ? [1, 0] : state.split(' ')[0].split('/').map(Number); return { weight, ttl } }
+const leaving = ' leaves'
+/** It may be gone by now. */
+const mayGo = state => state === gone || state.endsWith(leaving)
+
+/** What two agents want; it is one's, or nobody's. */
+const alias = 'wanted'
 
 const random = randomFrom(seed)
 const folder = await mkdtemp(join(tmpdir(), 'fleet-losses-'))
@@ -66,34 +75,41 @@ process.on('exit', () => gateways.end())
 function nextChange ({ agent, port, isOnly, id, random: own }) {
   const kind = own.next()
   if (kind < 0.55) {
-    const weight = own.integer(1, 9)
-    return { method: 'POST', path: '/registry/register', body: { name: agent, host: '127.0.0.1', port, weight, ...(own.chance(0.3) && { ttl: 3_600 }) }, state: weight }
+    const given = { ...(own.chance(0.7) && { weight: own.integer(2, 9) }), ...(own.chance(0.3) && { ttl: own.integer(3_000, 3_600) }) }
+    const aliases = isOnly && own.chance(0.3) && { aliases: own.chance(0.7) ? [alias] : [] }
+    // What is left out stays as it is, and an instance that has gone has nothing that could stay.
+    const from = state => mayGo(state) ? [gone, state] : [state]
+    return { method: 'POST', path: '/registry/register', body: { name: agent, host: '127.0.0.1', port, ...given, ...aliases }, becomes: state => from(state).map(before => stateOf({ ...partsOf(before), ...given })) }
   }
-  if (isOnly && kind < 0.75) return { method: 'DELETE', path: `/registry/${agent}`, state: gone }
+  if (isOnly && kind < 0.75) return { method: 'DELETE', path: `/registry/${agent}`, becomes: () => [gone] }
   const byAddress = `/registry/${agent}?host=127.0.0.1&port=${port}`
-  if (kind < 0.87) return { method: 'DELETE', path: byAddress, state: gone }
-  if (kind < 0.95 && id !== undefined) return { method: 'DELETE', path: `/registry/${agent}/instances/${id}`, state: gone }
-  return { method: 'DELETE', path: `${byAddress}&drain=true`, state: drained }
+  if (kind < 0.87) return { method: 'DELETE', path: byAddress, becomes: () => [gone] }
+  if (kind < 0.95 && id !== undefined) return { method: 'DELETE', path: `/registry/${agent}/instances/${id}`, becomes: () => [gone] }
+  return { method: 'DELETE', path: `${byAddress}&drain=true`, becomes: state => mayGo(state) ? [state] : [state + leaving] }
 }
 
 /** One change, of which the answer may be of the past: of 404 nothing is known but that whoever answered knew none. */
 async function change (instance) {
   const gateway = instance.random.pick(gateways.all)
-  const { method, path, body, state } = nextChange(instance)
+  const { method, path, body, becomes } = nextChange(instance)
   const { may } = instance
   const begun = performance.now()
   const answer = await ask(gateway, method, path, body)
+  const after = [...may].flatMap(becomes)
   note(`${gateway.name} ${method} ${path} ${JSON.stringify(body) ?? ''} ${answer.status} after ${(performance.now() - begun).toFixed(0)} ms, was ${[...may]}`)
   ledger.count(`answers of ${answer.status}`)
   if (answer.status === 200 || answer.status === 201) {
-    instance.may = new Set([state])
+    instance.may = new Set(after)
     if (body !== undefined) instance.id = answer.body.instance.id
   } else if (answer.status === 404 && method === 'DELETE') {
-    const wasThere = !may.has(gone) && !may.has(drained)
+    const wasThere = ![...may].some(mayGo)
+    if (wasThere && !hasLost) ledger.fault('lost', `${method} ${path} at ${gateway.name} was answered 404, and it is ${[...may].join(' or ')}`)
     if (wasThere) ledger.count('unknown where nobody was left who knew')
     instance.may = new Set(wasThere ? [...may, gone] : [gone])
   } else if (answer.status === 503) {
-    instance.may = new Set([...may, state])
+    instance.may = new Set([...may, ...after])
+  } else if (answer.status === 409 && body?.aliases?.includes(alias)) {
+    ledger.count('an alias that was another\'s')
   } else {
     ledger.fault('wrong', `${method} ${path} answered ${answer.status} ${JSON.stringify(answer.body)}`)
   }
@@ -115,6 +131,8 @@ function changeAll (mostPauseMs) {
 }
 
 const thaws = new Set()
+/** Whether data was lost in this round. */
+let hasLost = false
 
 /** Something becomes of one gateway's line, and may stay so until all is mended. */
 function disturb (own) {
@@ -167,6 +185,7 @@ function mend (own) {
 }
 
 async function lose (own) {
+  hasLost = true
   const isKill = own.chance(0.5)
   note(`Redis loses its data${isKill ? ', and is killed' : ''}`)
   ledger.count('losses of all data')
@@ -194,27 +213,30 @@ async function shared () {
   }
 }
 
-/** What each gateway has of each instance. */
+/** What each gateway has of each instance, and whose the alias is. */
 async function found () {
   return await Promise.all(gateways.all.map(async gateway => {
     const { body } = await ask(gateway, 'GET', '/registry')
-    const all = Object.entries(body).flatMap(([agent, { instances: some }]) => some.map(({ port, weight, state }) => [`${agent} ${port}`, state === 'draining' ? drained : weight]))
-    return new Map(all)
+    const all = Object.entries(body).flatMap(([agent, { instances: some }]) => some.map(({ port, weight, lease, state }) => [`${agent} ${port}`, stateOf({ weight, ttl: lease?.ttl_seconds ?? 0 }) + (state === 'draining' ? leaving : '')]))
+    const owners = Object.entries(body).filter(([, { friendly_names: names, instances: some }]) => some.length > 0 && names.includes(alias)).map(([agent]) => agent)
+    return new Map([...all, [alias, owners.join(' and ')]])
   }))
 }
 
 /** What is not as it must be: a column of the table and a sentence each. */
 function differences (registries) {
-  return instances.flatMap(({ key, may }) => {
+  const owners = new Set(registries.map(registry => registry.get(alias)))
+  const ofAlias = owners.size > 1 || [...owners].some(owner => owner.includes(' and ')) ? [['unequal', `the alias is ${[...owners].map(owner => owner || 'nobody').join(', ')}'s`]] : []
+  return ofAlias.concat(instances.flatMap(({ key, may }) => {
     const states = registries.map(registry => registry.get(key) ?? gone)
     const [state] = states
     const what = `${key} is ${states.join(', ')}, and may be ${[...may].join(' or ')}`
-    const mayBeGone = may.has(gone) || may.has(drained)
+    const mayBeGone = [...may].some(mayGo)
     if (states.some(other => other !== state)) return [['unequal', what]]
-    if (may.has(state) && state !== drained) return []
+    if (may.has(state) && !state.endsWith(leaving)) return []
     if (state === gone) return mayBeGone ? [] : [['lost', what]]
     return [[mayBeGone ? 'phantom' : 'stale', what]]
-  })
+  }))
 }
 
 /** Waits until all is as it must be, as long as it may take; counts what is not so then, and goes on from what is there. */
@@ -229,6 +251,11 @@ async function compare () {
     if (wrong.length === 0) break
     await delay(100)
   } while (performance.now() < until)
+  if (wrong.length === 0) { // and stays so
+    await delay(onceMoreMs)
+    registries = await found()
+    wrong = differences(registries)
+  }
   for (const [column, text] of wrong) ledger.fault(column, text)
   ledger.count('comparisons of all registries')
   for (const instance of instances) instance.may = new Set([registries[0].get(instance.key) ?? gone])
@@ -236,6 +263,7 @@ async function compare () {
 
 async function round (number) {
   const own = random.branch(`round ${number}`)
+  hasLost = false
   note(`round ${number}`)
   const end = changeAll(own.pick([20, 60, 200]))
   for (let left = own.integer(2, 8); left > 0; left--) {
