@@ -144,6 +144,7 @@ t.test('after 20 failures a minute an address gets 429 for bad tokens, and valid
   const refused = await bearer('/read', 'one-guess-more')
 
   t.match(refused.json(), { statusCode: 429, code: 'FLEET_RATE_LIMITED' })
+  t.match(refused.headers, { 'ratelimit-policy': '"guesses";q=20;w=60', ratelimit: /^"guesses";r=0;t=\d+$/ }, 'as every 429')
   t.equal(refused.headers['retry-after'], '3')
   t.equal((await ask('/read', { 'x-fleet-token': 'wrong-token' })).statusCode, 429, 'however it is sent')
   t.equal((await bearer('/read', secret)).statusCode, 200)
