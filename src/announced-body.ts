@@ -2,5 +2,5 @@
 import type { IncomingHttpHeaders } from 'node:http'
 
 export function announcesBody (headers: IncomingHttpHeaders): boolean {
-  return headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0'
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }

@@ -30,26 +30,29 @@ export function readForwarded ({ forwarded = '' }: IncomingHttpHeaders): Forward
   const elements: ForwardedElement[] = []
   const end = blankBefore(forwarded, forwarded.length)
   let soundFrom = end
-  let pairs: Record<string, string> = {}
-  for (let at = end; at > 0;) {
-    if (forwarded[at - 1] === ',') { // an empty element counts for nothing (RFC 9110 §5.6.1.2)
+  let pairs: Record<string, string> | null = null
+  let start = end
+  const close = () => {
+    if (pairs === null) return // an empty element counts for nothing (RFC 9110 §5.6.1.2)
+    elements.push(pairs)
+    pairs = null
+    soundFrom = start
+  }
+  for (let at = end; ;) {
+    const mark = forwarded[at - 1]
+    if (mark === undefined || mark === ',') close()
+    if (mark === undefined) break
+    if (mark === ',' || mark === ';') {
       at = blankBefore(forwarded, at - 1)
       continue
     }
-    const start = pairStart(forwarded, at)
+    start = pairStart(forwarded, at)
     const [, name, token, quoted] = pair.exec(forwarded.slice(start, at)) ?? []
     if (name === undefined) break
+    pairs ??= {}
     pairs[name.toLowerCase()] ??= token ?? quoted!.replace(/\\(.)/g, '$1')
     at = blankBefore(forwarded, start)
-    const before = forwarded[at - 1]
-    if (before === ';') {
-      at = blankBefore(forwarded, at - 1)
-      continue
-    }
-    if (before !== undefined && before !== ',') break
-    elements.push(pairs)
-    pairs = {}
-    soundFrom = start
+    if (at > 0 && forwarded[at - 1] !== ',' && forwarded[at - 1] !== ';') break
   }
   return { elements, text: forwarded.slice(soundFrom, end) }
 }

@@ -3,6 +3,9 @@
  * its rights for an explanation.
  */
 
+/** `Allow` where no path is asked for: what agents are usually asked with. */
+export const usualMethods = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'
+
 /** One pattern and what is behind it. */
 interface Entry<C> {
   readonly url: string

@@ -13,6 +13,7 @@ import { announcesBody } from './announced-body.ts'
 import { endLingering } from './linger.ts'
 import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
+import { usualMethods } from './route-table.ts'
 import { routableTarget } from './request-target.ts'
 
 /** Bytes of request line and header fields together; more is answered with 431. */
@@ -105,7 +106,7 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   server.on('checkExpectation', refuseExpectation)
   server.on('connect', (_request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())
-    afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS' } })))
+    afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: usualMethods } })))
   })
   return server
 }

@@ -1,6 +1,6 @@
 /**
- * Bodies that the gateway reads itself: JSON in UTF-8 as it stands, whatever charset is told (RFC 8259 §8.1, §11), and no longer silent than any other body. What agents get is
- * not read here.
+ * Bodies that the gateway reads itself: JSON in UTF-8 as it stands, whatever charset is told (RFC 8259 §8.1, §11), and no longer silent than any other
+ * body. What agents get is not read here.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { announcesBody } from '../../src/announced-body.ts'

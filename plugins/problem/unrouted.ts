@@ -5,17 +5,15 @@
 import type { FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type {} from '../auth/route-config.ts'
+import { usualMethods } from '../../src/route-table.ts'
 import type {} from './index.ts'
-
-/** For the server as a whole (RFC 9110 §9.3.7): what its agents may be asked with. */
-const allow = 'GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS'
 
 const unroutedPlugin: FastifyPluginAsync = async fastify => {
   const { problem } = fastify
   fastify.addHook('onRequest', function refuseUnrouted (request, reply, done) {
     if (!request.is404 && request.routeOptions.config.fleet?.isForPreflights !== true) return done()
     if (request.originalUrl !== '*') return done(problem.unrouted(request))
-    void reply.code(204).header('allow', allow).send()
+    void reply.code(204).header('allow', usualMethods).send() // of the server as a whole (RFC 9110 §9.3.7)
   })
 }
 

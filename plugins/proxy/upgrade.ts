@@ -9,6 +9,7 @@ import type { Duplex } from 'node:stream'
 import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
+import { announcesBody } from '../../src/announced-body.ts'
 import { endLingering } from '../../src/linger.ts'
 import { afterAnswers } from '../../src/pipelining.ts'
 
@@ -107,8 +108,7 @@ function divert (server: Server, take: UpgradeListener<boolean>): () => void {
 
 /** A handshake has no body (RFC 6455 §4.1), and in HTTP/1.0 there are no upgrades (RFC 9110 §7.8). */
 function isWebSocket ({ method, headers, httpVersion }: IncomingMessage): boolean {
-  const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
-  return method === 'GET' && httpVersion === '1.1' && !hasBody && offersWebSocket(headers.upgrade)
+  return method === 'GET' && httpVersion === '1.1' && !announcesBody(headers) && offersWebSocket(headers.upgrade)
 }
 
 /** Several protocols may be offered, and the server choose (RFC 9110 §7.8). */
