@@ -162,8 +162,7 @@ function endBehindRest (request: IncomingMessage): void {
   const { socket } = request
   if (request.complete || socket.destroyed) return
   const timer = setTimeout(() => { if (!request.complete && !socket.destroyed) endLingering(socket) }, unreadBodyMs)
-  socket.once('close', () => clearTimeout(timer))
-  request.once('close', () => clearTimeout(timer))
+  request.once('close', () => clearTimeout(timer)) // also when the connection ends first
 }
 
 /** Connections whose last answer was given, or waits for those before it. What else comes on them is not looked at. */

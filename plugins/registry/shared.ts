@@ -434,11 +434,11 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async register (registration) {
       refuseUnsynced()
       const { name, host, port } = registration
-      const { agent: local, instance, undo } = registry.register(registration)
       const authority = authorityOf(host, port)
+      const ofFile = registry.definitionOfFile(name, authority) // before it is registered: that undoes a DELETE
+      const { agent: local, instance, undo } = registry.register(registration)
       const saved = registry.exportInstance(name, authority)!
       const settings = settingFields(registration)
-      const ofFile = registry.definitionOfFile(name, authority)
       let answer: unknown[]
       try {
         answer = await change({

@@ -147,8 +147,13 @@ export function originOf (protocol: Protocol, authority: string): string {
 }
 
 /** What is said of the instance at this address now; undefined when the agent has none there. */
-export function definitionAt ({ file, found, api, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
-  return api.instances.get(authority) ?? (suppressed.has(authority) ? undefined : file?.instances.get(authority) ?? found.get(authority))
+export function definitionAt (entry: Entry, authority: string): InstanceDefinition | undefined {
+  return entry.api.instances.get(authority) ?? unregisteredAt(entry, authority)
+}
+
+/** The same without what was registered. */
+export function unregisteredAt ({ file, found, suppressed }: Entry, authority: string): InstanceDefinition | undefined {
+  return suppressed.has(authority) ? undefined : file?.instances.get(authority) ?? found.get(authority)
 }
 
 /** When the agent is forgotten, if nobody comes: never while it has instances or DNS may find some, nor when fleet.yaml gives it none on purpose. */

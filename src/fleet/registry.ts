@@ -8,7 +8,7 @@ import type { Agent } from './agent.ts'
 import type { AgentDefinition, InstanceDefinition, Registration, RegistryState, SavedInstance } from './definitions.ts'
 import { authorityOf } from './authority.ts'
 import type { Instance, Lease } from './instance.ts'
-import { definitionAt, fileOwners, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, yieldNames, type ApiInstance, type Entry, type LayerAt } from './layers.ts'
+import { definitionAt, fileOwners, isEmptyRegistration, layerAt, mergeLayers, namesOf, newEntry, originOf, restoreSettings, sameLayer, settingsOf, takeSettings, toLayer, Undone, unregisteredAt, yieldNames, type ApiInstance, type Entry, type LayerAt } from './layers.ts'
 import { Leases, type LeaseCount, type LeaseOver } from './leases.ts'
 import { nearestNames } from './nearest-names.ts'
 
@@ -342,10 +342,10 @@ export class Registry {
     return registered && savedOf(registered)
   }
 
-  /** What the file, or DNS, says of the agent's instance there. */
+  /** What the file, or DNS, says of the agent's instance there; undefined also where a DELETE took that out. */
   definitionOfFile (name: string, authority: string): InstanceDefinition | undefined {
     const entry = this.#entries.get(name)
-    return entry?.file?.instances.get(authority) ?? entry?.found.get(authority)
+    return entry && unregisteredAt(entry, authority)
   }
 
   /** Whether a registration, and not the file alone, has an instance of the agent there. */

@@ -100,6 +100,10 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
 
     t.match(await register(a, { name: 'planner', port: 32_130 }), { status: 201, body: { instance: { weight: 1, protocol: 'http', lease: null } } })
     t.match(await register(a, { name: 'mixed', port: 32_131 }), { status: 200, body: { instance: { weight: 4, protocol: 'http', lease: null } } }, 'but for what the file says')
+    for (const gateway of [a, await startGateway(t, { ...unprobed, ...ofFile })]) { // with others, or alone
+      t.match(await ask(gateway, 'DELETE', '/registry/mixed'), { status: 200 })
+      t.match(await register(gateway, { name: 'mixed', port: 32_131 }), { status: 201, body: { instance: { weight: 1 } } }, 'what a DELETE took out of the file counts for nothing')
+    }
     await until(() => ports(b, 'planner').length === 1, 'the other has it')
     t.match(b.registry.get('planner').instances, [{ weight: 1, protocol: 'http', lease: null }])
   })

@@ -1,6 +1,7 @@
 /** Bodies that the gateway does not pass on: those that it reads itself, and those behind a refusal. */
 import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
+import type { Socket } from 'node:net'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
 import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
@@ -30,6 +31,22 @@ t.test('a short body that comes behind its refusal leaves the connection as it i
   await client.until(/FLEET_NOT_FOUND/)
   client.send('{}GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n')
   await client.until(/\r\n\r\n\{"status":"ok"\}/)
+})
+
+t.test('however many refused bodies come on a connection, nothing of them stays on it', async t => {
+  const gateway = await startGateway(t, { auth: { secret } })
+  const sockets = new Set<Socket>()
+  gateway.server.on('connection', (socket: Socket) => sockets.add(socket))
+  const client = await rawClient(t, gateway.port)
+  const listeners: number[] = []
+  for (let count = 1; count <= 15; count++) {
+    client.send('POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n')
+    await client.until(new RegExp(`^(?:[^]*?FLEET_NOT_FOUND){${count}}`))
+    client.send('{}')
+    const [socket] = sockets
+    listeners.push(socket!.listenerCount('close'))
+  }
+  t.equal(listeners.at(-1), listeners[1])
 })
 
 t.test('a body that does not end behind its refusal ends the connection', async t => {
