@@ -32,11 +32,16 @@ export function relationOf (known: SharedPoint | null, origin: string): 'within'
 
 /** Whether data is what the known was made of, or an earlier state of that: a backup from before the last loss, or a server that had lagged behind. */
 export function isAncestor ({ epoch, version }: Pick<SharedPoint, 'epoch' | 'version'>, known: SharedPoint | null): boolean {
-  return known !== null && epoch !== known.epoch && entriesOf(known.origin ?? '').some(entry => includes(entry, `${epoch}:${version}`))
+  return known !== null && epoch !== known.epoch && isIn(known.origin ?? '', { epoch, version })
+}
+
+/** Whether the data with this origin was made of other data as that was at this version or later. */
+export function isIn (origin: string, { epoch, version }: Pick<SharedPoint, 'epoch' | 'version'>): boolean {
+  return entriesOf(origin).some(entry => includes(entry, `${epoch}:${version}`))
 }
 
 /** Which data, up to which version, data with this origin was made of; undefined where that is none. */
-export function parentOf (origin: string): { epoch: string, version: number } | undefined {
+function parentOf (origin: string): { epoch: string, version: number } | undefined {
   const [last] = entriesOf(origin)
   if (last === undefined) return undefined
   const [epoch = '', version] = last.split(':')

@@ -7,7 +7,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import type { Registry } from '../../src/fleet/registry.ts'
 import type { FoundData, KnownData } from './known-data.ts'
 import { isAncestor, knownOfParent, originOf, relationOf } from './lineage.ts'
-import type { OwnChange, OwnChanges } from './own-changes.ts'
+import type { PartChange, RecentChanges } from './recent-changes.ts'
 import type { Run } from './scripts.ts'
 import { changedEntryOf, entryOf } from './shared-agent.ts'
 
@@ -18,6 +18,8 @@ export interface Restoring {
   readonly registry: Registry
   readonly known: KnownData
   readonly log: FastifyBaseLogger
+  /** What was changed of late, and is part of what is known. */
+  readonly recent: RecentChanges
   /** Where changes are told. */
   readonly channel: string
   /** Whether all that Redis had is in the registry: nothing was left out by rules that are this gateway's own. */
@@ -25,13 +27,14 @@ export interface Restoring {
 }
 
 /** What is known here takes the place of data that Redis lost, wholly or in part. */
-export async function restore (found: FoundData, { registry, known, log, channel, isWhole }: Restoring, run: Run): Promise<void> {
+export async function restore (found: FoundData, { registry, known, recent, log, channel, isWhole }: Restoring, run: Run): Promise<void> {
   const { epoch, version } = found
   const entries = everythingIn(registry)
   const own = known.point
   const isLater = epoch === '' || (epoch === own?.epoch && own.version >= version) || isAncestor(found, own)
   const madeOf = originOf(!isLater ? found : isWhole() || own === null ? own : { ...own, version: 0 }) // so that others know more
-  const data = [randomBytes(8).toString('hex'), known.version, madeOf, JSON.stringify(entries), isLater && isWhole() ? 'all' : '']
+  const changes = recent.missingIn('', isWhole() ? own : null).flatMap(({ name, part, version: changedAt }) => [`${name} ${part}`, changedAt])
+  const data = [randomBytes(8).toString('hex'), known.version, madeOf, JSON.stringify(entries), isLater && isWhole() ? 'all' : '', JSON.stringify(changes)]
   const restored = await run('restore', '', epoch, channel, ...data)
   if (restored !== 1) return
   if (entries.length === 0 && known.epoch === undefined) log.info('Redis had no registry yet')
@@ -54,19 +57,19 @@ export async function merge ({ epoch, origin }: FoundData, { registry, known, ch
 }
 
 /**
- * Makes other data have what this gateway has changed and others may not have heard of, as it is by now, but for what was changed later: there, or in the
- * data that it was made of by who knows that. When the data was written again long ago nobody can tell. @returns whether that is done
+ * Makes other data have what was changed of late and is not part of what that was made of, as it is here by now, but for what was changed later: there, or in
+ * the data that it was made of by who knows that. When the data was written again long ago nobody can tell. @returns whether that is done
  */
-export async function repeat ({ epoch, origin }: FoundData, own: OwnChanges, { registry, known, channel, log }: Restoring, run: Run): Promise<boolean> {
-  const missing = own.missingIn(origin, known.point)
+export async function repeat ({ epoch, origin }: FoundData, { registry, known, recent, channel, log, isWhole }: Restoring, run: Run): Promise<boolean> {
+  const missing = recent.missingIn(origin, isWhole() ? known.point : null)
   if (missing.length === 0) return true
   const agents = new Map(registry.exportState().agents.map(agent => [agent.name, agent]))
-  const byName = new Map<string, OwnChange[]>()
+  const byName = new Map<string, PartChange[]>()
   for (const change of missing) byName.set(change.name, [...byName.get(change.name) ?? [], change])
   const entries = Array.from(byName, ([name, changes]) => changedEntryOf(name, agents.get(name), changes))
   const made = await run('again', '', epoch, channel, JSON.stringify(entries), origin)
   if (made === -1) return false
-  if (made !== 0) log.warn({ changes: made }, 'Redis had lost its registry, and had it again without some changes of this gateway; they were made again')
+  if (made !== 0) log.warn({ changes: made }, 'Redis had lost its registry, and had it again without some changes that this gateway knows; they were made again')
   return true
 }
 

@@ -3,9 +3,10 @@
  * all in a line `epoch version kind name authority`; what it came to, they read themselves.
  *
  * `meta` has the epoch (which data this is), the version, the origin (which data a restored epoch was made of, and that of which, `epoch:version` each),
- * when a gateway last looked, and whether too many leases are over. `touched` has what was changed since an epoch began, `name authority`, `name ` for
- * all of an agent and `name =` for its settings: gateways that come later with what they know leave that alone. It is a sorted set: a change that was made again is there
- * with its version in the data that was lost, since who knows more of that than it knows better. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
+ * when a gateway last looked, and whether too many leases are over. An epoch's versions are later than all of the data that it was made of, so which of
+ * two changes is the later one can be told across losses. `touched` has what was changed since an epoch began, and of late before that, as far as who wrote it
+ * knew, with the version of that: `name authority`, `name ` for all of an agent and `name =` for its settings. Gateways that come later with what they know
+ * leave alone what is later than that. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
  * (`d:authority`), and until when a gateway says that one which drains has requests of it (`b:authority gateway`). Leases are a sorted set by expiry,
  * and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts). Leases of instances
  * that drain are in `drains`: they have said goodbye, so their end says nothing of others. `lapses` has who left, by when that counts no more.
@@ -18,8 +19,8 @@ const stillMs = 3_000
 /** By then every gateway knows of a drain, and has said whether requests of it are under way. */
 const drainMs = 2_000
 
-/** Of what was changed in this data: later than any version of the one before. */
-const later = Number.MAX_SAFE_INTEGER
+/** An epoch's first version is the time in microseconds; but, whatever the clock says, so much more than what is known of the data before: others may have changed more. */
+const unknownVersions = 2 ** 20
 
 /** For so long after data was lost a gateway may come that knows more of it than the one that wrote it again. */
 const touchedMs = 10 * 60_000
@@ -76,11 +77,12 @@ end
 local function tell (kind, name, authority)
   told = told + 1
   local version = redis.call('HINCRBY', meta, 'version', 1)
-  redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. ' ' .. version .. ' ' .. kind .. ' ' .. name .. ' ' .. authority)
+  redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. string.format(' %.0f ', version) .. kind .. ' ' .. name .. ' ' .. authority)
+  return version
 end
 
 local function touch (member, version)
-  if redis.call('EXISTS', touched) == 1 then redis.call('ZADD', touched, 'GT', version or ${later}, member) end
+  if redis.call('EXISTS', touched) == 1 then redis.call('ZADD', touched, 'GT', version, member) end
 end
 
 -- Whether a part of an agent was changed later than at this version of the data before.
@@ -92,9 +94,11 @@ local function isTouched (name, part, version)
   return false
 end
 
-local function tellChange (kind, name, authority)
-  touch(name .. ' ' .. authority)
-  tell(kind, name, authority)
+-- Parts are authorities, and '=' for settings: who hears of it must know of these as well.
+local function tellChange (kind, name, authority, parts)
+  local version = tell(kind, name, #parts == 2 and parts[2] == '=' and authority .. ' =' or authority)
+  touch(name .. ' ' .. authority, version)
+  for _, part in ipairs(parts) do touch(name .. ' ' .. part, version) end
 end
 
 local function ownerOf (name)
@@ -250,6 +254,12 @@ return { redis.call('HGET', meta, 'epoch') or '', redis.call('HGET', meta, 'vers
 standStill()
 return 1`,
 
+  /** → epoch, then members of touched and their versions */
+  touched: `
+local answer = redis.call('ZRANGE', touched, 0, -1, 'WITHSCORES')
+table.insert(answer, 1, redis.call('HGET', meta, 'epoch') or '')
+return answer`,
+
   /** → epoch, version, fields of the agent, how many changes were told: the last ones up to this version */
   read: 'return read(agent)',
 
@@ -297,8 +307,7 @@ local member = name .. ' ' .. authority
 endLease(member)
 redis.call('ZREM', lapses, member)
 if instance.ttlMs then redis.call('ZADD', leases, now + instance.ttlMs, member) end
-if parts[2] then touch(name .. ' =') end
-tellChange('put', name, authority)
+tellChange('put', name, authority, parts)
 local answer = changed(parts)
 answer[6] = isNew and 1 or 0
 return answer`,
@@ -315,7 +324,7 @@ if kind == 'drained' then
 end
 local parts = authority == '' and authoritiesOf(agent) or { authority }
 if authority == '' then removeAll(agent, name) else removeInstance(agent, name, authority) end
-tellChange(kind, name, authority)
+tellChange(kind, name, authority, parts)
 return changed(parts)`,
 
   /** deadline, name, authority → as write */
@@ -326,7 +335,7 @@ local name, authority = ARGV[4], ARGV[5]
 if redis.call('HEXISTS', agent, 'i:' .. authority) == 1 then
   redis.call('HSET', agent, 'd:' .. authority, now)
   drainLease(name .. ' ' .. authority)
-  tellChange('put', name, authority)
+  tellChange('put', name, authority, { authority })
   return changed({ authority })
 end
 return changed({})`,
@@ -362,7 +371,7 @@ end
 local function drop (member, name, authority)
   if redis.call('TYPE', agent .. name).ok == 'hash' then removeInstance(agent .. name, name, authority) end
   endLease(member)
-  tellChange('lapsed', name, authority)
+  tellChange('lapsed', name, authority, { authority })
 end
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', drains, '-inf', now)) do drop(member, nameAndAuthority(member)) end
 redis.call('ZREMRANGEBYSCORE', lapses, '-inf', now)
@@ -394,8 +403,8 @@ end
 return left`,
 
   /**
-   * new epoch, version known, origin, agents in JSON, whether they are all that there was: writes them where data is gone, or older than what is known
-   * → whether it did
+   * new epoch, version known, origin, agents in JSON, whether they are all that there was, what was changed of late and when (members of touched and versions, in JSON):
+   * writes them where data is gone, or older than what is known → whether it did
    */
   restore: `
 local found = redis.call('HGET', meta, 'epoch') or ''
@@ -404,10 +413,13 @@ local entries, isLatest = cjson.decode(ARGV[6]), ARGV[7] == 'all'
 redis.call('DEL', touched, lapses)
 if isLatest then leaveOut(entries, 0) end
 for _, entry in ipairs(entries) do add(entry, isLatest, 0) end
-redis.call('ZADD', touched, ${later}, '')
+local version = math.max(time[1] * 1000000 + time[2], ARGV[4] + ${unknownVersions})
+redis.call('ZADD', touched, 0, '')
+local changes = cjson.decode(ARGV[8])
+for index = 1, #changes, 2 do touch(changes[index], changes[index + 1]) end
 redis.call('PEXPIRE', touched, ${touchedMs})
 redis.call('HDEL', meta, 'massive', 'calmSince')
-redis.call('HSET', meta, 'epoch', ARGV[3], 'version', ARGV[4], 'origin', ARGV[5], 'seen', now)
+redis.call('HSET', meta, 'epoch', ARGV[3], 'version', string.format('%.0f', version), 'origin', ARGV[5], 'seen', now)
 tell('all', '', '')
 return 1`,
 

@@ -2,7 +2,7 @@
 import type { RegistrationHostRules } from '../../src/fleet/address.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import type { Registration, RegistryState, SharedAgent } from '../../src/fleet/registry.ts'
-import { settingsPart, type OwnChange } from './own-changes.ts'
+import { settingsPart, type PartChange } from './recent-changes.ts'
 import { asOfThisVersion, keptPolicies, readKeptAgent } from './kept-state.ts'
 
 type KeptAgent = RegistryState['agents'][number]
@@ -62,7 +62,7 @@ export interface ChangedEntry extends AgentEntry {
 }
 
 /** @param agent undefined when nothing is registered of it any more */
-export function changedEntryOf (name: string, agent: KeptAgent | undefined, changes: readonly OwnChange[]): ChangedEntry {
+export function changedEntryOf (name: string, agent: KeptAgent | undefined, changes: readonly PartChange[]): ChangedEntry {
   const versions = Object.fromEntries(changes.map(({ part, version }) => [part, version]))
   if (agent === undefined) delete versions[settingsPart]
   const instances = (agent?.instances ?? []).filter(({ host, port }) => authorityOf(host, port) in versions)

@@ -20,7 +20,7 @@ import { createSubscription } from '../../src/redis-subscription.ts'
 import { AgentReads } from './agent-reads.ts'
 import { KnownData, type FoundData } from './known-data.ts'
 import { isAncestor, type SharedPoint } from './lineage.ts'
-import { OwnChanges, settingsPart } from './own-changes.ts'
+import { RecentChanges, settingsPart } from './recent-changes.ts'
 import { RedisClock } from './redis-clock.ts'
 import type { Registrations } from './registrations.ts'
 import { merge, repeat, restore } from './restoring.ts'
@@ -77,12 +77,12 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let bulk: Redis | null = null
   const gatewayId = randomBytes(6).toString('hex')
   const known = new KnownData(kept)
-  const own = new OwnChanges()
+  const recent = new RecentChanges(clock)
   const reads = new AgentReads()
   const drains = new SharedDrains(registry)
   /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
   const notWhole = new Set<string>()
-  const restoring = { registry, known, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
+  const restoring = { registry, known, recent, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
   /** Whether the registry is what Redis has, but for messages that are on their way. */
   let isSynced = false
   let hasBeenRead = false
@@ -166,7 +166,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
     if (told === 1 && isSynced && version === known.version + 1) known.hearOf(name, version)
     apply(name, answer, isRemoved)
-    own.add(epoch, version, name, answer[4] as string[], known.point)
+    recent.made(epoch, version, name, answer[4] as string[])
     if (dirty.size > 0) readSoon()
     await peers?.ask('workers', topic, { name, isRemoved })
     return answer
@@ -249,13 +249,15 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       toldEarly.push(message)
       return
     }
-    const [epoch = '', text = '', kind = '', name = '', authority = ''] = message.split(' ')
+    const [epoch = '', text = '', kind = '', name = '', authority = '', settings] = message.split(' ')
     const version = Number(text)
     if (!Number.isSafeInteger(version) || (kind !== 'all' && !nameForm.test(name))) return // no gateway has written that
     if (epoch !== known.epoch || version > known.version + 1) return resync()
     if (version <= known.version) return
     if (kind === 'all') return known.hear(version)
     if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
+    if (authority !== '') recent.told(epoch, version, name, settings === settingsPart ? [authority, settingsPart] : [authority], known.point?.epoch)
+    else if (kind === 'removed') recent.told(epoch, version, name, registry.registeredAt(name), known.point?.epoch)
     dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
     known.hearOf(name, version)
     readSoon()
@@ -300,7 +302,8 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
         continue
       }
       if (epoch !== known.epoch) {
-        const isAdded = await merge(found, restoring, runAtLength) && await repeat(found, own, restoring, runAtLength)
+        // What was changed last comes first: whoever then takes this data for its own, with more of the rest, leaves that alone.
+        const isAdded = await repeat(found, restoring, runAtLength) && await merge(found, restoring, runAtLength)
         if (isAdded) found = await lookAt() // what was added is part of what is read
         if (!isAdded || found.epoch !== epoch) {
           isDoubtful = true
@@ -313,7 +316,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       toldEarly = null
       for (const message of told) heard(message) // what changes from here on is read once more
       const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
-      let isSame = true
+      let isSame = await readRecent(runAtLength) // before what it came to
       for (let from = 0; isSame && from < names.length; from += chunk) {
         isSame = (await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))).every(Boolean)
       }
@@ -325,6 +328,17 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     wake()
     log.info({ version: known.version }, 'The registry is shared')
     await readDirty()
+  }
+
+  /** Which parts were changed of late is told only to who is there. @returns whether the data is the one that is known */
+  async function readRecent (read: Run): Promise<boolean> {
+    const [epoch = '', ...changes] = await read('touched', '') as string[]
+    if (epoch !== known.epoch) return false
+    for (let index = 0; index < changes.length; index += 2) {
+      const [name = '', part = ''] = changes[index]!.split(' ')
+      if (part !== '') recent.told(epoch, Number(changes[index + 1]), name, [part], known.point?.epoch)
+    }
+    return true
   }
 
   /** Sees whether a change was made that was not told here, or other data is there. */

@@ -166,6 +166,46 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     }
   })
 
+  for (const isUnknownFirst of [true, false]) {
+    for (const isSame of [true, false]) {
+      await t.test(`when data is lost twice, what was changed in between stands${isSame ? ', and is the later one' : ' beside what nobody had heard of'}, whoever comes ${isUnknownFirst ? 'first' : 'last'}`, async t => {
+        const { a, b, lineOfA, lineOfB } = await twoOn(t)
+        const lineOfC = await cutter(t, redis)
+        const [c] = await gatewaysOn(t, lineOfC.url, 1) as [ListeningGateway]
+        const name = `planner-${isUnknownFirst}-${isSame}`
+        await register(a, { name, port: 32_141, weight: 3 })
+        for (const gateway of [b, c]) await until(() => ports(gateway, name).length === 1, 'all have it')
+        await lineOfC.cut()
+        lineOfA.deafen()
+        t.equal((await register(b, { name: 'other', port: 32_142 })).status < 300, true)
+        lineOfB.mute()
+        t.equal((await register(a, { name, port: 32_141, weight: 2 })).status, 200)
+        for (const line of [lineOfA, lineOfB]) await line.cut()
+
+        await redis.restart({ empty: true })
+        await lineOfB.mend()
+        await sharing(b)
+        t.equal(b.registry.get(name).instances[0]?.weight, 3, 'it had not heard of the change')
+        t.equal((await register(b, isSame ? { name, port: 32_141, weight: 5 } : { name: `${name}-since`, port: 32_143 })).status < 300, true)
+        await lineOfB.cut()
+
+        await redis.restart({ empty: true })
+        await lineOfC.mend()
+        await sharing(c)
+        for (const [gateway, line] of isUnknownFirst ? [[a, lineOfA], [b, lineOfB]] as const : [[b, lineOfB], [a, lineOfA]] as const) {
+          await line.mend()
+          await sharing(gateway)
+        }
+
+        for (const gateway of [a, b, c]) {
+          await until(() => gateway.registry.find(name)?.instances[0]?.weight === (isSame ? 5 : 2), 'it has the later weight')
+          if (!isSame) await until(() => ports(gateway, `${name}-since`).length === 1, 'it has what was registered since')
+          await until(() => ports(gateway, 'other').length === 1, 'it has the rest')
+        }
+      })
+    }
+  }
+
   await t.test('an agent that was removed and registered anew has what came anew, and what came since', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const port of [32_101, 32_102]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })

@@ -4,7 +4,6 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import type { FleetRedis } from '../../plugins/redis/index.ts'
-import { OwnChanges } from '../../plugins/registry/own-changes.ts'
 import { shareRegistrations } from '../../plugins/registry/shared.ts'
 import { instanceFields, type ChangedEntry } from '../../plugins/registry/shared-agent.ts'
 import { build } from '../helpers/registry-alone.ts'
@@ -22,14 +21,17 @@ class FakeRedis extends EventEmitter {
   deadline = NaN
   /** What the data was made of that was written again. */
   restoredOf: string | undefined
+  /** Parts that were changed since the data was made, and versions. */
+  readonly touched: string[]
   /** What was made again. */
   readonly again: ChangedEntry[]
 
-  constructor ({ reads = [], connections = [], answers = new Map(), again = [] }: Partial<Pick<FakeRedis, 'reads' | 'connections' | 'answers' | 'again'>> = {}) {
+  constructor ({ reads = [], connections = [], answers = new Map(), touched = [], again = [] }: Partial<Pick<FakeRedis, 'reads' | 'connections' | 'answers' | 'touched' | 'again'>> = {}) {
     super()
     this.reads = reads
     this.connections = connections
     this.answers = answers
+    this.touched = touched
     this.again = again
     connections.push(this)
   }
@@ -49,6 +51,7 @@ class FakeRedis extends EventEmitter {
       }
       if (name === 'fleet_again') this.answers.set('fleet_look', ['again', '12', args[11], '0'])
       if (name === 'fleet_again') this.again.push(...JSON.parse(args[10] as string) as ChangedEntry[]) // behind the keys, the epoch and the channel
+      if (name === 'fleet_touched') return [(this.answers.get('fleet_look') as string[] | undefined)?.[0] ?? 'epoch', ...this.touched]
       return this.answers.get(name) ?? ['epoch', '1', '', '0']
     }
     Object.assign(this, { [name]: name === 'fleet_read' ? read : answer })
@@ -266,14 +269,14 @@ t.test('by when a change has to be there is not put off by an answer that took l
   t.ok(client.deadline <= performance.now() - before + 1_000_000 + client.options.commandTimeout)
 })
 
-t.test('what was changed before all that came earlier was known is made again in data without it, as it is by now', async t => {
+t.test('what was changed of late is made again in data without it, as it is by now; of what others changed what is known', async t => {
   for (const [origin, expected, isAllKnown = false] of [
     ['epoch:1', [['gone', 5, ['localhost:2']], ['stays', 4, []], ['left', 6, ['localhost:3']]]],
     ['epoch:4', [['gone', 5, ['localhost:2']], ['left', 6, ['localhost:3']]]],
     ['epoch:6', []],
-    ['', []],
-    ['other:9 epoch:1', []],
-    ['epoch:1', [], true]
+    ['', [['gone', 5, ['localhost:2']], ['stays', 4, []], ['left', 6, ['localhost:3']]]],
+    ['other:9 epoch:4', [['gone', 5, ['localhost:2']], ['left', 6, ['localhost:3']]]],
+    ['epoch:1', [['gone', 5, ['localhost:2']], ['stays', 4, []], ['left', 7, ['localhost:3']], ['slow', 2, []]], true]
   ] as const) {
     const { client, shared, tell, at, register, lose } = await sharing(t)
     await tell('epoch 2 put slow localhost:5') // and is not read
@@ -301,10 +304,20 @@ t.test('what was changed before all that came earlier was known is made again in
   }
 })
 
-t.test('what is known by now is forgotten, however much was changed', async t => {
-  const own = new OwnChanges()
-  for (let version = 2; version < 1_000; version++) own.add('epoch', version, `agent-${version}`, ['localhost:1', '='], { epoch: 'epoch', version: version - 10 })
-  t.equal(own.missingIn('epoch:0', { epoch: 'epoch', version: 0 }).filter(({ version }) => version < 800).length, 0)
-  t.equal(own.missingIn('epoch:0', { epoch: 'epoch', version: 989 }).length, 20)
-  t.equal(own.missingIn('epoch:995', { epoch: 'epoch', version: 989 }).length, 8)
+t.test('what others changed is known from what Redis tells of late changes, where it was not heard of, and from what was told of settings', async t => {
+  const { client, tell, at, lose } = await sharing(t)
+  client.touched.push('', '0', 'planner localhost:1', '5', 'planner =', '4')
+  client.answers.set('fleet_look', ['epoch', '8', '', '0'])
+  await tell('epoch 8 put coder localhost:2') // what was told in between was not heard
+  await nextTurn()
+  await tell('epoch 9 put writer localhost:3 =')
+  await nextTurn()
+  const read = async () => { for (const answer of client.reads.splice(0)) answer(['epoch', '9', at(1), 0]) }
+  await read()
+  await nextTurn()
+  await read()
+  await nextTurn()
+
+  await lose('epoch:3')
+  t.same(client.again.map(({ name, versions }) => [name, versions]).sort(), [['planner', { 'localhost:1': 5 }], ['writer', { 'localhost:3': 9, '=': 9 }]])
 })

@@ -62,7 +62,7 @@ const ledger = createLedger({
 
 /** Agents that several clients have an instance of, and agents of one client, which removes them as a whole as well. */
 const instances = [['a', 1], ['a', 2], ['b', 1], ['b', 2], ['c', 1], ['c', 2], ['s', 1], ['t', 1]].map(([agent, place], index) => ({
-  agent, port: 9_000 + place, isOnly: agent >= 's', key: `${agent} ${9_000 + place}`, id: undefined, may: new Set([gone]), random: random.branch(`client ${index}`)
+  agent, port: 9_000 + place, isOnly: agent >= 's', key: `${agent} ${9_000 + place}`, id: undefined, may: new Set([gone]), was: new Set([gone]), random: random.branch(`client ${index}`)
 }))
 
 const [redisPort, ...linePorts] = await freePorts(4)
@@ -72,13 +72,13 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exi
 const gateways = await startGateways({ folder, main: options.main, redisPort, ports: linePorts, yaml: 'health: {interval: 1h}\n', ledger, openLine: openLaggingLine })
 process.on('exit', () => gateways.end())
 
-function nextChange ({ agent, port, isOnly, id, random: own }) {
+function nextChange ({ agent, port, isOnly, id, was, random: own }) {
   const kind = own.next()
   if (kind < 0.55) {
     const given = { ...(own.chance(0.7) && { weight: own.integer(2, 9) }), ...(own.chance(0.3) && { ttl: own.integer(3_000, 3_600) }) }
     const aliases = isOnly && own.chance(0.3) && { aliases: own.chance(0.7) ? [alias] : [] }
-    // What is left out stays as it is, and an instance that has gone has nothing that could stay.
-    const from = state => mayGo(state) ? [gone, state] : [state]
+    // What is left out stays as it is, and an instance that has gone has nothing that could stay. Where data was lost, it is what the gateway knew that wrote it again.
+    const from = state => hasLost ? [...was] : mayGo(state) ? [gone, state] : [state]
     return { method: 'POST', path: '/registry/register', body: { name: agent, host: '127.0.0.1', port, ...given, ...aliases }, becomes: state => from(state).map(before => stateOf({ ...partsOf(before), ...given })) }
   }
   if (isOnly && kind < 0.75) return { method: 'DELETE', path: `/registry/${agent}`, becomes: () => [gone] }
@@ -86,6 +86,12 @@ function nextChange ({ agent, port, isOnly, id, random: own }) {
   if (kind < 0.87) return { method: 'DELETE', path: byAddress, becomes: () => [gone] }
   if (kind < 0.95 && id !== undefined) return { method: 'DELETE', path: `/registry/${agent}/instances/${id}`, becomes: () => [gone] }
   return { method: 'DELETE', path: `${byAddress}&drain=true`, becomes: state => mayGo(state) ? [state] : [state + leaving] }
+}
+
+/** `was` is all that it was since all gateways were held against it. */
+function becameOneOf (instance, states) {
+  instance.may = new Set(states)
+  for (const state of [gone, ...states]) instance.was.add(state)
 }
 
 /** One change, of which the answer may be of the past: of 404 nothing is known but that whoever answered knew none. */
@@ -99,15 +105,15 @@ async function change (instance) {
   note(`${gateway.name} ${method} ${path} ${JSON.stringify(body) ?? ''} ${answer.status} after ${(performance.now() - begun).toFixed(0)} ms, was ${[...may]}`)
   ledger.count(`answers of ${answer.status}`)
   if (answer.status === 200 || answer.status === 201) {
-    instance.may = new Set(after)
+    becameOneOf(instance, after)
     if (body !== undefined) instance.id = answer.body.instance.id
   } else if (answer.status === 404 && method === 'DELETE') {
     const wasThere = ![...may].some(mayGo)
     if (wasThere && !hasLost) ledger.fault('lost', `${method} ${path} at ${gateway.name} was answered 404, and it is ${[...may].join(' or ')}`)
     if (wasThere) ledger.count('unknown where nobody was left who knew')
-    instance.may = new Set(wasThere ? [...may, gone] : [gone])
+    becameOneOf(instance, wasThere || hasLost ? [...may, gone] : [gone]) // who knew it may not have told yet
   } else if (answer.status === 503) {
-    instance.may = new Set([...may, ...after])
+    becameOneOf(instance, [...may, ...after])
   } else if (answer.status === 409 && body?.aliases?.includes(alias)) {
     ledger.count('an alias that was another\'s')
   } else {
@@ -258,7 +264,10 @@ async function compare () {
   }
   for (const [column, text] of wrong) ledger.fault(column, text)
   ledger.count('comparisons of all registries')
-  for (const instance of instances) instance.may = new Set([registries[0].get(instance.key) ?? gone])
+  for (const instance of instances) {
+    instance.was.clear()
+    becameOneOf(instance, [registries[0].get(instance.key) ?? gone])
+  }
 }
 
 async function round (number) {
@@ -276,7 +285,10 @@ async function round (number) {
     await delay(own.integer(50, 700))
     disturb(own)
   }
-  if (own.chance(0.35)) await lose(own)
+  for (let more = own.pick([0, 0, 1, 2]); more > 0; more--) { // before all have what was written again
+    await delay(own.integer(0, 300))
+    await lose(own)
+  }
   await delay(own.integer(0, 1_500))
   await end()
   mend(own)
