@@ -19,7 +19,11 @@ const stillMs = 3_000
 /** By then every gateway knows of a drain, and has said whether requests of it are under way. */
 const drainMs = 2_000
 
-/** An epoch's first version is the time in microseconds; but, whatever the clock says, so much more than what is known of the data before: others may have changed more. */
+/**
+ * An epoch's first version is the time, so many of them a millisecond: nobody changes more, and Lua writes what comes of it digit by digit. But, whatever the
+ * clock says, it is so much more than what is known of the data before: others may have changed more.
+ */
+const versionsPerMs = 10
 const unknownVersions = 2 ** 20
 
 /** For so long after data was lost a gateway may come that knows more of it than the one that wrote it again. */
@@ -413,7 +417,7 @@ local entries, isLatest = cjson.decode(ARGV[6]), ARGV[7] == 'all'
 redis.call('DEL', touched, lapses)
 if isLatest then leaveOut(entries, 0) end
 for _, entry in ipairs(entries) do add(entry, isLatest, 0) end
-local version = math.max(time[1] * 1000000 + time[2], ARGV[4] + ${unknownVersions})
+local version = math.max(now * ${versionsPerMs}, ARGV[4] + ${unknownVersions})
 redis.call('ZADD', touched, 0, '')
 local changes = cjson.decode(ARGV[8])
 for index = 1, #changes, 2 do touch(changes[index], changes[index + 1]) end

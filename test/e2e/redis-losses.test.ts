@@ -206,6 +206,40 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     }
   }
 
+  await t.test('when data is lost twice, what somebody who is gone had changed in between is known to who was told, settings as well', async t => {
+    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    const [lineOfC, lineOfD] = [await cutter(t, redis), await cutter(t, redis)]
+    const [[c], [d]] = await Promise.all([lineOfC, lineOfD].map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway]]
+    const planner = { name: 'planner', port: 32_151 }
+    await register(a, { ...planner, weight: 3, metadata: { of: 'before' } })
+    for (const gateway of [b, c, d]) await until(() => ports(gateway, 'planner').length === 1, 'all have it')
+    await lineOfD.cut()
+    lineOfA.deafen()
+    t.equal((await register(b, { name: 'other', port: 32_152 })).status, 201)
+    await until(() => ports(c, 'other').length === 1, 'another has it')
+    for (const line of [lineOfB, lineOfC]) line.mute()
+    t.equal((await register(a, { ...planner, weight: 2, metadata: { of: 'unknown' } })).status, 200)
+    for (const line of [lineOfA, lineOfB, lineOfC]) await line.cut()
+
+    await redis.restart({ empty: true })
+    for (const line of [lineOfB, lineOfC]) await line.mend()
+    for (const gateway of [b, c]) await sharing(gateway)
+    t.equal((await register(c, { ...planner, weight: 5, metadata: { of: 'since' } })).status, 200)
+    await until(() => b.registry.get('planner').instances[0]?.weight === 5, 'the other was told')
+    await lineOfB.cut()
+    await c.close()
+
+    await redis.restart({ empty: true })
+    for (const [gateway, line] of [[d, lineOfD], [b, lineOfB], [a, lineOfA]] as const) {
+      await line.mend()
+      await sharing(gateway)
+    }
+    for (const gateway of [a, b, d]) {
+      await until(() => gateway.registry.find('planner')?.instances[0]?.weight === 5 && ports(gateway, 'other').length === 1, 'it has what was changed last')
+      t.match(gateway.registry.get('planner'), { metadata: { of: 'since' } })
+    }
+  })
+
   await t.test('an agent that was removed and registered anew has what came anew, and what came since', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const port of [32_101, 32_102]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })
