@@ -17,48 +17,40 @@ export function originOf (known: SharedPoint | null): string {
   return [`${epoch}:${version}`, ...entriesOf(origin)].slice(0, mostOrigins).join(' ')
 }
 
+/** Which data, each up to which version, data with this origin was made of, the last first. */
+export function madeOf (origin: string): ReadonlyMap<string, number> {
+  return new Map(entriesOf(origin).map(entry => {
+    const [epoch = '', version] = entry.split(':')
+    return [epoch, Number(version)]
+  }))
+}
+
+/** Whether that is this data among others, up to the same version or a later one. */
+export function includes (versions: ReadonlyMap<string, number>, { epoch, version }: Pick<SharedPoint, 'epoch' | 'version'>): boolean {
+  return (versions.get(epoch) ?? -1) >= version
+}
+
 /**
  * What is known, beside other data with this origin: all of it is in there (`within`), it goes on from what the data was made of (`beyond`), so that it also
  * says who has left since, or nothing can be told (`beside`).
  */
 export function relationOf (known: SharedPoint | null, origin: string): 'within' | 'beyond' | 'beside' {
   if (known === null) return 'beside'
-  const madeOf = entriesOf(origin)
-  const [own, ...before] = entriesOf(originOf(known))
-  if (madeOf.some(entry => includes(entry, own!))) return 'within'
-  const [last] = madeOf
-  return last === undefined || [own!, ...before].some(entry => includes(entry, last)) ? 'beyond' : 'beside'
+  const there = madeOf(origin)
+  if (includes(there, known)) return 'within'
+  const [last] = there
+  return last === undefined || includes(madeOf(originOf(known)), { epoch: last[0], version: last[1] }) ? 'beyond' : 'beside'
 }
 
 /** Whether data is what the known was made of, or an earlier state of that: a backup from before the last loss, or a server that had lagged behind. */
-export function isAncestor ({ epoch, version }: Pick<SharedPoint, 'epoch' | 'version'>, known: SharedPoint | null): boolean {
-  return known !== null && epoch !== known.epoch && isIn(known.origin ?? '', { epoch, version })
-}
-
-/** Whether the data with this origin was made of other data as that was at this version or later. */
-export function isIn (origin: string, { epoch, version }: Pick<SharedPoint, 'epoch' | 'version'>): boolean {
-  return entriesOf(origin).some(entry => includes(entry, `${epoch}:${version}`))
-}
-
-/** Which data, up to which version, data with this origin was made of; undefined where that is none. */
-function parentOf (origin: string): { epoch: string, version: number } | undefined {
-  const [last] = entriesOf(origin)
-  if (last === undefined) return undefined
-  const [epoch = '', version] = last.split(':')
-  return { epoch, version: Number(version) }
+export function isAncestor (data: Pick<SharedPoint, 'epoch' | 'version'>, known: SharedPoint | null): boolean {
+  return known !== null && data.epoch !== known.epoch && includes(madeOf(known.origin ?? ''), data)
 }
 
 /** Up to which version it is known what data with this origin was made of; -1 where nothing is. */
 export function knownOfParent (known: SharedPoint | null, origin: string): number {
-  const parent = parentOf(origin)
-  const own = entriesOf(originOf(known)).map(entry => parentOf(entry)!).find(({ epoch }) => epoch === parent?.epoch)
-  return own?.version ?? -1
-}
-
-/** Whether it is the same data, up to the same version or a later one. */
-function includes (entry: string, other: string): boolean {
-  const [[epoch, version], [otherEpoch, otherVersion]] = [entry.split(':'), other.split(':')]
-  return epoch === otherEpoch && Number(version) >= Number(otherVersion)
+  const [last] = madeOf(origin)
+  return last === undefined ? -1 : madeOf(originOf(known)).get(last[0]) ?? -1
 }
 
 function entriesOf (origin: string): string[] {

@@ -4,7 +4,7 @@
  * data to data. It is not kept over a restart.
  */
 import type { Clock } from '../../src/clock.ts'
-import { isIn, type SharedPoint } from './lineage.ts'
+import { includes, madeOf, type SharedPoint } from './lineage.ts'
 
 /** A part of an agent, an instance by its authority or the settings, and the version of its last change. */
 export interface PartChange {
@@ -87,9 +87,10 @@ export class RecentChanges {
    */
   missingIn (origin: string, point: SharedPoint | null): PartChange[] {
     const all = new Map<string, PartChange>()
+    const there = madeOf(origin)
     const since = this.#clock.now() - recentMs
     const take = (key: string, change: Recent) => {
-      if (change.at < since || isIn(origin, change) || (all.get(key)?.version ?? -1) > change.version) return
+      if (change.at < since || includes(there, change) || (all.get(key)?.version ?? -1) > change.version) return
       const { name, part, version } = change
       all.set(key, { name, part, version })
     }
