@@ -6,15 +6,21 @@
 import type { Clock } from '../../src/clock.ts'
 import { includes, madeOf, type SharedPoint } from './lineage.ts'
 
-/** A part of an agent, an instance by its authority or the settings, and the version of its last change. */
+/** A part of an agent, an instance by its authority, the settings or all of it (''), and the version of its last change. */
 export interface PartChange {
   readonly name: string
   readonly part: string
   readonly version: number
 }
 
-interface Recent extends PartChange {
+/** A change as the data says in which it was heard of. */
+export interface DataChange extends PartChange {
   readonly epoch: string
+  /** The version of that data in which it is: a change that was made again has an older one. */
+  readonly by: number
+}
+
+interface Recent extends DataChange {
   readonly at: number
 }
 
@@ -25,6 +31,8 @@ export const settingsPart = '='
 const recentMs = 10 * 60_000
 /** So many are looked through for what is older. */
 const fewest = 64
+/** No more are told to others at once, the latest: what was made again in data is as young there as what was changed since. */
+const most = 10_000
 
 class Changes {
   readonly #changes = new Map<string, Recent>()
@@ -63,17 +71,18 @@ export class RecentChanges {
   }
 
   made (epoch: string, version: number, name: string, parts: readonly string[]): void {
-    for (const part of parts) this.#made.add(`${name} ${part}`, { epoch, version, name, part, at: this.#clock.now() })
+    for (const part of parts) this.#made.add(`${name} ${part}`, { epoch, version, by: version, name, part, at: this.#clock.now() })
   }
 
   /** @param before the data of which more is known than of this one */
-  told (epoch: string, version: number, name: string, parts: readonly string[], before: string | undefined): void {
+  told (change: DataChange, before: string | undefined): void {
+    const { epoch, name, part } = change
     let changes = this.#told.get(epoch)
     if (changes === undefined) {
       for (const other of this.#told.keys()) if (other !== before) this.#told.delete(other)
       this.#told.set(epoch, changes = new Changes())
     }
-    for (const part of parts) changes.addLater(`${name} ${part}`, { epoch, version, name, part, at: this.#clock.now() })
+    changes.addLater(`${name} ${part}`, { ...change, at: this.#clock.now() })
   }
 
   /** How many are held. */
@@ -95,7 +104,8 @@ export class RecentChanges {
       all.set(key, { name, part, version })
     }
     for (const [key, change] of this.#made) take(key, change)
-    for (const [key, change] of this.#told.get(point?.epoch ?? '') ?? []) if (change.version <= point!.version) take(key, change)
-    return [...all.values()]
+    for (const [key, change] of this.#told.get(point?.epoch ?? '') ?? []) if (change.by <= point!.version) take(key, change)
+    const changes = [...all.values()]
+    return changes.length <= most ? changes : changes.sort((a, b) => b.version - a.version).slice(0, most)
   }
 }

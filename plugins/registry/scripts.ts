@@ -1,6 +1,7 @@
 /**
  * What gateways do to the registry in Redis, as scripts: each is one step, on the server's time. Every change has the next version and is told to
- * all in a line `epoch version kind name authority`; what it came to, they read themselves.
+ * all in a line `epoch version kind name authority`, and a word `part@version` for each part of which that is the last change: an authority, `=` for the settings, or
+ * nothing for all of the agent. What it came to, they read themselves.
  *
  * `meta` has the epoch (which data this is), the version, the origin (which data a restored epoch was made of, and that of which, `epoch:version` each),
  * when a gateway last looked, and whether too many leases are over. An epoch's versions are later than all of the data that it was made of, so which of
@@ -23,7 +24,7 @@ const drainMs = 2_000
  * An epoch's first version is the time, so many of them a millisecond: nobody changes more, and Lua writes what comes of it digit by digit. But, whatever the
  * clock says, it is so much more than what is known of the data before: others may have changed more.
  */
-const versionsPerMs = 10
+const versionsPerMs = 50
 const unknownVersions = 2 ** 20
 
 /** For so long after data was lost a gateway may come that knows more of it than the one that wrote it again. */
@@ -78,15 +79,19 @@ local function changed (parts)
   return answer
 end
 
-local function tell (kind, name, authority)
+-- Of parts without a version it is this change.
+local function tell (kind, name, authority, parts, versions)
   told = told + 1
   local version = redis.call('HINCRBY', meta, 'version', 1)
-  redis.call('PUBLISH', channel, redis.call('HGET', meta, 'epoch') .. string.format(' %.0f ', version) .. kind .. ' ' .. name .. ' ' .. authority)
+  local line = redis.call('HGET', meta, 'epoch') .. string.format(' %.0f ', version) .. kind .. ' ' .. name .. ' ' .. authority
+  for _, part in ipairs(parts or {}) do line = line .. ' ' .. part .. string.format('@%.0f', versions and versions[part] or version) end
+  redis.call('PUBLISH', channel, line)
   return version
 end
 
+-- Whether that was not known.
 local function touch (member, version)
-  if redis.call('EXISTS', touched) == 1 then redis.call('ZADD', touched, 'GT', version, member) end
+  return redis.call('EXISTS', touched) == 1 and redis.call('ZADD', touched, 'GT', 'CH', version, member) == 1
 end
 
 -- Whether a part of an agent was changed later than at this version of the data before.
@@ -98,10 +103,10 @@ local function isTouched (name, part, version)
   return false
 end
 
--- Parts are authorities, and '=' for settings: who hears of it must know of these as well.
 local function tellChange (kind, name, authority, parts)
-  local version = tell(kind, name, #parts == 2 and parts[2] == '=' and authority .. ' =' or authority)
-  touch(name .. ' ' .. authority, version)
+  local version = tell(kind, name, authority, parts)
+  -- Where a gateway of an earlier build wrote this data, its versions may be lower than those of the data before.
+  if redis.call('HGET', meta, 'growing') ~= redis.call('HGET', meta, 'epoch') then version = ${Number.MAX_SAFE_INTEGER} end
   for _, part in ipairs(parts) do touch(name .. ' ' .. part, version) end
 end
 
@@ -222,9 +227,11 @@ local function add (entry, isLatest, version)
     end
   end
   if not owner and not isThere then return false end
+  -- Of settings that were changed later, or went with the agent, nothing comes back.
   local settingsVersion = version
   if entry.versions then settingsVersion = entry.versions['='] end
-  if addSettings(entry, key, settings, isLatest and settingsVersion and not isTouched(name, '=', settingsVersion)) then isChanged = true end
+  local areOlder = not settingsVersion and owner or settingsVersion and isTouched(name, '=', settingsVersion)
+  if not areOlder and addSettings(entry, key, settings, isLatest and settingsVersion) then isChanged = true end
   redis.call('SADD', agents, name)
   return isChanged
 end
@@ -326,7 +333,8 @@ if kind == 'drained' then
   local since = redis.call('HGET', agent, 'd:' .. authority)
   if not since or now - since < ${drainMs} or isBusy(agent, authority) then return changed({}) end
 end
-local parts = authority == '' and authoritiesOf(agent) or { authority }
+local parts = authority == '' and authoritiesOf(agent) or {}
+parts[#parts + 1] = authority
 if authority == '' then removeAll(agent, name) else removeInstance(agent, name, authority) end
 tellChange(kind, name, authority, parts)
 return changed(parts)`,
@@ -423,7 +431,7 @@ local changes = cjson.decode(ARGV[8])
 for index = 1, #changes, 2 do touch(changes[index], changes[index + 1]) end
 redis.call('PEXPIRE', touched, ${touchedMs})
 redis.call('HDEL', meta, 'massive', 'calmSince')
-redis.call('HSET', meta, 'epoch', ARGV[3], 'version', string.format('%.0f', version), 'origin', ARGV[5], 'seen', now)
+redis.call('HSET', meta, 'epoch', ARGV[3], 'growing', ARGV[3], 'version', string.format('%.0f', version), 'origin', ARGV[5], 'seen', now)
 tell('all', '', '')
 return 1`,
 
@@ -445,7 +453,7 @@ end
 return 1`,
 
   /**
-   * parts of agents in JSON, with the version of each in what this data was made of, and origin as it was found: makes them so where nothing was changed later
+   * parts of agents in JSON, with the version of each in data before this, and origin as it was found: makes them so where nothing was changed later
    * → how many changes that took, or -1 where the origin is another by now
    */
   again: `
@@ -456,11 +464,24 @@ for _, entry in ipairs(cjson.decode(ARGV[3])) do
   for _, authority in ipairs(entry.removed) do
     if not isTouched(name, authority, entry.versions[authority]) and redis.call('HEXISTS', key, 'i:' .. authority) == 1 then
       removeInstance(key, name, authority)
-      tell('removed', name, authority)
+      tell('removed', name, authority, { authority }, entry.versions)
     end
   end
-  if add(entry, true, 0) then tell('put', name, '') end
-  for part, version in pairs(entry.versions) do touch(name .. ' ' .. part, version) end
+  if entry.versions[''] then
+    local stays = {}
+    for _, authority in ipairs(entry.there) do stays[authority] = true end
+    for _, authority in ipairs(authoritiesOf(key)) do
+      if not stays[authority] and not isTouched(name, authority, entry.versions['']) then
+        removeInstance(key, name, authority)
+        tell('removed', name, authority)
+      end
+    end
+  end
+  local isChanged, parts = add(entry, true, 0), {}
+  for part, version in pairs(entry.versions) do
+    if touch(name .. ' ' .. part, version) then parts[#parts + 1] = part end
+  end
+  if isChanged or #parts > 0 then tell('put', name, '', parts, entry.versions) end
 end
 return told`
 } as const

@@ -55,8 +55,10 @@ export function entryOf (agent: KeptAgent): AgentEntry {
 
 /** What was changed of an agent, as it is by now. */
 export interface ChangedEntry extends AgentEntry {
-  /** Of each part that was changed, instance or settings, the version of that. */
+  /** Of each part that was changed, an instance, the settings or all of it (''), the version of that. */
   readonly versions: Readonly<Record<string, number>>
+  /** Authorities of all instances that it has. */
+  readonly there: readonly string[]
   /** Authorities of instances that are gone. */
   readonly removed: readonly string[]
 }
@@ -65,10 +67,11 @@ export interface ChangedEntry extends AgentEntry {
 export function changedEntryOf (name: string, agent: KeptAgent | undefined, changes: readonly PartChange[]): ChangedEntry {
   const versions = Object.fromEntries(changes.map(({ part, version }) => [part, version]))
   if (agent === undefined) delete versions[settingsPart]
-  const instances = (agent?.instances ?? []).filter(({ host, port }) => authorityOf(host, port) in versions)
-  const there = new Set(instances.map(({ host, port }) => authorityOf(host, port)))
-  const removed = Object.keys(versions).filter(part => part !== settingsPart && !there.has(part))
-  return { ...entryOf({ ...(agent ?? { name }), instances }), versions, removed }
+  const all = agent?.instances ?? []
+  const there = all.map(({ host, port }) => authorityOf(host, port))
+  const instances = all.filter((_, index) => there[index]! in versions)
+  const removed = Object.keys(versions).filter(part => part !== settingsPart && part !== '' && !there.includes(part))
+  return { ...entryOf({ ...(agent ?? { name }), instances }), versions, there, removed }
 }
 
 /**

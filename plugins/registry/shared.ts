@@ -249,15 +249,17 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       toldEarly.push(message)
       return
     }
-    const [epoch = '', text = '', kind = '', name = '', authority = '', settings] = message.split(' ')
+    const [epoch = '', text = '', kind = '', name = '', authority = '', ...changes] = message.split(' ')
     const version = Number(text)
     if (!Number.isSafeInteger(version) || (kind !== 'all' && !nameForm.test(name))) return // no gateway has written that
     if (epoch !== known.epoch || version > known.version + 1) return resync()
     if (version <= known.version) return
     if (kind === 'all') return known.hear(version)
     if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
-    if (authority !== '') recent.told(epoch, version, name, settings === settingsPart ? [authority, settingsPart] : [authority], known.point?.epoch)
-    else if (kind === 'removed') recent.told(epoch, version, name, registry.registeredAt(name), known.point?.epoch)
+    for (const change of changes) {
+      const at = change.lastIndexOf('@')
+      tellOf(version, name, change.slice(0, at), Number(change.slice(at + 1)))
+    }
     dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
     known.hearOf(name, version)
     readSoon()
@@ -336,9 +338,14 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     if (epoch !== known.epoch) return false
     for (let index = 0; index < changes.length; index += 2) {
       const [name = '', part = ''] = changes[index]!.split(' ')
-      if (part !== '') recent.told(epoch, Number(changes[index + 1]), name, [part], known.point?.epoch)
+      if (name !== '') tellOf(known.version, name, part, Number(changes[index + 1]))
     }
     return true
+  }
+
+  /** @param by this version of the known data it is so @param version of the change, which may be of data before */
+  function tellOf (by: number, name: string, part: string, version: number): void {
+    recent.told({ epoch: known.epoch!, version: Math.min(version, by), by, name, part }, known.point?.epoch)
   }
 
   /** Sees whether a change was made that was not told here, or other data is there. */

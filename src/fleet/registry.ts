@@ -348,11 +348,6 @@ export class Registry {
     return entry && unregisteredAt(entry, authority)
   }
 
-  /** Where a registration, and not the file alone, has instances of the agent. */
-  registeredAt (name: string): string[] {
-    return [...this.#entries.get(name)?.api.instances.keys() ?? []]
-  }
-
   /** Whether a registration, and not the file alone, has an instance of the agent there. */
   isRegistered (name: string, authority: string): boolean {
     return this.#entries.get(name)?.api.instances.has(authority) ?? false

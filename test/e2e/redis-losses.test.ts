@@ -240,6 +240,89 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     }
   })
 
+  for (const losses of [1, 2]) {
+    await t.test(`what went with its agent does not come back with who had not heard of that, after ${losses} ${losses === 1 ? 'loss' : 'losses'} of the data`, async t => {
+      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      const name = `planner-${losses}`
+      await register(a, { name, port: 32_161, metadata: { of: 'before' } })
+      await until(() => ports(b, name).length === 1, 'both have it')
+      lineOfA.deafen()
+      t.equal((await register(b, { name: `other-${losses}`, port: 32_162 })).status, 201)
+      lineOfB.mute()
+      t.equal((await register(a, { name, port: 32_163 })).status, 201)
+      for (const line of [lineOfA, lineOfB]) await line.cut()
+
+      await redis.restart({ empty: true })
+      await lineOfB.mend()
+      await sharing(b)
+      t.equal((await ask(b, 'DELETE', `/registry/${name}`)).status, 200)
+      t.equal((await register(b, { name, port: 32_164 })).status, 201)
+      if (losses === 2) {
+        await lineOfB.cut()
+        await redis.restart({ empty: true })
+        await lineOfB.mend()
+        await sharing(b)
+      }
+      await lineOfA.mend()
+      await sharing(a)
+      t.equal((await register(a, { name: `last-${losses}`, port: 32_165 })).status, 201)
+      await until(() => ports(b, `last-${losses}`).length === 1, 'the other has heard of all that came before')
+
+      for (const gateway of [a, b]) t.same([ports(gateway, name), gateway.registry.get(name).metadata], [[32_164], {}], 'it has what was registered since')
+    })
+  }
+
+  await t.test('what was made again is known to who was told of it, also when nobody else is left who knows', async t => {
+    const lines = [await cutter(t, redis), await cutter(t, redis), await cutter(t, redis)] as const
+    const [[a], [older], [left]] = await Promise.all(lines.map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway], [ListeningGateway]]
+    const [lineOfA, lineOfOlder, lineOfLeft] = lines
+    const weight = (gateway: ListeningGateway) => gateway.registry.find('planner')?.instances[0]?.weight
+    await register(a, { name: 'planner', port: 32_171, weight: 3 })
+    for (const gateway of [older, left]) await until(() => weight(gateway) === 3, 'all have it')
+    await lineOfLeft.cut()
+    lineOfA.deafen()
+    t.equal((await register(older, { name: 'planner', port: 32_171, weight: 4 })).status, 200)
+    await lineOfOlder.cut()
+    t.equal((await register(a, { name: 'planner', port: 32_171, weight: 5 })).status, 200)
+    await lineOfA.cut()
+
+    await redis.restart({ empty: true })
+    await lineOfLeft.mend()
+    await sharing(left)
+    await lineOfA.mend()
+    await until(() => weight(left) === 5, 'who changed it has told')
+    for (const line of [lineOfA, lineOfLeft]) await line.cut()
+    await a.close()
+    await redis.restart({ empty: true })
+    for (const [gateway, line] of [[left, lineOfLeft], [older, lineOfOlder]] as const) {
+      await line.mend()
+      await sharing(gateway)
+    }
+    t.equal((await register(older, { name: 'last', port: 32_172 })).status, 201)
+    await until(() => ports(left, 'last').length === 1, 'the other has heard of all that came before')
+
+    t.same([left, older].map(weight), [5, 5], 'the later change stands')
+  })
+
+  await t.test('versions of data that is written again are later than those before, whatever the clock says', async t => {
+    const version = () => redis.ask(async client => {
+      const [meta] = await client.keys('versions-of-data*meta')
+      return { meta: meta!, version: Number(await client.hget(meta!, 'version')) }
+    })
+    const [before] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    await sharing(before)
+    const { meta, version: atFirst } = await version()
+    const later = 10 * atFirst
+    await redis.ask(client => client.hset(meta, 'version', later))
+    const [after] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
+    await sharing(after)
+    await before.close()
+
+    await redis.restart({ empty: true })
+    await until(async () => (await register(after, { name: 'planner', port: 32_181 })).status === 201, 'it is shared again')
+    t.ok((await version()).version > later + 1_000_000)
+  })
+
   await t.test('an agent that was removed and registered anew has what came anew, and what came since', async t => {
     const { a, b, lineOfA, lineOfB } = await twoOn(t)
     for (const port of [32_101, 32_102]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })

@@ -279,13 +279,13 @@ t.test('what was changed of late is made again in data without it, as it is by n
     ['epoch:1', [['gone', 5, ['localhost:2']], ['stays', 4, []], ['left', 7, ['localhost:3']], ['slow', 2, []]], true]
   ] as const) {
     const { client, shared, tell, at, register, lose } = await sharing(t)
-    await tell('epoch 2 put slow localhost:5') // and is not read
+    await tell('epoch 2 put slow localhost:5 localhost:5@2') // and is not read
     await register('gone', 2, ['epoch', '3', at(2), 1, ['localhost:2']])
     await register('stays', 1, ['epoch', '4', at(1), 1, ['localhost:1', '=']])
     client.answers.set('fleet_remove', ['epoch', '5', [], 1, ['localhost:2']])
     await shared.removeAgent('gone')
     await register('left', 3, ['epoch', '6', at(3), 1, ['localhost:3']])
-    await tell('epoch 7 removed left localhost:3') // by somebody else
+    await tell('epoch 7 removed left localhost:3 localhost:3@7') // by somebody else
     client.reads.pop()!(['epoch', '7', [], 0])
     await nextTurn()
     t.match(shared.known, { epoch: 'epoch', version: 1 })
@@ -310,7 +310,7 @@ t.test('what others changed is known from what Redis tells of late changes, wher
   client.answers.set('fleet_look', ['epoch', '8', '', '0'])
   await tell('epoch 8 put coder localhost:2') // what was told in between was not heard
   await nextTurn()
-  await tell('epoch 9 put writer localhost:3 =')
+  await tell('epoch 9 put writer localhost:3 localhost:3@9 =@9')
   await nextTurn()
   const read = async () => { for (const answer of client.reads.splice(0)) answer(['epoch', '9', at(1), 0]) }
   await read()
