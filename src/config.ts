@@ -20,7 +20,7 @@ import { FileAgentOptions, type FileAgentInput } from './agent-options.ts'
 import { agentProblems } from './agent-rules.ts'
 import { ConfigError, locate, readYamlFile, schemaErrors, type ConfigSource, type FileSource } from './config-file.ts'
 import { sectionProblems } from './config-rules.ts'
-import { Options, Type, parseOptions, type OptionError, type Static, type StaticDecode } from './options.ts'
+import { Options, Type, decodeOptions, parseOptions, type OptionError, type Static, type StaticDecode } from './options.ts'
 import { ServerOptions } from './server-options.ts'
 import type { Environment, YamlProblem } from './yaml.ts'
 
@@ -84,7 +84,7 @@ export interface FleetConfigInput {
 export function parseConfig (value: unknown, source?: ConfigSource): FleetConfig {
   const given = withoutEmptyKeys(value)
   refuse(configErrors(given, source), source)
-  return parseOptions(FleetOptions, given, '')
+  return decodeOptions(FleetOptions, given)
 }
 
 /** A configuration file's contents, as YAML and not as a valid configuration yet. */

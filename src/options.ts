@@ -312,6 +312,11 @@ export function parseOptions<S extends TSchema> (schema: S, value: unknown, name
   const data = withoutFastifyOptions(value ?? {})
   const errors = checkOptions(schema, data, { besides: path => /[.[]/.test(path) ? [] : besides })
   if (errors.length > 0) throw new OptionsError(name, errors)
+  return decodeOptions(schema, data)
+}
+
+/** What valid options stand for, with defaults: durations in milliseconds and so on. */
+export function decodeOptions<S extends TSchema> (schema: S, data: unknown): StaticDecode<S> {
   // Sorting the members of unions takes most of the time, and no value is of two of them that are decoded in different ways.
   return deepFreeze(withSettings({ unionPrioritySort: false }, () => Value.Decode(schema, Value.Default(schema, copyOf(data))))) as StaticDecode<S>
 }
