@@ -95,7 +95,7 @@ t.test('probes over HTTP carry them, on demand too: an agent that wants them wou
     asked.push(request.headers.authorization)
     response.writeHead(request.headers.authorization === credential ? 200 : 401).end()
   })
-  const gateway = await startGateway(t, { agents: [{ ...agentAt('planner', agent), headers, health: { path: '/health' } }] })
+  const gateway = await startGateway(t, { agents: [{ ...agentAt('planner', agent), headers, health: { path: '/health', interval: '1m', timeout: '30s' } }] })
   await gateway.health.firstRound()
   const { id, runtime } = gateway.registry.get('planner').instances[0]!
 
