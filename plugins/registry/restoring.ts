@@ -18,7 +18,7 @@ export interface Restoring {
   readonly registry: Registry
   readonly known: KnownData
   readonly log: FastifyBaseLogger
-  /** What was changed of late, and is part of what is known. */
+  /** What was changed of late: here, or elsewhere as far as that is known. */
   readonly recent: RecentChanges
   /** Where changes are told. */
   readonly channel: string
@@ -63,14 +63,35 @@ export async function merge ({ epoch, origin }: FoundData, { registry, known, ch
 export async function repeat ({ epoch, origin }: FoundData, { registry, known, recent, channel, log, isWhole }: Restoring, run: Run): Promise<boolean> {
   const missing = recent.missingIn(origin, isWhole() ? known.point : null)
   if (missing.length === 0) return true
-  const agents = new Map(registry.exportState().agents.map(agent => [agent.name, agent]))
+  const touched = await readTouched(run)
+  if (touched.epoch !== epoch) return false
+  const touchedAt = (member: string) => touched.versions.get(member) ?? -1
   const byName = new Map<string, PartChange[]>()
-  for (const change of missing) byName.set(change.name, [...byName.get(change.name) ?? [], change])
+  for (const change of missing) {
+    const { name, part, version } = change
+    if (touchedAt(`${name} ${part}`) >= version || touchedAt(`${name} `) > version) continue
+    const changes = byName.get(name) ?? []
+    byName.set(name, changes)
+    changes.push(change)
+  }
+  const agents = new Map(registry.exportState().agents.map(agent => [agent.name, agent]))
   const entries = Array.from(byName, ([name, changes]) => changedEntryOf(name, agents.get(name), changes))
-  const made = await run('again', '', epoch, channel, JSON.stringify(entries), origin)
-  if (made === -1) return false
+  let made = 0
+  for (let from = 0; from < entries.length; from += chunk) {
+    const answer = Number(await run('again', '', epoch, channel, JSON.stringify(entries.slice(from, from + chunk)), origin))
+    if (answer === -1) return false
+    made += answer
+  }
   if (made !== 0) log.warn({ changes: made }, 'Redis had lost its registry, and had it again without some changes that this gateway knows; they were made again')
   return true
+}
+
+/** The version of the last change of each part that was changed of late, by `name part`, and in which data that is. */
+export async function readTouched (run: Run): Promise<{ epoch: string, versions: Map<string, number> }> {
+  const [epoch = '', ...pairs] = await run('touched', '') as string[]
+  const versions = new Map<string, number>()
+  for (let index = 0; index < pairs.length; index += 2) versions.set(pairs[index]!, Number(pairs[index + 1]))
+  return { epoch, versions }
 }
 
 function everythingIn (registry: Registry) {

@@ -23,7 +23,7 @@ import { isAncestor, type SharedPoint } from './lineage.ts'
 import { RecentChanges, settingsPart } from './recent-changes.ts'
 import { RedisClock } from './redis-clock.ts'
 import type { Registrations } from './registrations.ts'
-import { merge, repeat, restore } from './restoring.ts'
+import { merge, readTouched, repeat, restore } from './restoring.ts'
 import { loadScripts, registryKeys, type Run } from './scripts.ts'
 import { agentOf, notGiven, settingFields, type Fields } from './shared-agent.ts'
 import { SharedDrains } from './shared-drains.ts'
@@ -334,11 +334,11 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
 
   /** Which parts were changed of late is told only to who is there. @returns whether the data is the one that is known */
   async function readRecent (read: Run): Promise<boolean> {
-    const [epoch = '', ...changes] = await read('touched', '') as string[]
+    const { epoch, versions } = await readTouched(read)
     if (epoch !== known.epoch) return false
-    for (let index = 0; index < changes.length; index += 2) {
-      const [name = '', part = ''] = changes[index]!.split(' ')
-      if (name !== '') tellOf(known.version, name, part, Number(changes[index + 1]))
+    for (const [member, version] of versions) {
+      const [name = '', part = ''] = member.split(' ')
+      if (name !== '') tellOf(known.version, name, part, version)
     }
     return true
   }
