@@ -5,8 +5,8 @@
  *
  * `meta` has the epoch (which data this is), the version, the origin (which data a restored epoch was made of, and that of which, `epoch:version` each),
  * when a gateway last looked, and whether too many leases are over. An epoch's versions are later than all of the data that it was made of, so which of
- * two changes is the later one can be told across losses. `touched` has what was changed since an epoch began, and of late before that, as far as who wrote it
- * knew, with the version of that: `name authority`, `name ` for all of an agent and `name =` for its settings. Gateways that come later with what they know
+ * two changes is the later one can be told across losses. `touched` has the last changes, those before the epoch as far as who wrote it knew them, each
+ * with its version: `name authority`, `name ` for all of an agent and `name =` for its settings. Gateways that come later with what they know
  * leave alone what is later than that. An agent is a hash: its settings (`aliases`, `metadata`, `policy.…`), its instances (`i:authority`), since when they drain
  * (`d:authority`), and until when a gateway says that one which drains has requests of it (`b:authority gateway`). Leases are a sorted set by expiry,
  * and no keys that expire: whether an instance whose lease ran out leaves is a question of how many did (src/fleet/lapses.ts). Leases of instances
@@ -14,6 +14,7 @@
  */
 import type { Redis } from 'ioredis'
 import { leastLeased, mostMs } from '../../src/fleet/lapses.ts'
+import { mostRecent } from './recent-changes.ts'
 
 /** While no gateway looked for longer than this, no agent could renew anything: that time does not count. Nor does what a clock was put back. */
 const stillMs = 3_000
@@ -28,7 +29,7 @@ const versionsPerMs = 50
 const unknownVersions = 2 ** 20
 
 /** For so long after data was lost a gateway may come that knows more of it than the one that wrote it again. */
-const touchedMs = 10 * 60_000
+const writtenMs = 10 * 60_000
 
 /** KEYS: meta, agents, leases, drains, lapses, names, touched, agent (or what agents' keys begin with). ARGV: epoch, channel, … */
 const common = `
@@ -89,9 +90,22 @@ local function tell (kind, name, authority, parts, versions)
   return version
 end
 
--- Whether that was not known.
+-- Where a gateway of an earlier build wrote this data, its versions may be lower than those of the data before.
+local function isGrowing ()
+  return redis.call('HGET', meta, 'growing') == redis.call('HGET', meta, 'epoch')
+end
+
+local function wasWrittenOfLate ()
+  if not isGrowing() then return redis.call('EXISTS', touched) == 1 end
+  return now - (redis.call('HGET', meta, 'writtenAt') or 0) < ${writtenMs}
+end
+
+-- Whether that was not known. An earlier build takes it that there is such a set for what says that the data was written of late.
 local function touch (member, version)
-  return redis.call('EXISTS', touched) == 1 and redis.call('ZADD', touched, 'GT', 'CH', version, member) == 1
+  if not isGrowing() and redis.call('EXISTS', touched) == 0 then return false end
+  local isLater = redis.call('ZADD', touched, 'GT', 'CH', version, member) == 1
+  if isLater and redis.call('ZCARD', touched) > ${mostRecent} then redis.call('ZREMRANGEBYRANK', touched, 0, -${mostRecent} - 1) end
+  return isLater
 end
 
 -- Whether a part of an agent was changed later than at this version of the data before.
@@ -105,8 +119,7 @@ end
 
 local function tellChange (kind, name, authority, parts)
   local version = tell(kind, name, authority, parts)
-  -- Where a gateway of an earlier build wrote this data, its versions may be lower than those of the data before.
-  if redis.call('HGET', meta, 'growing') ~= redis.call('HGET', meta, 'epoch') then version = ${Number.MAX_SAFE_INTEGER} end
+  if not isGrowing() then version = ${Number.MAX_SAFE_INTEGER} end
   for _, part in ipairs(parts) do touch(name .. ' ' .. part, version) end
 end
 
@@ -426,12 +439,10 @@ redis.call('DEL', touched, lapses)
 if isLatest then leaveOut(entries, 0) end
 for _, entry in ipairs(entries) do add(entry, isLatest, 0) end
 local version = math.max(now * ${versionsPerMs}, ARGV[4] + ${unknownVersions})
-redis.call('ZADD', touched, 0, '')
+redis.call('HDEL', meta, 'massive', 'calmSince')
+redis.call('HSET', meta, 'epoch', ARGV[3], 'growing', ARGV[3], 'version', string.format('%.0f', version), 'origin', ARGV[5], 'seen', now, 'writtenAt', now)
 local changes = cjson.decode(ARGV[8])
 for index = 1, #changes, 2 do touch(changes[index], changes[index + 1]) end
-redis.call('PEXPIRE', touched, ${touchedMs})
-redis.call('HDEL', meta, 'massive', 'calmSince')
-redis.call('HSET', meta, 'epoch', ARGV[3], 'growing', ARGV[3], 'version', string.format('%.0f', version), 'origin', ARGV[5], 'seen', now)
 tell('all', '', '')
 return 1`,
 
@@ -441,7 +452,7 @@ return 1`,
    */
   merge: `
 if isOther() or (redis.call('HGET', meta, 'origin') or '') ~= ARGV[4] then return 0 end
-local entries, isLatest = cjson.decode(ARGV[3]), ARGV[5] ~= '' and redis.call('EXISTS', touched) == 1
+local entries, isLatest = cjson.decode(ARGV[3]), ARGV[5] ~= '' and wasWrittenOfLate()
 if isLatest then
   local left = leaveOut(entries, ARGV[6])
   for index = 1, #left, 2 do tell('removed', left[index], left[index + 1]) end
@@ -458,7 +469,7 @@ return 1`,
    */
   again: `
 if isOther() or (redis.call('HGET', meta, 'origin') or '') ~= ARGV[4] then return -1 end
-if redis.call('EXISTS', touched) == 0 then return 0 end
+if not wasWrittenOfLate() then return 0 end
 for _, entry in ipairs(cjson.decode(ARGV[3])) do
   local name, key = entry.name, agent .. entry.name
   for _, authority in ipairs(entry.removed) do

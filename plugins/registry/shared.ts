@@ -77,7 +77,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   let bulk: Redis | null = null
   const gatewayId = randomBytes(6).toString('hex')
   const known = new KnownData(kept)
-  const recent = new RecentChanges(clock)
+  const recent = new RecentChanges()
   const reads = new AgentReads()
   const drains = new SharedDrains(registry)
   /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */

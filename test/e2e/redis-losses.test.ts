@@ -3,26 +3,17 @@
  * acknowledged stays, what was removed stays away.
  */
 import { once } from 'node:events'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { noRedis, startRedis } from '../helpers/redis-server.ts'
-import { ask, cutter, gatewaysOn, ports, register, until } from '../helpers/sharing-gateways.ts'
+import { ask, cutter, gatewaysOn, ports, register, sharing, twoOn, until } from '../helpers/sharing-gateways.ts'
 
 t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis }, async t => {
   const redis = await startRedis(t)
 
-  /** Two gateways and their lines. */
-  async function twoOn (t: Test) {
-    const lines = [await cutter(t, redis), await cutter(t, redis)] as const
-    const [[a], [b]] = await Promise.all(lines.map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway]]
-    return { a, b, lineOfA: lines[0], lineOfB: lines[1] }
-  }
-
-  const sharing = (gateway: ListeningGateway) => until(() => gateway.registrations.isAvailable, 'it shares the registry')
-
   await t.test('what a gateway had heard of and not read is not lost with Redis\'s data', async t => {
-    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
     await register(a, { name: 'before', port: 32_001 })
     await until(() => ports(b, 'before').length === 1, 'both have it')
     lineOfB.mute()
@@ -44,7 +35,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
 
   for (const [others, what] of [[false, 'what was acknowledged is not lost with Redis\'s data although nobody was told of it'], [true, 'nor when who acknowledged it was not told of the change before']] as const) {
     await t.test(what, async t => {
-      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
       await register(a, { name: 'before', port: 32_005 })
       await until(() => ports(b, 'before').length === 1, 'both have it')
       lineOfA.deafen()
@@ -68,7 +59,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
   }
 
   await t.test('what a registration leaves out stays as the others know it, also where that was not heard of', async t => {
-    const { a, b, lineOfB } = await twoOn(t)
+    const { a, b, lineOfB } = await twoOn(t, redis)
     const planner = { name: 'planner', port: 32_120 }
     await register(a, { ...planner, weight: 2, ttl: 30 })
     await until(() => ports(b, 'planner').length === 1, 'both have it')
@@ -109,7 +100,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
   })
 
   await t.test('what somebody changed since is not changed back by who comes later and had changed the same', async t => {
-    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
     for (const name of ['before', 'early']) await register(a, { name, port: 32_081 })
     await until(() => ports(b, 'early').length === 1, 'both have both')
     lineOfA.deafen()
@@ -140,7 +131,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
 
   await t.test('of two that changed the same the later one stands, whichever of them comes back first', async t => {
     for (const isEarlierFirst of [true, false]) {
-      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
       const lineOfC = await cutter(t, redis)
       const [c] = await gatewaysOn(t, lineOfC.url, 1) as [ListeningGateway]
       const lines = [lineOfA, lineOfB, lineOfC]
@@ -166,165 +157,8 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
     }
   })
 
-  for (const isUnknownFirst of [true, false]) {
-    for (const isSame of [true, false]) {
-      await t.test(`when data is lost twice, what was changed in between stands${isSame ? ', and is the later one' : ' beside what nobody had heard of'}, whoever comes ${isUnknownFirst ? 'first' : 'last'}`, async t => {
-        const { a, b, lineOfA, lineOfB } = await twoOn(t)
-        const lineOfC = await cutter(t, redis)
-        const [c] = await gatewaysOn(t, lineOfC.url, 1) as [ListeningGateway]
-        const name = `planner-${isUnknownFirst}-${isSame}`
-        await register(a, { name, port: 32_141, weight: 3 })
-        for (const gateway of [b, c]) await until(() => ports(gateway, name).length === 1, 'all have it')
-        await lineOfC.cut()
-        lineOfA.deafen()
-        t.equal((await register(b, { name: 'other', port: 32_142 })).status < 300, true)
-        lineOfB.mute()
-        t.equal((await register(a, { name, port: 32_141, weight: 2 })).status, 200)
-        for (const line of [lineOfA, lineOfB]) await line.cut()
-
-        await redis.restart({ empty: true })
-        await lineOfB.mend()
-        await sharing(b)
-        t.equal(b.registry.get(name).instances[0]?.weight, 3, 'it had not heard of the change')
-        t.equal((await register(b, isSame ? { name, port: 32_141, weight: 5 } : { name: `${name}-since`, port: 32_143 })).status < 300, true)
-        await lineOfB.cut()
-
-        await redis.restart({ empty: true })
-        await lineOfC.mend()
-        await sharing(c)
-        for (const [gateway, line] of isUnknownFirst ? [[a, lineOfA], [b, lineOfB]] as const : [[b, lineOfB], [a, lineOfA]] as const) {
-          await line.mend()
-          await sharing(gateway)
-        }
-
-        for (const gateway of [a, b, c]) {
-          await until(() => gateway.registry.find(name)?.instances[0]?.weight === (isSame ? 5 : 2), 'it has the later weight')
-          if (!isSame) await until(() => ports(gateway, `${name}-since`).length === 1, 'it has what was registered since')
-          await until(() => ports(gateway, 'other').length === 1, 'it has the rest')
-        }
-      })
-    }
-  }
-
-  await t.test('when data is lost twice, what somebody who is gone had changed in between is known to who was told, settings as well', async t => {
-    const { a, b, lineOfA, lineOfB } = await twoOn(t)
-    const [lineOfC, lineOfD] = [await cutter(t, redis), await cutter(t, redis)]
-    const [[c], [d]] = await Promise.all([lineOfC, lineOfD].map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway]]
-    const planner = { name: 'planner', port: 32_151 }
-    await register(a, { ...planner, weight: 3, metadata: { of: 'before' } })
-    for (const gateway of [b, c, d]) await until(() => ports(gateway, 'planner').length === 1, 'all have it')
-    await lineOfD.cut()
-    lineOfA.deafen()
-    t.equal((await register(b, { name: 'other', port: 32_152 })).status, 201)
-    await until(() => ports(c, 'other').length === 1, 'another has it')
-    for (const line of [lineOfB, lineOfC]) line.mute()
-    t.equal((await register(a, { ...planner, weight: 2, metadata: { of: 'unknown' } })).status, 200)
-    for (const line of [lineOfA, lineOfB, lineOfC]) await line.cut()
-
-    await redis.restart({ empty: true })
-    for (const line of [lineOfB, lineOfC]) await line.mend()
-    for (const gateway of [b, c]) await sharing(gateway)
-    t.equal((await register(c, { ...planner, weight: 5, metadata: { of: 'since' } })).status, 200)
-    await until(() => b.registry.get('planner').instances[0]?.weight === 5, 'the other was told')
-    await lineOfB.cut()
-    await c.close()
-
-    await redis.restart({ empty: true })
-    for (const [gateway, line] of [[d, lineOfD], [b, lineOfB], [a, lineOfA]] as const) {
-      await line.mend()
-      await sharing(gateway)
-    }
-    for (const gateway of [a, b, d]) {
-      await until(() => gateway.registry.find('planner')?.instances[0]?.weight === 5 && ports(gateway, 'other').length === 1, 'it has what was changed last')
-      t.match(gateway.registry.get('planner'), { metadata: { of: 'since' } })
-    }
-  })
-
-  for (const losses of [1, 2]) {
-    await t.test(`what went with its agent does not come back with who had not heard of that, after ${losses} ${losses === 1 ? 'loss' : 'losses'} of the data`, async t => {
-      const { a, b, lineOfA, lineOfB } = await twoOn(t)
-      const name = `planner-${losses}`
-      await register(a, { name, port: 32_161, metadata: { of: 'before' } })
-      await until(() => ports(b, name).length === 1, 'both have it')
-      lineOfA.deafen()
-      t.equal((await register(b, { name: `other-${losses}`, port: 32_162 })).status, 201)
-      lineOfB.mute()
-      t.equal((await register(a, { name, port: 32_163 })).status, 201)
-      for (const line of [lineOfA, lineOfB]) await line.cut()
-
-      await redis.restart({ empty: true })
-      await lineOfB.mend()
-      await sharing(b)
-      t.equal((await ask(b, 'DELETE', `/registry/${name}`)).status, 200)
-      t.equal((await register(b, { name, port: 32_164 })).status, 201)
-      if (losses === 2) {
-        await lineOfB.cut()
-        await redis.restart({ empty: true })
-        await lineOfB.mend()
-        await sharing(b)
-      }
-      await lineOfA.mend()
-      await sharing(a)
-      t.equal((await register(a, { name: `last-${losses}`, port: 32_165 })).status, 201)
-      await until(() => ports(b, `last-${losses}`).length === 1, 'the other has heard of all that came before')
-
-      for (const gateway of [a, b]) t.same([ports(gateway, name), gateway.registry.get(name).metadata], [[32_164], {}], 'it has what was registered since')
-    })
-  }
-
-  await t.test('what was made again is known to who was told of it, also when nobody else is left who knows', async t => {
-    const lines = [await cutter(t, redis), await cutter(t, redis), await cutter(t, redis)] as const
-    const [[a], [older], [left]] = await Promise.all(lines.map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway], [ListeningGateway]]
-    const [lineOfA, lineOfOlder, lineOfLeft] = lines
-    const weight = (gateway: ListeningGateway) => gateway.registry.find('planner')?.instances[0]?.weight
-    await register(a, { name: 'planner', port: 32_171, weight: 3 })
-    for (const gateway of [older, left]) await until(() => weight(gateway) === 3, 'all have it')
-    await lineOfLeft.cut()
-    lineOfA.deafen()
-    t.equal((await register(older, { name: 'planner', port: 32_171, weight: 4 })).status, 200)
-    await lineOfOlder.cut()
-    t.equal((await register(a, { name: 'planner', port: 32_171, weight: 5 })).status, 200)
-    await lineOfA.cut()
-
-    await redis.restart({ empty: true })
-    await lineOfLeft.mend()
-    await sharing(left)
-    await lineOfA.mend()
-    await until(() => weight(left) === 5, 'who changed it has told')
-    for (const line of [lineOfA, lineOfLeft]) await line.cut()
-    await a.close()
-    await redis.restart({ empty: true })
-    for (const [gateway, line] of [[left, lineOfLeft], [older, lineOfOlder]] as const) {
-      await line.mend()
-      await sharing(gateway)
-    }
-    t.equal((await register(older, { name: 'last', port: 32_172 })).status, 201)
-    await until(() => ports(left, 'last').length === 1, 'the other has heard of all that came before')
-
-    t.same([left, older].map(weight), [5, 5], 'the later change stands')
-  })
-
-  await t.test('versions of data that is written again are later than those before, whatever the clock says', async t => {
-    const version = () => redis.ask(async client => {
-      const [meta] = await client.keys('versions-of-data*meta')
-      return { meta: meta!, version: Number(await client.hget(meta!, 'version')) }
-    })
-    const [before] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
-    await sharing(before)
-    const { meta, version: atFirst } = await version()
-    const later = 10 * atFirst
-    await redis.ask(client => client.hset(meta, 'version', later))
-    const [after] = await gatewaysOn(t, redis.url, 1) as [ListeningGateway]
-    await sharing(after)
-    await before.close()
-
-    await redis.restart({ empty: true })
-    await until(async () => (await register(after, { name: 'planner', port: 32_181 })).status === 201, 'it is shared again')
-    t.ok((await version()).version > later + 1_000_000)
-  })
-
   await t.test('an agent that was removed and registered anew has what came anew, and what came since', async t => {
-    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
     for (const port of [32_101, 32_102]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })
     await until(() => ports(b, 'planner').length === 2, 'both have both')
     lineOfA.deafen()
@@ -351,7 +185,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
 
   for (const isFirst of [true, false]) {
     await t.test(`what somebody else changed later stands, ${isFirst ? 'also when' : 'and so when'} the one who had not heard of it writes the data again ${isFirst ? 'first' : 'last'}`, async t => {
-      const { a, b, lineOfA, lineOfB } = await twoOn(t)
+      const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
       for (const name of ['planner', 'coder', 'writer']) await register(a, { name, port: 32_091 })
       await until(() => ports(b, 'writer').length === 1, 'both have all')
       const idOf = (name: string) => a.registry.get(name).instances[0]!.id
@@ -384,7 +218,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
   }
 
   await t.test('who had left stays away when a gateway that had not heard of it writes the data again, and who came since stays', async t => {
-    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
     for (const port of [32_011, 32_012, 32_013]) await register(a, { name: 'planner', port, metadata: { of: 'before' } })
     await register(a, { name: 'leaves', port: 32_014 })
     await until(() => ports(b, 'leaves').length === 1 && ports(b, 'planner').length === 3, 'both have all')
@@ -413,7 +247,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
   })
 
   await t.test('a removal stays when the data is lost, and the one who comes later had not heard of it', async t => {
-    const { a, b, lineOfA, lineOfB } = await twoOn(t)
+    const { a, b, lineOfA, lineOfB } = await twoOn(t, redis)
     await register(a, { name: 'leaves', port: 32_021 })
     await register(a, { name: 'stays', port: 32_022 })
     await until(() => ports(b, 'stays').length === 1, 'both have both')
@@ -474,7 +308,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
   })
 
   await t.test('a change that was refused, and arrives late, changes nothing any more', async t => {
-    const { a, b, lineOfB } = await twoOn(t)
+    const { a, b, lineOfB } = await twoOn(t, redis)
     const { body: { instance: { id } } } = await register(a, { name: 'planner', port: 32_031 })
     await until(() => ports(b, 'planner').length === 1, 'both have it')
     lineOfB.freeze()
@@ -489,7 +323,7 @@ t.test('gateways that share a Redis, each by a line of its own', { skip: noRedis
   })
 
   await t.test('what one was told and the other has not heard of is known there when it is asked about', async t => {
-    const { a, b, lineOfB } = await twoOn(t)
+    const { a, b, lineOfB } = await twoOn(t, redis)
     const { body: { instance: { id: gone } } } = await register(a, { name: 'reader', port: 32_044 })
     await until(() => ports(b, 'reader').length === 1, 'both have it')
     t.equal((await ask(a, 'DELETE', `/registry/reader/instances/${gone}`)).status, 200)

@@ -87,3 +87,13 @@ export async function cutter (t: Test, { port }: RedisServer) {
     deafen () { for (const { client, upstream, subscribes } of pairs) if (subscribes) upstream.unpipe(client).pause() }
   }
 }
+
+/** Two gateways, each with a line of its own. */
+export async function twoOn (t: Test, redis: RedisServer) {
+  const lines = [await cutter(t, redis), await cutter(t, redis)] as const
+  const [[a], [b]] = await Promise.all(lines.map(({ url }) => gatewaysOn(t, url, 1))) as [[ListeningGateway], [ListeningGateway]]
+  return { a, b, lineOfA: lines[0], lineOfB: lines[1] }
+}
+
+/** Resolves when the gateway has what the others have, and takes changes. */
+export const sharing = (gateway: ListeningGateway) => until(() => gateway.registrations.isAvailable, 'it shares the registry')
