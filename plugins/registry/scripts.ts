@@ -497,7 +497,7 @@ end
 return told`
 } as const
 
-type ScriptName = keyof typeof bodies
+export type ScriptName = keyof typeof bodies
 
 /** Runs a script with the keys of the registry and of one agent. */
 export type Run = (name: ScriptName, agent: string, ...args: readonly (string | number)[]) => Promise<unknown>

@@ -1,57 +1,25 @@
-/**
- * Registrations that several gateways have in common, in Redis. A change is written there before it is answered, and every gateway is told which
- * agent changed and reads it; so what is applied is always what Redis has, in whatever order messages come. After any doubt (a connection
- * that was lost, a version that was not heard of) everything is read again. Without Redis a gateway goes on with what it knows, and drops nothing.
- */
+/** Registrations that several gateways have in common, in Redis: what may be done to them, and when leases and drains are over. */
 import { randomBytes } from 'node:crypto'
-import type { Redis } from 'ioredis'
-import type { FastifyBaseLogger } from 'fastify'
-import type {} from '../redis/index.ts'
-import type { FleetRedis } from '../redis/index.ts'
 import type { Peers } from '../peers/index.ts'
-import { namePattern } from '../../src/agent-options.ts'
-import { within, type Clock } from '../../src/clock.ts'
-import { NameConflictError, NotKeptError } from '../../src/errors.ts'
-import type { RegistrationHostRules } from '../../src/fleet/address.ts'
+import { NameConflictError } from '../../src/errors.ts'
 import { authorityOf } from '../../src/fleet/authority.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
-import { redisReason } from '../../src/redis-reasons.ts'
-import { createSubscription } from '../../src/redis-subscription.ts'
-import { AgentReads } from './agent-reads.ts'
-import { KnownData, type FoundData } from './known-data.ts'
-import { isAncestor, type SharedPoint } from './lineage.ts'
-import { RecentChanges, settingsPart } from './recent-changes.ts'
-import { RedisClock } from './redis-clock.ts'
+import { settingsPart } from './recent-changes.ts'
 import type { Registrations } from './registrations.ts'
-import { merge, readTouched, repeat, restore } from './restoring.ts'
-import { loadScripts, registryKeys, type Run } from './scripts.ts'
-import { agentOf, notGiven, settingFields, type Fields } from './shared-agent.ts'
+import { notGiven, settingFields } from './shared-agent.ts'
+import { shareData, type SharedChange, type SharedData, type SharedDataOptions } from './shared-data.ts'
 import { SharedDrains } from './shared-drains.ts'
 
-export interface SharedOptions {
-  readonly redis: FleetRedis
-  readonly registry: Registry
-  readonly clock: Clock
-  readonly log: FastifyBaseLogger
-  /** What this gateway knew when it was last stopped; null when what it knows was never in Redis. */
-  readonly known: SharedPoint | null
-  readonly hostRules: () => RegistrationHostRules
+export interface SharedOptions extends Omit<SharedDataOptions, 'onApplied'> {
   /** An agent was taken over from Redis. */
   readonly onApplied: (name: string) => void
   /** The workers of this gateway, which have a change before it is answered: the next request may meet any of them. */
   readonly peers?: Pick<Peers, 'ask' | 'answer'>
 }
 
-export interface SharedRegistrations extends Registrations {
-  /** Which data the registry is the same as; of the last time when there is no connection. */
-  readonly known: SharedPoint | null
-  /** Whether the registry was taken over since the start: until then others may know of more agents. */
-  readonly hasBeenRead: boolean
-  /** Resolves when the registry was taken over for the first time, or can't be just now. */
-  begin (): Promise<void>
+export interface SharedRegistrations extends Registrations, Pick<SharedData, 'known' | 'hasBeenRead' | 'begin' | 'close'> {
   /** Decides about leases that are over, and looks whether everything was heard of. Does nothing while Redis can't be asked. */
   sweep (): Promise<void>
-  close (): Promise<void>
 }
 
 /** What workers are asked to take over, */
@@ -59,116 +27,26 @@ const topic = 'registry'
 /** and to do as well. */
 const localTopic = 'registry-local'
 type LocalChange = 'drain' | 'removeAgent' | 'removeInstance'
-const nameForm = new RegExp(namePattern)
-/** So many agents are asked for at once. */
-const chunk = 500
-const lookMs = 1_000
-/** All that is known is written or read in this time, and never is nothing heard for so long. */
-const bulkMs = 30_000
-const bulkSilentMs = 5_000
-/** The start waits so long for what others know. */
-const beginMs = 5_000
+/** Leases that are over and kept are looked at no more often. */
+const settleMs = 1_000
 
-export function shareRegistrations ({ redis, registry, clock, log, known: kept, hostRules, onApplied, peers }: SharedOptions): SharedRegistrations {
-  const client = redis.client!
-  const keys = registryKeys((...parts) => redis.key(...parts))
-  const run = loadScripts(client, keys)
-  /** While everything is read or written: that takes longer than anybody may wait who asks the gateway. */
-  let bulk: Redis | null = null
+export function shareRegistrations ({ onApplied, peers, ...options }: SharedOptions): SharedRegistrations {
+  const { redis, registry, clock } = options
   const gatewayId = randomBytes(6).toString('hex')
-  const known = new KnownData(kept)
-  const recent = new RecentChanges()
-  const reads = new AgentReads()
   const drains = new SharedDrains(registry)
-  /** Agents of which something is left out here: by rules that are this gateway's own, or because its file has the name. */
-  const notWhole = new Set<string>()
-  const restoring = { registry, known, recent, log, channel: keys.channel, isWhole: () => notWhole.size === 0 }
-  /** Whether the registry is what Redis has, but for messages that are on their way. */
-  let isSynced = false
-  let hasBeenRead = false
-  /** Whether Redis could be written when that was last tried: one that is full, or follows another, can be read all the same. */
-  let isWritable = true
-  let syncing: Promise<void> | null = null
-  let isClosed = false
-  /** Agents to be read, and which of them were removed as a whole. */
-  const dirty = new Map<string, { isRemoved: boolean }>()
-  let isReadingSoon = false
-  /** What was told while it is not known yet which version was found. */
-  let toldEarly: string[] | null = null
-  /** Whether something was told that does not fit what was read. */
-  let isDoubtful = false
-  let lookedAt = -Infinity
+  const data = shareData({
+    ...options,
+    onApplied (name, { isWhole, isKnown }) {
+      if (isWhole) drains.end(name)
+      if (isKnown) onApplied(name)
+    }
+  })
   let settledAt = -Infinity
-  const redisClock = new RedisClock()
-  let aheadAt = 0
-  let wake = () => {}
-  const isSyncedOnce = new Promise<void>(resolve => { wake = resolve })
 
-  const notKept = (cause?: unknown) => new NotKeptError(
-    'The Redis in which gateways share the registry can not be asked just now; try again in 1 s',
-    { headers: { 'retry-after': '1' } },
-    ...(cause === undefined ? [] : [{ cause }])
-  )
-
-  /** What a gateway can't write it must not change either. @throws NotKeptError */
-  function refuseUnsynced (): void {
-    if (!isSynced || !redis.isUp) throw notKept()
-  }
-
-  /** Asks which data there is. */
-  async function lookAt (): Promise<FoundData> {
-    const [epoch, version, origin, time] = await run('look', '', '', keys.channel) as [string, string, string, string]
-    redisClock.heard(Number(time))
-    return { epoch, version: Number(version), origin }
-  }
-
-  /** On Redis's clock: when whoever asked has been told that it did not answer, and may have asked elsewhere. */
-  function deadline (): number {
-    return Math.floor(redisClock.now() + client.options.commandTimeout!)
-  }
-
-  interface Change {
-    readonly script: 'write' | 'remove' | 'drain'
-    readonly name: string
-    /** '' for all of the agent. */
-    readonly authority: string
-    readonly args?: readonly (string | number)[]
-    /** What is here already, or is asked for here, and must not be taken for what it was before. */
-    readonly parts?: readonly string[]
-  }
-
-  /** Writes, and takes over what came of it. @throws NotKeptError */
-  async function change (asked: Change): Promise<unknown[]> {
-    return await reads.asking(asked.name, () => changeNow(asked))
-  }
-
-  async function changeNow ({ script, name, authority, args = [], parts = [] }: Change): Promise<unknown[]> {
-    let answer: unknown[]
-    try {
-      answer = await reads.writing(name, parts, () => run(script, name, known.epoch!, keys.channel, deadline(), name, authority, ...args)) as unknown[]
-    } catch (error) {
-      dirty.set(name, { isRemoved: false }) // whether it was written nobody knows
-      log.warn(`The shared registry could not be written: ${redisReason(error)}`)
-      throw notKept(error)
-    }
-    if (answer[0] === 'other') {
-      resync()
-      throw notKept()
-    }
-    if (answer[0] === 'late') { // Redis's clock may have been put on
-      lookedAt = -Infinity
-      throw notKept()
-    }
-    if (answer[0] === 'taken') return answer
-    const [epoch, version, told] = [String(answer[0]), Number(answer[1]), Number(answer[3])]
-    if (epoch !== known.epoch) throw notKept() // it was answered when other data was known already
-    const isRemoved = script === 'remove' && authority === ''
-    // What was told of it comes by another connection. Where nothing was, this version is of somebody else's change.
-    if (told === 1 && isSynced && version === known.version + 1) known.hearOf(name, version)
-    apply(name, answer, isRemoved)
-    recent.made(epoch, version, name, answer[4] as string[])
-    if (dirty.size > 0) readSoon()
-    await peers?.ask('workers', topic, { name, isRemoved })
+  /** In Redis, here, and at the other workers of this gateway. @throws NotKeptError */
+  async function change (asked: SharedChange): Promise<unknown[]> {
+    const answer = await data.change(asked)
+    if (answer[0] !== 'taken') await peers?.ask('workers', topic, { name: asked.name, isRemoved: asked.script === 'remove' && asked.authority === '' })
     return answer
   }
 
@@ -192,214 +70,38 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   /** Another worker has changed an agent, and waits until this one has it. */
   peers?.answer(topic, async detail => {
     const { name, isRemoved } = detail as { name: string, isRemoved: boolean }
-    await refresh(name, isRemoved)
+    await data.refresh(name, isRemoved)
     return true
   })
-
-  function apply (name: string, [epoch, version, fields]: readonly unknown[], isRemoved = false): void {
-    if (epoch !== known.epoch) return
-    const written = reads.beingWritten(name)
-    const isWhole = written.size === 0
-    if (!isWhole) dirty.set(name, { isRemoved })
-    const { isLatest, whole } = reads.came(name, Number(version), isWhole)
-    known.wasRead(name, whole)
-    if (!isLatest) return
-    const skipped: string[] = []
-    const isKnown = (fields as Fields).length > 0 || registry.find(name) !== undefined
-    const isTaken = registry.replaceRegistered(name, agentOf(name, fields as Fields, hostRules(), skipped), { isRemoved, except: written, exceptSettings: written.has(settingsPart) })
-    if (isTaken && skipped.length === 0) notWhole.delete(name)
-    else notWhole.add(name)
-    for (const reason of skipped) log.warn(`Left out of the shared registrations: ${reason}`)
-    if (isWhole) drains.end(name)
-    if (isKnown) onApplied(name)
-  }
-
-  /** @returns whether the data is the one that is known */
-  async function refresh (name: string, isRemoved = false, read = run): Promise<boolean> {
-    return await reads.asking(name, async () => {
-      const answer = await read('read', name) as unknown[]
-      apply(name, answer, isRemoved)
-      return answer[0] === known.epoch
-    })
-  }
-
-  /** Reads what was heard of. */
-  async function readDirty (): Promise<void> {
-    const names = [...dirty]
-    dirty.clear()
-    try {
-      await Promise.all(names.map(([name, { isRemoved }]) => refresh(name, isRemoved)))
-    } catch {
-      resync()
-    }
-  }
-
-  /** What came in one piece is read in one piece. */
-  function readSoon (): void {
-    if (isReadingSoon || !isSynced) return
-    isReadingSoon = true
-    queueMicrotask(() => {
-      isReadingSoon = false
-      void readDirty()
-    })
-  }
-
-  function heard (message: string): void {
-    if (toldEarly !== null) {
-      toldEarly.push(message)
-      return
-    }
-    const [epoch = '', text = '', kind = '', name = '', authority = '', ...changes] = message.split(' ')
-    const version = Number(text)
-    if (!Number.isSafeInteger(version) || (kind !== 'all' && !nameForm.test(name))) return // no gateway has written that
-    if (epoch !== known.epoch || version > known.version + 1) return resync()
-    if (version <= known.version) return
-    if (kind === 'all') return known.hear(version)
-    if (kind === 'lapsed') registry.renewLease(name, authority, 0) // so it is over here as well when it leaves
-    for (const change of changes) {
-      const at = change.lastIndexOf('@')
-      tellOf(version, name, change.slice(0, at), Number(change.slice(at + 1)))
-    }
-    dirty.set(name, { isRemoved: kind === 'removed' && authority === '' })
-    known.hearOf(name, version)
-    readSoon()
-  }
-
-  /** From now on nothing is certain until everything was read. */
-  function resync (): void {
-    isSynced = false
-    isDoubtful = true
-    if (syncing !== null || isClosed || !redis.isUp || !subscription.isHearing) return
-    syncing = synchronise().then(() => {
-      syncing = null
-      if (isDoubtful) resync() // meanwhile there was reason to
-    }, (error: unknown) => {
-      syncing = null
-      toldEarly = null
-      if (!isClosed) log.warn(`The shared registry could not be read: ${redisReason(error)}`)
-      clock.after(lookMs, () => { if (!isSynced) resync() })
-    })
-  }
-
-  async function synchronise (): Promise<void> {
-    bulk = client.duplicate({ commandTimeout: bulkMs, socketTimeout: bulkSilentMs, enableOfflineQueue: true })
-    bulk.on('error', () => {}) // the other connection's are in the log
-    try {
-      await becomeEqual(loadScripts(bulk, keys))
-    } finally {
-      bulk?.disconnect()
-      bulk = null
-    }
-  }
-
-  async function becomeEqual (runAtLength: Run): Promise<void> {
-    do {
-      isDoubtful = false
-      toldEarly = []
-      let found = await lookAt()
-      const { epoch, version } = found
-      if (epoch === '' || (epoch === known.epoch && version < known.version) || isAncestor(found, known.point)) {
-        await restore(found, restoring, runAtLength)
-        isDoubtful = true
-        continue
-      }
-      if (epoch !== known.epoch) {
-        // What was changed last comes first: whoever then takes this data for its own, with more of the rest, leaves that alone.
-        const isAdded = await repeat(found, restoring, runAtLength) && await merge(found, restoring, runAtLength)
-        if (isAdded) found = await lookAt() // what was added is part of what is read
-        if (!isAdded || found.epoch !== epoch) {
-          isDoubtful = true
-          continue
-        }
-        reads.restart()
-      }
-      known.beginReadingAll(found)
-      const told = toldEarly
-      toldEarly = null
-      for (const message of told) heard(message) // what changes from here on is read once more
-      const names = [...new Set([...await client.smembers(keys.agents), ...registry.exportState().agents.map(({ name }) => name)])]
-      let isSame = await readRecent(runAtLength) // before what it came to
-      for (let from = 0; isSame && from < names.length; from += chunk) {
-        isSame = (await Promise.all(names.slice(from, from + chunk).map(name => refresh(name, false, runAtLength)))).every(Boolean)
-      }
-      if (isSame) known.endReadingAll(found.version)
-      else isDoubtful = true // it was lost meanwhile, and what was known before is what counts
-    } while (isDoubtful)
-    if (!subscription.isHearing) return // it begins anew when changes are told again
-    isSynced = hasBeenRead = true
-    wake()
-    log.info({ version: known.version }, 'The registry is shared')
-    await readDirty()
-  }
-
-  /** Which parts were changed of late is told only to who is there. @returns whether the data is the one that is known */
-  async function readRecent (read: Run): Promise<boolean> {
-    const { epoch, versions } = await readTouched(read)
-    if (epoch !== known.epoch) return false
-    for (const [member, version] of versions) {
-      const [name = '', part = ''] = member.split(' ')
-      if (name !== '') tellOf(known.version, name, part, version)
-    }
-    return true
-  }
-
-  /** @param by this version of the known data it is so @param version of the change, which may be of data before */
-  function tellOf (by: number, name: string, part: string, version: number): void {
-    recent.told({ epoch: known.epoch!, version: Math.min(version, by), by, name, part }, known.point?.epoch)
-  }
-
-  /** Sees whether a change was made that was not told here, or other data is there. */
-  async function look (): Promise<void> {
-    const before = { epoch: known.epoch, version: known.version } // messages may be faster than the answer
-    const { epoch, version, origin } = await lookAt()
-    if (!isSynced) return
-    if (epoch !== before.epoch || version < before.version) return resync()
-    known.isMadeOf(origin)
-    const isBehind = aheadAt > known.version // since the last look, too
-    aheadAt = version > known.version ? version : 0
-    if (isBehind) subscription.renew()
-  }
-
-  /** Notes that there is a gateway, so that leases go on; and finds out whether Redis can be written. */
-  async function note (): Promise<void> {
-    const before = isWritable
-    let reason = ''
-    await run('note', '', '', keys.channel).then(() => { isWritable = true }, (error: unknown) => {
-      isWritable = false
-      reason = redisReason(error)
-    })
-    if (before && !isWritable) log.warn(`The shared registry could not be written: ${reason}`)
-  }
 
   /** Has all gateways decide about leases that seem to be over here: another may have had the heartbeat. What leaves is told like any change. */
   async function settleLeases (): Promise<void> {
     const over = registry.leasesOver()
     const kept = new Set<string>()
-    if (over.length > 0 && over.every(({ isKept }) => isKept) && clock.now() - settledAt < lookMs) return
+    if (over.length > 0 && over.every(({ isKept }) => isKept) && clock.now() - settledAt < settleMs) return
     settledAt = clock.now()
     if (over.length > 0) {
-      const left = await run('settle', '', known.epoch!, keys.channel, ...over.map(({ key }) => key)) as string[]
-      if (left[0] === 'other') return resync()
+      const left = await data.ask('settle', '', ...over.map(({ key }) => key)) as string[]
+      if (left[0] === 'other') return data.resync()
       for (const [index, { name, authority, key }] of over.entries()) {
         const leftMs = Number(left[index] || NaN)
         if (leftMs > 0) registry.renewLease(name, authority, leftMs)
         else if (leftMs === 0) kept.add(key)
       }
     }
-    if (isSynced) registry.expire(kept)
+    if (data.isSynced) registry.expire(kept)
   }
 
   /** A registration is not kept. Who was not taken whole, since a name was its for the time being, may be so now. */
   function withdraw (undo: () => void): void {
     undo()
-    for (const name of notWhole) if (!dirty.has(name)) dirty.set(name, { isRemoved: false })
-    readSoon()
+    data.rereadNotWhole()
   }
 
   /** An instance that drains leaves when no gateway has a request of it under way. */
   async function settleDrains (): Promise<void> {
     const drained = Array.from(drains.underWay(), ({ name, authority, isBusy }) => isBusy
-      ? run('busy', name, known.epoch!, keys.channel, authority, gatewayId)
+      ? data.ask('busy', name, authority, gatewayId)
       : change({ script: 'remove', name, authority, args: ['drained'] }))
     await Promise.all(drained)
   }
@@ -411,40 +113,25 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
   }
 
   let isSweeping = false
-  const stopWatching = redis.onStatus(isUp => {
-    isSynced = false
-    redisClock.forget()
-    if (!isUp) return
-    resync()
-    if (subscription.isHearing) subscription.renew() // of a line that was cut both ends may know nothing
-  })
-  const subscription = createSubscription(client, { channels: [keys.channel], clock, log, onMessage: heard, onHearing: resync, onDeaf: () => { isSynced = false } })
-
   return {
-    get known () { return known.point },
+    get known () { return data.known },
 
-    get hasBeenRead () { return hasBeenRead },
+    get hasBeenRead () { return data.hasBeenRead },
 
     get isAvailable () { return this.redis === 'ok' },
 
-    get redis () { return !redis.isUp ? 'away' : isSynced && isWritable ? 'ok' : 'refusing' },
+    get redis () { return !redis.isUp ? 'away' : data.isSynced && data.isWritable ? 'ok' : 'refusing' },
 
-    async begin () {
-      subscription.begin()
-      if (redis.isUp) await within(beginMs, clock, isSyncedOnce)
-    },
+    begin: data.begin,
+    close: data.close,
 
     async sweep () {
-      if (isSweeping || !isSynced || !redis.isUp) return
+      if (isSweeping || !data.isSynced || !redis.isUp) return
       isSweeping = true
       try {
-        if (clock.now() - lookedAt >= lookMs) {
-          lookedAt = clock.now()
-          await Promise.all([look(), note()])
-        }
-        if (isSynced && dirty.size > 0) await readDirty()
-        if (isSynced) await settleLeases()
-        if (isSynced) await settleDrains()
+        await data.check()
+        if (data.isSynced) await settleLeases()
+        if (data.isSynced) await settleDrains()
       } catch {
         // it is in the log that Redis does not answer
       } finally {
@@ -453,7 +140,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     },
 
     async register (registration) {
-      refuseUnsynced()
+      data.refuseUnsynced()
       const { name, host, port } = registration
       const authority = authorityOf(host, port)
       const ofFile = registry.definitionOfFile(name, authority) // before it is registered: that undoes a DELETE
@@ -488,18 +175,18 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async heartbeat (nameOrAlias, id) {
       const { instance, name, authority } = instanceAt(nameOrAlias, id)
       if (instance.lease === null) return instance
-      refuseUnsynced()
+      data.refuseUnsynced()
       const { ttlMs } = instance.lease
       let answer: unknown
       try {
-        answer = await run('renew', name, known.epoch!, keys.channel, `${name} ${authority}`, ttlMs)
-        if (answer === 0) await refresh(name)
+        answer = await data.ask('renew', name, `${name} ${authority}`, ttlMs)
+        if (answer === 0) await data.refresh(name)
       } catch (error) {
-        throw notKept(error)
+        throw data.notKept(error)
       }
       if (Array.isArray(answer)) {
-        resync()
-        throw notKept()
+        data.resync()
+        throw data.notKept()
       }
       return (answer === 1 ? registry.renewLease(name, authority, ttlMs) : undefined) ?? registry.instance(name, id)
     },
@@ -507,7 +194,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async drain (nameOrAlias, id) {
       const { name, authority, isShared } = instanceAt(nameOrAlias, id)
       if (isShared) {
-        refuseUnsynced()
+        data.refuseUnsynced()
         drains.askedHere(name, authority)
         await change({ script: 'drain', name, authority, parts: [authority] })
       }
@@ -515,24 +202,18 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     },
 
     async catchUp (name) {
-      refuseUnsynced()
+      data.refuseUnsynced()
       try {
-        const owner = await client.hget(keys.names, name) ?? name
-        if (await refresh(owner)) return true
-        resync() // what is there now knows less
+        const owner = await data.ownerOf(name)
+        if (await data.refresh(owner)) return true
+        data.resync() // what is there now knows less
       } catch (error) {
-        throw notKept(error)
+        throw data.notKept(error)
       }
-      throw notKept()
+      throw data.notKept()
     },
 
-    reread () {
-      if (!isSynced) return
-      client.smembers(keys.agents).then(names => {
-        for (const name of names) if (!dirty.has(name)) dirty.set(name, { isRemoved: false })
-        readSoon()
-      }, () => resync())
-    },
+    reread: data.rereadAll,
 
     endsDrainOf: ({ agent, host, port }) => registry.isRegistered(agent, authorityOf(host, port)),
 
@@ -541,7 +222,7 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
       // Where nothing is left of it others may have registered something by now.
       const isShared = instances.length === 0 || instances.some(({ host, port }) => registry.isRegistered(name, authorityOf(host, port)))
       if (!isShared) return await atAllWorkers('removeAgent', name)
-      refuseUnsynced()
+      data.refuseUnsynced()
       await change({ script: 'remove', name, authority: '', args: ['removed'] })
       return registry.find(name)?.name === name ? await atAllWorkers('removeAgent', name) : { name, inFile: false }
     },
@@ -549,18 +230,10 @@ export function shareRegistrations ({ redis, registry, clock, log, known: kept, 
     async removeInstance (nameOrAlias, id) {
       const { instance, name, authority, isShared } = instanceAt(nameOrAlias, id)
       if (!isShared) return await atAllWorkers('removeInstance', name, id)
-      refuseUnsynced()
+      data.refuseUnsynced()
       await change({ script: 'remove', name, authority, args: ['removed'] })
       const isLeft = registry.find(name)?.instances.some(other => other.id === id) // the file, or DNS, names it as well
       return isLeft ? await atAllWorkers('removeInstance', name, id) : { name, inFile: false, instance }
-    },
-
-    async close () {
-      isClosed = true
-      stopWatching()
-      subscription.close()
-      bulk?.disconnect()
-      await syncing
     }
   }
 }

@@ -1,4 +1,4 @@
-/** plugins/registry/shared.ts with a Redis whose answers come when the test says. With a real one it is in test/e2e/redis.test.ts. */
+/** plugins/registry/shared.ts and shared-data.ts with a Redis whose answers come when the test says. With a real one it is in test/e2e/redis.test.ts. */
 import { EventEmitter } from 'node:events'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import Fastify from 'fastify'
