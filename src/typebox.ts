@@ -4,4 +4,4 @@
  */
 export { Type, type Static, type StaticDecode, type TSchema } from 'typebox'
 export { Settings } from 'typebox/system'
-export { Value } from 'typebox/value'
+export { DecodeUnsafe, Value } from 'typebox/value'

@@ -10,11 +10,14 @@ const testFolder = new URL('..', import.meta.url)
 
 /** By name: a folder below test/, and which of its files, by the beginnings of their names. */
 const groups = {
-  small: { folder: '.', beginnings: ['agent-', 'config-', 'config.t', 'gateway-', 'kubernetes', 'metrics', 'options', 'route', 'security', 'token', 'yaml'] },
+  small: { folder: '.', beginnings: ['agent-', 'config-', 'config.t', 'gateway-', 'kubernetes', 'metrics', 'options', 'route', 'security', 'start-errors', 'token', 'yaml'] },
+  places: { folder: '.', beginnings: ['docs', 'forwarded', 'guarded'] },
   fleet: { folder: 'fleet' },
   cli: { folder: 'cli', beginnings: ['commands', 'dns', 'dry-run', 'explain', 'hostile', 'key-edit', 'onboard', 'redis', 'top'] },
   'plugins-a': { folder: 'plugins', beginnings: ['answer', 'audit', 'auth.t', 'balanc', 'c', 'd', 'e', 'f', 'g'] },
   'cli-keys': { folder: 'cli', beginnings: ['file-lock', 'key.e', 'key.t', 'scan', 'run.lease', 'tls'] },
+  'cli-serving': { folder: 'cli', beginnings: ['serve.r', 'start', 'state'] },
+  'cli-running': { folder: 'cli', beginnings: ['key.s', 'logs', 'process', 'run.s', 'run.t'] },
   'plugins-auth': { folder: 'plugins', beginnings: ['alone', 'auth.j', 'auth.r'] },
   'plugins-h': { folder: 'plugins', beginnings: ['h', 'm', 'p', 'r', 's', 'u'] },
   'e2e-wire': { folder: 'e2e', beginnings: ['wire-f', 'wire-refusals', 'wire-responses', 'wire.', 'forwarding'] },
@@ -23,6 +26,8 @@ const groups = {
   'e2e-plugins': { folder: 'e2e', beginnings: ['agent-headers', 'audit', 'dns', 'docs', 'health', 'metrics', 'tracing'] },
   'e2e-redis': { folder: 'e2e', beginnings: ['peers', 'redis-l'] },
   'e2e-streams': { folder: 'e2e', beginnings: ['streams', 'websocket'] },
+  'e2e-tls': { folder: 'e2e', beginnings: ['tls-'] },
+  'e2e-running': { folder: 'e2e', beginnings: ['change', 'drain', 'faults-agent', 'reload', 'unread'] },
   'e2e-failover': { folder: 'e2e', beginnings: ['failover', 'faults-client', 'balancers', 'concurrency', 'leases'] }
 }
 

@@ -63,11 +63,21 @@ export async function runProgram (t: Test, file: string, { folder, env, applicat
   }
 }
 
+/** What is read of TypeScript's own files and of packages, which are the same for all programs. */
+const parsed = new Map<string, ts.SourceFile | undefined>()
+
 /** What the compiler has against programs, a line each. */
 export function typeErrors (files: readonly string[]): string[] {
   const { config } = ts.readConfigFile(join(packageRoot, 'tsconfig.json'), file => ts.sys.readFile(file)) as { config: { compilerOptions: object } }
   const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, packageRoot)
-  const program = ts.createProgram([...files], { ...options, noEmit: true })
+  const host = ts.createCompilerHost({ ...options, noEmit: true })
+  const parse = host.getSourceFile.bind(host)
+  host.getSourceFile = (name, ...how) => {
+    if (files.includes(name)) return parse(name, ...how)
+    if (!parsed.has(name)) parsed.set(name, parse(name, ...how))
+    return parsed.get(name)
+  }
+  const program = ts.createProgram([...files], { ...options, noEmit: true }, host)
   // Of these files alone: `npm run typecheck` checks what they import.
   return files.flatMap(name => ts.getPreEmitDiagnostics(program, program.getSourceFile(name))).map(({ file, start = 0, messageText }) => {
     const place = file === undefined ? '' : `${basename(file.fileName)}:${file.getLineAndCharacterOfPosition(start).line + 1} `

@@ -17,8 +17,9 @@ export interface OpenApi {
 /** The specification's schema of OpenAPI 3.1 documents, as it is published (https://spec.openapis.org/oas/3.1/schema/). */
 const specification = JSON.parse(readFileSync(new URL('../fixtures/openapi-3.1.schema.json', import.meta.url), 'utf8')) as object
 
-const ajvOptions = { strict: false, validateFormats: false, allErrors: true } as const
-const validateDocument = new Ajv2020(ajvOptions).compile(specification)
+/** One for all: each begins by compiling JSON Schema's own schemas, for some 50 ms of a processor. */
+const ajv = new Ajv2020({ strict: false, validateFormats: false, allErrors: true })
+const validateDocument = ajv.compile(specification)
 
 /** What is wrong with a document: by the specification, references that lead nowhere, paths whose parameters are not described. */
 export function documentProblems (document: OpenApi): string[] {
@@ -58,7 +59,6 @@ export function answerProblems (document: OpenApi, operation: string, answer: { 
 
 /** @param schema as it stands in the document */
 export function valueProblems (document: OpenApi, schema: object, value: unknown): string[] {
-  const ajv = new Ajv2020(ajvOptions)
   const components = strict(document.components) as object
   const validate = ajv.compile({ ...strict(schema) as object, components })
   return validate(value) ? [] : inWords(validate.errors)
