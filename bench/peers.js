@@ -43,6 +43,9 @@ const onNode = (name, about, { file = `${name}.js`, packages, log = false }) => 
   }
 })
 
+/** No proxy of HTTP: how much any proxy on Node adds, whatever it does. */
+export const relay = onNode('relay', 'passes bytes on and reads none of them', { packages: [] })
+
 /** One that is installed on the machine or not, with a configuration file of its own. */
 const onMachine = (name, about, { config, args, version, env }) => {
   const program = findProgram(name)

@@ -1,6 +1,6 @@
 /** What is measured: for each scenario who takes part in what order, what is put on it, and which figures come out. */
 import { request } from 'node:http'
-import { commonSettings, fleetFile, token } from './peers.js'
+import { commonSettings, fleetFile, relay, token } from './peers.js'
 import { eventBytes, largeBytes, small } from './upstream/answers.js'
 
 const prefix = '/api/planner'
@@ -82,7 +82,7 @@ export const scenarios = [
   {
     name: 'latency',
     title: 'added latency at 500 requests a second',
-    note: 'GET of 200 B at a constant rate whatever comes back (open loop), from when it was due to the end of the answer: what the generator sends late has waited, with every proxy and without one alike. Added is what is above the same round\'s figure straight to the upstream; where that is 0 or less in a round, it is smaller than the noise and there is no ratio.',
+    note: 'GET of 200 B at a constant rate whatever comes back (open loop), from when it was due to the end of the answer: what the generator sends late has waited, with every proxy and without one alike. Added is what is above the same round\'s figure straight to the upstream; where that is 0 or less in a round, it is smaller than the noise and there is no ratio. `relay` is no proxy of HTTP: it passes bytes on and reads none of them, and what it adds, two turns of Node\'s loop, is in every other figure.',
     kind: 'latency',
     figures: [
       { key: 'addedP50', title: 'added p50 ms', digits: 3, compared: true },
@@ -94,6 +94,7 @@ export const scenarios = [
     ],
     entries: peers => [
       { name: 'direct', isDirect: true, task: { paths: ['/small'], rate: 500, headers, answerBytes: small.length } },
+      { name: 'relay', peer: relay, task: { paths: ['/small'], rate: 500, headers, answerBytes: small.length } },
       ...eachPeer({ paths: [`${prefix}/small`], rate: 500, headers, answerBytes: small.length })(peers)
     ]
   },
