@@ -15,6 +15,7 @@ import { announce } from './announcement.ts'
 import { createCollector } from './collector.ts'
 import { fleetOf, integer, withExamples } from './command.ts'
 import { dryRun } from './dry-run.ts'
+import { leaveRoomToGrow } from './heap-growth.ts'
 import { CommandError, exitCodes, sameSignalMs, say, type CommandIo } from './io.ts'
 import type { ConfigFlags } from './overrides.ts'
 import { makeObjectsYoung } from './pretenuring.ts'
@@ -103,6 +104,7 @@ async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals, w
   const { file, overrides, config, secret, stateDir } = await setUp(flags, io)
   if (signals.ending) return exitCodes.good
   makeObjectsYoung()
+  leaveRoomToGrow()
   const log = pino({ level: 'warn', ...(worker && { mixin: () => ({ worker: worker.worker }) }) }, logDestination(io))
   const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector(), ...(worker && { workers: worker }) }, { loggerInstance: log })
   if (signals.ending) {
