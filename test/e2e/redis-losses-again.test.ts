@@ -5,7 +5,7 @@
 import t from 'tap'
 import type { ListeningGateway } from '../helpers/build-gateway.ts'
 import { noRedis, startRedis } from '../helpers/redis-server.ts'
-import { ask, cutter, gatewaysOn, ports, register, sharing, twoOn, until } from '../helpers/sharing-gateways.ts'
+import { ask, cutter, gatewaysOn, mendInTurn, ports, register, sharing, twoOn, until } from '../helpers/sharing-gateways.ts'
 
 t.test('gateways whose Redis loses its data more than once', { skip: noRedis }, async t => {
   const redis = await startRedis(t)
@@ -36,10 +36,7 @@ t.test('gateways whose Redis loses its data more than once', { skip: noRedis }, 
         await redis.restart({ empty: true })
         await lineOfC.mend()
         await sharing(c)
-        for (const [gateway, line] of isUnknownFirst ? [[a, lineOfA], [b, lineOfB]] as const : [[b, lineOfB], [a, lineOfA]] as const) {
-          await line.mend()
-          await sharing(gateway)
-        }
+        await mendInTurn(isUnknownFirst ? [[a, lineOfA], [b, lineOfB]] : [[b, lineOfB], [a, lineOfA]])
 
         for (const gateway of [a, b, c]) {
           await until(() => gateway.registry.find(name)?.instances[0]?.weight === (isSame ? 5 : 2), 'it has the later weight')
@@ -74,10 +71,7 @@ t.test('gateways whose Redis loses its data more than once', { skip: noRedis }, 
     await c.close()
 
     await redis.restart({ empty: true })
-    for (const [gateway, line] of [[d, lineOfD], [b, lineOfB], [a, lineOfA]] as const) {
-      await line.mend()
-      await sharing(gateway)
-    }
+    await mendInTurn([[d, lineOfD], [b, lineOfB], [a, lineOfA]])
     for (const gateway of [a, b, d]) {
       await until(() => gateway.registry.find('planner')?.instances[0]?.weight === 5 && ports(gateway, 'other').length === 1, 'it has what was changed last')
       t.match(gateway.registry.get('planner'), { metadata: { of: 'since' } })
@@ -138,10 +132,7 @@ t.test('gateways whose Redis loses its data more than once', { skip: noRedis }, 
     for (const line of [lineOfA, lineOfLeft]) await line.cut()
     await a.close()
     await redis.restart({ empty: true })
-    for (const [gateway, line] of [[left, lineOfLeft], [older, lineOfOlder]] as const) {
-      await line.mend()
-      await sharing(gateway)
-    }
+    await mendInTurn([[left, lineOfLeft], [older, lineOfOlder]])
     t.equal((await register(older, { name: 'last', port: 32_172 })).status, 201)
     await until(() => ports(left, 'last').length === 1, 'the other has heard of all that came before')
 
@@ -186,16 +177,10 @@ t.test('gateways whose Redis loses its data more than once', { skip: noRedis }, 
     await a.close()
 
     await redis.restart({ empty: true })
-    for (const [gateway, line] of [[b, lineOfB], [d, lineOfD]] as const) {
-      await line.mend()
-      await sharing(gateway)
-    }
+    await mendInTurn([[b, lineOfB], [d, lineOfD]])
     for (const line of [lineOfB, lineOfD]) await line.cut()
     await redis.restart({ empty: true })
-    for (const [gateway, line] of [[d, lineOfD], [c, lineOfC], [b, lineOfB]] as const) {
-      await line.mend()
-      await sharing(gateway)
-    }
+    await mendInTurn([[d, lineOfD], [c, lineOfC], [b, lineOfB]])
     t.equal((await register(c, { name: 'last', port: 32_193 })).status, 201)
     for (const gateway of [b, d]) await until(() => ports(gateway, 'last').length === 1, 'it has heard of all that came before')
 

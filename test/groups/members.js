@@ -10,8 +10,7 @@ const testFolder = new URL('..', import.meta.url)
 
 /** By name: a folder below test/, and which of its files, by the beginnings of their names. */
 const groups = {
-  small: { folder: '.', beginnings: ['agent-', 'config-', 'config.t', 'gateway-', 'kubernetes', 'metrics', 'options', 'route', 'security', 'start-errors', 'token', 'yaml'] },
-  places: { folder: '.', beginnings: ['docs', 'forwarded', 'guarded'] },
+  small: { folder: '.', beginnings: ['agent-', 'config-', 'config.t', 'docs', 'forwarded', 'gateway-', 'guarded', 'kubernetes', 'metrics', 'options', 'route', 'security', 'start-errors', 'token', 'yaml'] },
   fleet: { folder: 'fleet' },
   cli: { folder: 'cli', beginnings: ['commands', 'dns', 'dry-run', 'explain', 'hostile', 'key-edit', 'onboard', 'redis', 'top'] },
   'plugins-a': { folder: 'plugins', beginnings: ['answer', 'audit', 'auth.t', 'balanc', 'c', 'd', 'e', 'f', 'g'] },

@@ -97,3 +97,11 @@ export async function twoOn (t: Test, redis: RedisServer) {
 
 /** Resolves when the gateway has what the others have, and takes changes. */
 export const sharing = (gateway: ListeningGateway) => until(() => gateway.registrations.isAvailable, 'it shares the registry')
+
+/** Each comes back when the one before it shares again. */
+export async function mendInTurn (ways: readonly [gateway: ListeningGateway, line: { mend (): Promise<void> }][]): Promise<void> {
+  for (const [gateway, line] of ways) {
+    await line.mend()
+    await sharing(gateway)
+  }
+}
