@@ -1,6 +1,6 @@
 /**
  * What `npm test` runs: tap, told on in short, then a bound on coverage, then the one line that CI counts.
- * Arguments go on to tap (`npm test -- test/fleet/lease.test.ts --grep=heartbeat`); with any, coverage is shown but not judged.
+ * Arguments go on to tap (`npm test -- test/fleet/registry.leases.test.ts --grep=heartbeat`); with any, coverage is shown but not judged.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'

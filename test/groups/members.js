@@ -1,7 +1,7 @@
 /**
  * Which test files share a process. A process of its own costs a file that loads the gateway some three seconds of a processor: it is compiled
  * anew, module by module. Files that need the process for themselves (its environment, its signals, its memory, `t.mockImport`) are in no group.
- * One file alone runs as ever: `npm test -- test/fleet/lease.test.ts`.
+ * One file alone runs as ever: `npm test -- test/fleet/registry.leases.test.ts`.
  */
 import { readdirSync } from 'node:fs'
 import { posix } from 'node:path'
