@@ -149,17 +149,21 @@ export interface CheckForm {
 }
 
 /** The wrong fields of `value`, all of them, in a stable order; empty when it is valid. */
-export function checkOptions (schema: TSchema, value: unknown, { file = false, besides = () => [] }: CheckForm = {}): OptionError[] {
+export function checkOptions (schema: TSchema, value: unknown, form: CheckForm = {}): OptionError[] {
+  return examine(schema, value, form).errors
+}
+
+/** What is wrong with `value`; and where nothing is, a copy of it with its defaults. */
+function examine (schema: TSchema, value: unknown, { file = false, besides = () => [] }: CheckForm): { errors: OptionError[], defaulted?: unknown } {
   const found = new Map<string, OptionError>()
   const deep = deepPath(value)
-  if (deep !== undefined) return [{ path: formatPath(deep.slice(0, 3)), message: `is nested deeper than ${mostDepth} levels`, at: 'value' }]
+  if (deep !== undefined) return { errors: [{ path: formatPath(deep.slice(0, 3)), message: `is nested deeper than ${mostDepth} levels`, at: 'value' }] }
   const data = copyOf(value)
   for (const pointer of protoKeys(data)) add(found, pointer, 'key', { message: 'this key is not allowed' })
-  if (found.size > 0) return [...found.values()] // such a key would get lost, or worse, in what follows
+  if (found.size > 0) return { errors: [...found.values()] } // such a key would get lost, or worse, in what follows
 
   const defaulted = Value.Default(schema, data)
-  const isValid = Value.Check(schema, defaulted) // what nearly every value is, found in half of the time
-  for (const { keyword, instancePath, schemaPath, params, message } of isValid ? [] : allErrors(schema, defaulted)) {
+  for (const { keyword, instancePath, schemaPath, params, message } of allErrors(schema, defaulted)) {
     if (keyword === 'additionalProperties') continue // each unknown key has an error of its own, below
     const pointer = instancePath.split('/').slice(1).map(part => part.replaceAll('~1', '/').replaceAll('~0', '~'))
     if (keyword === 'boolean') {
@@ -171,7 +175,7 @@ export function checkOptions (schema: TSchema, value: unknown, { file = false, b
     }
   }
   if (file) for (const { pointer, message } of bareDurations(schema, defaulted)) add(found, pointer, 'value', { message })
-  return [...found.values()]
+  return { errors: [...found.values()], defaulted }
 }
 
 /** What is wrong with something, in words. */
@@ -248,6 +252,7 @@ function deepPath (value: unknown, pointer: string[] = []): string[] | undefined
 }
 
 function allErrors (schema: TSchema, value: unknown) {
+  if (Value.Check(schema, value)) return [] // as nearly always, and found in half of the time
   return withSettings({ maxErrors: mostErrors }, () => Value.Errors(schema, value))
 }
 
@@ -311,16 +316,21 @@ export function withoutUnknown (schema: TSchema, value: unknown): unknown {
  */
 export function parseOptions<S extends TSchema> (schema: S, value: unknown, name: string, besides: readonly string[] = []): StaticDecode<S> {
   const data = withoutFastifyOptions(value ?? {})
-  const errors = checkOptions(schema, data, { besides: path => /[.[]/.test(path) ? [] : besides })
+  const { errors, defaulted } = examine(schema, data, { besides: path => /[.[]/.test(path) ? [] : besides })
   if (errors.length > 0) throw new OptionsError(name, errors)
-  return decodeOptions(schema, data)
+  return decode(schema, defaulted)
 }
 
 /** What valid options stand for, with defaults: durations in milliseconds and so on. */
 export function decodeOptions<S extends TSchema> (schema: S, data: unknown): StaticDecode<S> {
+  return decode(schema, Value.Default(schema, copyOf(data)))
+}
+
+/** @param defaulted nobody else's */
+function decode<S extends TSchema> (schema: S, defaulted: unknown): StaticDecode<S> {
   // Sorting the members of unions takes most of the time, and no value is of two of them that are decoded in different ways.
-  // Value.Decode() would look once more at all that is known of them: whether they are valid, and have nothing besides.
-  return deepFreeze(withSettings({ unionPrioritySort: false }, () => DecodeUnsafe({}, schema, Value.Default(schema, copyOf(data))))) as StaticDecode<S>
+  // Value.Decode() would look once more at what is known to be valid, and take out of mappings with any keys what it has no pattern for.
+  return deepFreeze(withSettings({ unionPrioritySort: false }, () => DecodeUnsafe({}, schema, defaulted))) as StaticDecode<S>
 }
 
 function withoutFastifyOptions (value: unknown): unknown {

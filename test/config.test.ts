@@ -34,6 +34,18 @@ const minimal = `agents:
     aliases: [git, repo]
 `
 
+t.test('metadata and headers may have any names, also those that JavaScript objects have by themselves', async t => {
+  const { agents: [agent] } = await loadConfig(fleetFile(t, `agents:
+  - name: a
+    port: 1
+    headers: {constructor: Bearer x, prototype: y}
+    metadata: {constructor: 1, deep: {prototype: 2}, "a\\nb": 3}
+`))
+
+  t.strictSame(agent!.headers, { constructor: 'Bearer x', prototype: 'y' })
+  t.strictSame(agent!.metadata, { constructor: 1, deep: { prototype: 2 }, 'a\nb': 3 })
+})
+
 t.test('the minimal file of the contract is valid', async t => {
   const config = await loadConfig(fleetFile(t, minimal), {})
 

@@ -150,6 +150,20 @@ t.test('keys that JavaScript objects have by themselves are unknown keys like ot
   t.same(errorsOf(JSON.parse('{"constructor": 1, "toString": 2, "hasOwnProperty": 3}')), ['constructor unknown key', 'toString unknown key', 'hasOwnProperty unknown key'])
 })
 
+t.test('a mapping with any keys keeps them all', async t => {
+  const Mapping = Options({ metadata: Type.Record(Type.String(), Type.Unknown()) }, description)
+  const metadata = { constructor: 1, prototype: { constructor: 2 }, 'a\nb': [{ prototype: 3 }], '\u2028': 4 }
+
+  t.strictSame(parseOptions(Mapping, { metadata }, ''), { metadata })
+})
+
+t.test('what is checked is what is taken', async t => {
+  let read = 0
+  const options = { get wait () { return read++ === 0 ? '1s' : 'never' } }
+
+  t.equal(parseOptions(Sample, options, '').wait, 1_000)
+})
+
 t.test('__proto__ is refused wherever it is, and changes no prototype', async t => {
   const cases: [string, string][] = [
     ['__proto__', '{"__proto__": {"polluted": 1}}'],

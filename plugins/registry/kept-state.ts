@@ -84,7 +84,9 @@ export function readKeptState (text: string, rules: RegistrationHostRules = {}):
 
 /** An agent without what a later version says of it, so that gateways of two versions serve the same fleet while one replaces the other. */
 export function asOfThisVersion (agent: object): object {
-  return withoutUnknown(KeptWhole, agent) as object
+  const { metadata, ...rest } = agent as { metadata?: unknown }
+  const known = withoutUnknown(KeptWhole, rest) as object
+  return metadata === undefined ? known : { ...known, metadata } // which may have any keys
 }
 
 /** Reads one agent. @param skipped gets a line for what is left out of it */

@@ -62,6 +62,15 @@ t.test('what does not hold to the rules is left out with a line, and of a later 
   }
 })
 
+t.test('metadata keeps all its keys, beside what is of a later version, too', t => {
+  const metadata = { constructor: 'c', prototype: { constructor: 1 }, 'a\nb': [{ prototype: 2 }] }
+
+  for (const more of [{}, { ofALaterVersion: 1 }]) {
+    t.strictSame(agentOf('planner', ['metadata', JSON.stringify(metadata), 'i:localhost:9000', JSON.stringify({ ...instance, ...more })], {}, []), { name: 'planner', metadata, instances: [instance] })
+  }
+  t.end()
+})
+
 t.test('what was changed of an agent that is gone is its instances, and no settings', t => {
   const changes = [{ name: 'planner', part: '=', version: 5 }, { name: 'planner', part: 'localhost:1', version: 6 }]
   t.match(changedEntryOf('planner', undefined, changes), { name: 'planner', fields: [], versions: { 'localhost:1': 6, '=': undefined }, removed: ['localhost:1'] })
