@@ -12,16 +12,14 @@ import { ConfigError, FleetOptions, type FleetConfig } from '../config.ts'
 import { FolderInUseError } from '../folder-lock.ts'
 import { createGateway } from '../gateway.ts'
 import { announce } from './announcement.ts'
-import { createCollector } from './collector.ts'
 import { fleetOf, integer, withExamples } from './command.ts'
 import { dryRun } from './dry-run.ts'
-import { leaveRoomToGrow } from './heap-growth.ts'
 import { CommandError, exitCodes, sameSignalMs, say, type CommandIo } from './io.ts'
 import type { ConfigFlags } from './overrides.ts'
-import { makeObjectsYoung } from './pretenuring.ts'
 import { setUp } from './setup.ts'
 import { defaultHost, defaultPort } from './target.ts'
 import { logDestination } from './terminal-log.ts'
+import { tuneV8 } from './v8.ts'
 import { workerCount, workersOf } from './workers/count.ts'
 import { superviseWorkers } from './workers/primary.ts'
 import { ownWorker, type OwnWorker } from './workers/worker.ts'
@@ -103,10 +101,8 @@ async function serveHere (flags: ServeFlags, io: CommandIo, worker: OwnWorker | 
 async function runGateway (flags: ServeFlags, io: CommandIo, signals: Signals, worker: OwnWorker | undefined): Promise<number> {
   const { file, overrides, config, secret, stateDir } = await setUp(flags, io)
   if (signals.ending) return exitCodes.good
-  makeObjectsYoung()
-  leaveRoomToGrow()
   const log = pino({ level: 'warn', ...(worker && { mixin: () => ({ worker: worker.worker }) }) }, logDestination(io))
-  const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: createCollector(), ...(worker && { workers: worker }) }, { loggerInstance: log })
+  const gateway = await createGateway({ ...overrides, ...(secret?.isOwn && secret.secret !== undefined && { fallbackSecret: secret.secret }), file, env: io.env, onStreamed: tuneV8(), ...(worker && { workers: worker }) }, { loggerInstance: log })
   if (signals.ending) {
     await gateway.close()
     return exitCodes.good
