@@ -43,7 +43,7 @@ const onNode = (name, about, { file = `${name}.js`, packages, log = false }) => 
   }
 })
 
-/** No proxy of HTTP: how much any proxy on Node adds, whatever it does. */
+/** No proxy of HTTP, and none that is compared: how much any proxy on Node adds, whatever it does. */
 export const relay = onNode('relay', 'passes bytes on and reads none of them', { packages: [] })
 
 /** One that is installed on the machine or not, with a configuration file of its own. */

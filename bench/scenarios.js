@@ -82,7 +82,7 @@ export const scenarios = [
   {
     name: 'latency',
     title: 'added latency at 500 requests a second',
-    note: 'GET of 200 B at a constant rate whatever comes back (open loop), from when it was due to the end of the answer: what the generator sends late has waited, with every proxy and without one alike. Added is what is above the same round\'s figure straight to the upstream; where that is 0 or less in a round, it is smaller than the noise and there is no ratio. `relay` is no proxy of HTTP: it passes bytes on and reads none of them, and what it adds, two turns of Node\'s loop, is in every other figure.',
+    note: 'GET of 200 B at a constant rate whatever comes back (open loop), from when it was due to the end of the answer: what the generator sends late has waited, with every proxy and without one alike. Added is what is above the same round\'s figure straight to the upstream; where that is 0 or less in a round, it is smaller than the noise and there is no ratio. `relay` takes part whoever else does, and is no proxy of HTTP: it passes bytes on and reads none of them, and what it adds is in the figure of every other that runs on Node.',
     kind: 'latency',
     figures: [
       { key: 'addedP50', title: 'added p50 ms', digits: 3, compared: true },

@@ -286,17 +286,18 @@ const smallest = ['--scenario', 'get-64', '--rounds', '1', '--seconds', '1']
 
 t.test('the gateway is measured with everything on, and nothing is left behind', async t => {
   const file = join(t.testdirName, 'results.json')
-  const { child, closed, leftovers } = bench(t, [...smallest, '--peer', 'ours', '--json', file])
+  const { child, closed, leftovers } = bench(t, [...smallest, '--scenario', 'latency', '--peer', 'ours', '--json', file])
 
   const [printed, complaints, [code]] = await Promise.all([text(child.stdout), text(child.stderr), closed])
 
   t.equal(code, 0, printed)
   t.equal(complaints, '')
-  const { results: [{ entries: [{ name, rounds: [figures] }] }], problems } = JSON.parse(readFileSync(file, 'utf8'))
+  const { results: [{ entries: [{ name, rounds: [figures] }] }, { entries: constantRate }], problems } = JSON.parse(readFileSync(file, 'utf8'))
   t.equal(name, 'ours')
   t.same(problems, [])
   t.ok(figures.requests > 0, `${figures.requests} requests`)
   if (hasProc) t.ok(figures.cpuMicros > 0 && figures.memoryMiB > 10, `${figures.cpuMicros} µs, ${figures.memoryMiB} MiB`)
+  t.match(constantRate, [{ name: 'direct', rounds: [{ p50: Number }] }, { name: 'relay', rounds: [{ addedP50: Number }] }, { name: 'ours', rounds: [{ addedP50: Number }] }])
   t.same(leftovers(), [])
 })
 

@@ -63,7 +63,7 @@ export async function runProgram (t: Test, file: string, { folder, env, applicat
   }
 }
 
-/** What is read of TypeScript's own files and of packages, which are the same for all programs. */
+/** What was read of packages, TypeScript's own files among them, and of this one: the same for all programs. */
 const parsed = new Map<string, ts.SourceFile | undefined>()
 
 /** What the compiler has against programs, a line each. */
@@ -73,7 +73,7 @@ export function typeErrors (files: readonly string[]): string[] {
   const host = ts.createCompilerHost({ ...options, noEmit: true })
   const parse = host.getSourceFile.bind(host)
   host.getSourceFile = (name, ...how) => {
-    if (files.includes(name)) return parse(name, ...how)
+    if (!name.includes('/node_modules/') && !name.startsWith(join(packageRoot, 'dist/'))) return parse(name, ...how)
     if (!parsed.has(name)) parsed.set(name, parse(name, ...how))
     return parsed.get(name)
   }
