@@ -10,6 +10,7 @@ import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
 import { announcesBody } from './announced-body.ts'
+import { factsOf } from './facts-of.ts'
 import { endLingering } from './linger.ts'
 import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
@@ -174,10 +175,22 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
   refused.add(socket)
   afterAnswers(socket, () => {
-    const answered = (socket as { _httpMessage?: ServerResponse | null })._httpMessage?.headersSent === true
-    if (answered) socket.destroy()
-    else writeProblem(socket, parserError(error))
+    const unread = (socket as { _httpMessage?: ServerResponse | null })._httpMessage // answered already, or it is its body that was refused
+    if (unread?.headersSent === true) return void socket.destroy()
+    const facts = unread ? factsOf(unread) : undefined
+    if (!unread || facts === undefined) return void writeProblem(socket, parserError(error))
+    const { status, code, bytes } = writeProblem(socket, parserError(error), facts.id)
+    // Where the body only ended too early, the client has most likely left: then it counts as such.
+    if (error.code !== 'HPE_INVALID_EOF_STATE') Object.assign(facts, { status, code, bytesSent: bytes, ending: 'complete' })
+    endUnanswered(unread, socket)
   })
+}
+
+/** An exchange whose answer was written past it is over: nothing of it comes any more, and who works on it is told now. */
+function endUnanswered (response: ServerResponse, socket: Socket): void {
+  response.detachSocket(socket)
+  response.destroyed = true
+  response.emit('close')
 }
 
 function parserError ({ code, rawPacket }: ConnectionError): FleetError {
@@ -208,13 +221,13 @@ function answerProblem (response: ServerResponse, error: FleetError): void {
   response.writeHead(status, { ...headers, 'x-request-id': id, connection: 'close' }).end(body)
 }
 
-/** Past Node's answers, and closes the connection. */
-function writeProblem (socket: Socket, error: FleetError): void {
-  const id = randomUUID()
+/** Past Node's answers, and closes the connection. @returns what was sent */
+function writeProblem (socket: Socket, error: FleetError, id: string = randomUUID()): { status: number, code: string, bytes: number } {
   const { status, headers, body } = renderProblem(error, id)
   const fields = Object.entries({ ...headers, 'x-request-id': id, connection: 'close', date: new Date().toUTCString() })
   const head = fields.map(([name, value]) => `${name}: ${value}\r\n`).join('')
   socket.on('error', () => socket.destroy())
   socket.write(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${head}\r\n${body}`)
   endLingering(socket)
+  return { status, code: error.code, bytes: Buffer.byteLength(body) }
 }

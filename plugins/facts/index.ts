@@ -8,6 +8,7 @@ import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Attempt } from '../../src/fleet/attempt.ts'
+import { keepFacts } from '../../src/facts-of.ts'
 import { whoIsBehind, type ForwardedElement } from '../../src/forwarded.ts'
 import { plainAddress } from '../../src/plain-address.ts'
 
@@ -172,6 +173,7 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     request.facts = new RequestFacts(id, raw.method ?? '', request.originalUrl, behind?.client ?? peer, peerTrusted)
     if (behind !== null) request.facts.forwardedElement = behind.element
     inFlight++
+    keepFacts(reply.raw, request.facts)
     reply.header('x-request-id', id)
     reply.raw.once('close', () => onClose(request, reply))
     done()

@@ -1,0 +1,118 @@
+/** A request whose head was accepted and whose body then turns out to be no valid HTTP: its answer and its account are one, and it is over. */
+import t, { type Test } from 'tap'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import type { RequestFacts } from '../../plugins/facts/index.ts'
+import { readAnswers } from '../helpers/answers.ts'
+import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
+import { rawClient } from '../helpers/raw-client.ts'
+import { scriptedAgent } from '../helpers/scripted-agent.ts'
+
+const head = (path: string, id: string) => `POST ${path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: ${id}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n`
+const chunk = '5\r\nhello\r\n'
+const invalid = 'no length\r\n'
+
+/** A gateway in front of an agent that answers a GET when it is told to, and no POST; with what it says of each exchange that is over. */
+async function start (t: Test) {
+  let answer = () => {}
+  let tell: (socket: Socket) => void = () => {}
+  const agent = await scriptedAgent(t, {
+    onBytes: socket => {
+      tell(socket)
+      return false
+    },
+    onRequest ({ socket }) {
+      answer = () => { socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok') }
+    }
+  })
+  const gateway = await startGateway(t, { ...unprobed, agents: [agentAt('planner', agent)] })
+  const finished: RequestFacts[] = []
+  let over = () => {}
+  gateway.facts.onFinished(facts => {
+    finished.push(facts)
+    over()
+  })
+  return {
+    gateway,
+    client: await rawClient(t, gateway.port),
+    finished,
+    answer: () => answer(),
+    /** The connection on which the agent has something. */
+    came: () => new Promise<Socket>(resolve => { tell = resolve }),
+    /** An exchange is over. */
+    isOver: () => new Promise<void>(resolve => { over = resolve })
+  }
+}
+
+const connections = ({ server }: FastifyInstance) => new Promise<number>((resolve, reject) => server.getConnections((error, count) => error === null ? resolve(count) : reject(error)))
+
+const problem = (bytes: string) => {
+  const answer = readAnswers(bytes, ['POST']).at(-1)!
+  const { code, instance } = JSON.parse(answer.body) as { code: string, instance: string }
+  return { status: answer.status, bytes: answer.body.length, code, instance, id: answer.valuesOf('x-request-id') }
+}
+
+t.test('the answer has the id of the request, its account says what the answer was, and the agent is let go', async t => {
+  const { gateway, client, finished, came, isOver } = await start(t)
+  const has = came()
+  client.send(head('/api/planner/x', 'mine') + chunk)
+  const left = once(await has, 'close')
+  const over = isOver()
+
+  client.send(invalid)
+  await over
+  t.equal(await connections(gateway), 1, 'that of the client is not over')
+  await left
+
+  const { bytes, instance, ...said } = problem(await client.closed())
+  t.same(said, { status: 400, code: 'FLEET_BAD_REQUEST', id: ['mine'] })
+  t.match(instance, /mine$/)
+  t.match(finished, [{ id: 'mine', agent: 'planner', status: 400, code: 'FLEET_BAD_REQUEST', ending: 'complete', bytesSent: bytes, attempts: [{ outcome: 'aborted' }] }])
+  t.equal(gateway.facts.inFlight, 0)
+})
+
+t.test('a body that only ended too early is that of a client that left', async t => {
+  const { gateway, client, finished, came, isOver } = await start(t)
+  const has = came()
+  client.send(head('/api/planner/x', 'mine') + chunk)
+  await has
+  const over = isOver()
+
+  client.socket.end()
+  await over
+
+  const { status, id } = problem(await client.closed())
+  t.same({ status, id }, { status: 400, id: ['mine'] })
+  t.match(finished, [{ id: 'mine', status: 499, code: null, ending: 'client-aborted' }])
+  t.equal(gateway.facts.inFlight, 0)
+})
+
+t.test('so it is on a route of the gateway\'s own', async t => {
+  const { gateway, client, finished, isOver } = await start(t)
+  const over = isOver()
+
+  client.send(head('/registry/register', 'mine') + chunk + invalid)
+  await over
+
+  const { status, id } = problem(await client.closed())
+  t.same({ status, id }, { status: 400, id: ['mine'] })
+  t.match(finished, [{ id: 'mine', agent: null, status: 400, code: 'FLEET_BAD_REQUEST', ending: 'complete' }])
+  t.equal(gateway.facts.inFlight, 0)
+})
+
+t.test('behind another request it is answered in its turn', async t => {
+  const { gateway, client, finished, answer, came } = await start(t)
+  const has = came()
+  client.send(`GET /api/planner/first HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\n\r\n${head('/api/planner/x', 'second')}${chunk}${invalid}`)
+  await has
+
+  answer()
+
+  const bytes = await client.closed()
+  t.same(readAnswers(bytes, ['GET', 'POST']).map(({ status }) => status), [200, 400])
+  client.socket.end()
+  await gateway.facts.settled()
+  t.match(finished[0], { id: 'first', status: 200 })
+  t.equal(gateway.facts.inFlight, 0)
+})
