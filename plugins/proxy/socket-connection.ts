@@ -279,7 +279,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   /** The agent's side of the connection is over. */
   #ended (): void {
     if (this.#sink !== null && !this.#broken && this.#parser.endOfInput()) return this.#finish()
-    this.#lost(new Error('the agent closed the connection'))
+    this.#lost(new Error('the connection ended'))
   }
 
   /** No more can come. */
