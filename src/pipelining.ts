@@ -80,7 +80,7 @@ export function joinLine ({ socket, method }: IncomingMessage, response: ServerR
     const created = line = { waiting: new Set(), latest: response, changing: 0 }
     lines.set(socket, created)
     socket.once('close', () => {
-      for (const waiting of created.waiting) waiting.emit('close')
+      for (const waiting of created.waiting) tellOver(waiting)
     })
   }
   const joined = line
@@ -90,6 +90,12 @@ export function joinLine ({ socket, method }: IncomingMessage, response: ServerR
   joined.changing += changes
   const leave = () => { if (joined.waiting.delete(response)) joined.changing -= changes }
   response.once('socket', leave).once('close', leave)
+}
+
+/** Tells an answer that it can't be given any more, as Node tells the one that has its turn when its connection is over. */
+export function tellOver (response: ServerResponse): void {
+  response.destroyed = true
+  response.emit('close')
 }
 
 /** Whether requests came on the connection behind the one of `response`, whose answers are due after it: to close the connection then would lose them. */

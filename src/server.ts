@@ -12,7 +12,7 @@ import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNo
 import { announcesBody } from './announced-body.ts'
 import { factsOf } from './facts-of.ts'
 import { endLingering } from './linger.ts'
-import { afterAnswers, inSafeOrder, isBehindLast, joinLine } from './pipelining.ts'
+import { afterAnswers, inSafeOrder, isBehindLast, joinLine, tellOver } from './pipelining.ts'
 import { renderProblem, toFleetError } from './problem.ts'
 import { usualMethods } from './route-table.ts'
 import { routableTarget } from './request-target.ts'
@@ -182,15 +182,9 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
     const { status, code, bytes } = writeProblem(socket, parserError(error), facts.id)
     // Where the body only ended too early, the client has most likely left: then it counts as such.
     if (error.code !== 'HPE_INVALID_EOF_STATE') Object.assign(facts, { status, code, bytesSent: bytes, ending: 'complete' })
-    endUnanswered(unread, socket)
+    unread.detachSocket(socket) // nothing of it may come behind
+    tellOver(unread)
   })
-}
-
-/** An exchange whose answer was written past it is over: nothing of it comes any more, and who works on it is told now. */
-function endUnanswered (response: ServerResponse, socket: Socket): void {
-  response.detachSocket(socket)
-  response.destroyed = true
-  response.emit('close')
 }
 
 function parserError ({ code, rawPacket }: ConnectionError): FleetError {

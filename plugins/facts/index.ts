@@ -175,7 +175,8 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     inFlight++
     keepFacts(reply.raw, request.facts)
     reply.header('x-request-id', id)
-    reply.raw.once('close', () => onClose(request, reply))
+    if (reply.raw.destroyed) onClose(request, reply) // while a hook of the application around waited
+    else reply.raw.once('close', () => onClose(request, reply))
     done()
   })
 }

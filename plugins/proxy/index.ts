@@ -152,6 +152,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     if (request.method === 'OPTIONS' && mustNotGoOn(request.raw.headers)) return void reply.code(204).header('allow', forwardedMethods.join(', ')).send()
     const offer = upgradeOffer(request.raw)
     reply.hijack()
+    if (reply.raw.destroyed) return // the client left while a hook waited: nobody would hear of it any more
     if (offer === undefined) new Exchange(request, reply, target, context).start()
     else new Tunnel(request, reply, offer, target, context, facts => fastify.facts.finish(facts)).start()
   }
