@@ -178,10 +178,14 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
     const unread = (socket as { _httpMessage?: ServerResponse | null })._httpMessage // answered already, or it is its body that was refused
     if (unread?.headersSent === true) return void socket.destroy()
     const facts = unread ? factsOf(unread) : undefined
-    if (!unread || facts === undefined) return void writeProblem(socket, parserError(error))
-    const { status, code, bytes } = writeProblem(socket, parserError(error), facts.id)
-    // Where the body only ended too early, the client has most likely left: then it counts as such.
-    if (error.code !== 'HPE_INVALID_EOF_STATE') Object.assign(facts, { status, code, bytesSent: bytes, ending: 'complete' })
+    const sent = writeProblem(socket, parserError(error), facts?.id)
+    if (!unread || facts === undefined) return
+    if (error.code !== 'HPE_INVALID_EOF_STATE') { // then the client has most likely left, and counts as such
+      facts.status = sent.status
+      facts.code = sent.code
+      facts.bytesSent = sent.bytes
+      facts.ending = 'complete'
+    }
     unread.detachSocket(socket) // nothing of it may come behind
     tellOver(unread)
   })

@@ -9,6 +9,7 @@ import { fleetGateway } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
 import { readAnswers } from '../helpers/answers.ts'
 import { agentAt, quiet, unprobed } from '../helpers/build-gateway.ts'
+import { quiet as settled, underWay } from '../helpers/quiet.ts'
 import { rawClient, type RawClient } from '../helpers/raw-client.ts'
 import { scriptedAgent } from '../helpers/scripted-agent.ts'
 
@@ -127,7 +128,7 @@ for (const [what, hookName, leave, facts] of ways) {
     t.match(finished[0], { id: 'mine', ...facts })
     t.same(finished[0]!.attempts, [])
     t.equal(requests(), 1, 'the other one')
-    t.equal(gateway.registry.get('planner').instances[0]!.runtime.inFlight, 0)
+    t.equal(underWay(gateway), 0)
     t.equal(gateway.facts.inFlight, 0)
   })
 }
@@ -172,7 +173,6 @@ t.test('behind another request it is answered in its turn', async t => {
   const bytes = await client.closed()
   t.same(readAnswers(bytes, ['GET', 'POST']).map(({ status }) => status), [200, 400])
   client.socket.end()
-  await gateway.facts.settled()
+  await settled(gateway)
   t.match(finished[0], { id: 'first', status: 200 })
-  t.equal(gateway.facts.inFlight, 0)
 })

@@ -27,7 +27,7 @@ const groups = {
   'e2e-streams': { folder: 'e2e', beginnings: ['streams', 'websocket'] },
   'e2e-tls': { folder: 'e2e', beginnings: ['tls-'] },
   'e2e-running': { folder: 'e2e', beginnings: ['change', 'drain', 'faults-agent', 'reload', 'unread'] },
-  'e2e-failover': { folder: 'e2e', beginnings: ['failover', 'faults-client', 'balancers', 'concurrency', 'leases'] }
+  'e2e-failover': { folder: 'e2e', beginnings: ['failover', 'faults-client', 'broken', 'balancers', 'concurrency', 'leases'] }
 }
 
 /**
