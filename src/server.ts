@@ -158,10 +158,14 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
   request.once('end', () => { (response as { _expect_continue?: boolean })._expect_continue = false })
 }
 
+/** What was answered before its body was all there, the last on each connection. */
+const unreadRests = new WeakMap<Socket, IncomingMessage>()
+
 /** After the answer nobody reads the rest of the body. A short one may arrive, so that the connection can be used again; a long one is not waited for. */
 function endBehindRest (request: IncomingMessage): void {
   const { socket } = request
   if (request.complete || socket.destroyed) return
+  unreadRests.set(socket, request)
   const timer = setTimeout(() => { if (!request.complete && !socket.destroyed) endLingering(socket) }, unreadBodyMs)
   request.once('close', () => clearTimeout(timer)) // also when the connection ends first
 }
@@ -175,6 +179,7 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
   refused.add(socket)
   afterAnswers(socket, () => {
+    if (unreadRests.get(socket)?.complete === false) return endLingering(socket) // its answer is out, and one request has one
     const unread = (socket as { _httpMessage?: ServerResponse | null })._httpMessage // answered already, or it is its body that was refused
     if (unread?.headersSent === true) return void socket.destroy()
     const facts = unread ? factsOf(unread) : undefined

@@ -176,3 +176,18 @@ t.test('behind another request it is answered in its turn', async t => {
   await settled(gateway)
   t.match(finished[0], { id: 'first', status: 200 })
 })
+
+t.test('one that was answered already gets no second answer', async t => {
+  for (const rest of [invalid, null]) {
+    const { client, finished } = await start(t)
+    client.send(head('/api/nobody/x', 'mine') + chunk)
+    await client.until(/FLEET_AGENT_NOT_FOUND[^]*\}$/)
+
+    if (rest === null) client.socket.end()
+    else client.send(rest)
+
+    const answers = readAnswers(await client.closed(), ['POST'])
+    t.same(answers.map(({ status }) => status), [404])
+    t.same(finished.map(({ id, status }) => [id, status]), [['mine', 404]])
+  }
+})
