@@ -18,6 +18,19 @@ function answerDue (socket: HttpSocket): ServerResponse | undefined {
   return answer && answer.req.complete ? answer : undefined
 }
 
+/** Whether the connection waits for what is to be answered to a wholly received request. */
+export function awaitsAnswer (socket: Socket): boolean {
+  return answerDue(socket)?.writableEnded === false
+}
+
+/** The answer, begun or not, to the request whose body is on its way. */
+export function answerOfUnreceived (socket: Socket): ServerResponse | undefined {
+  const current = (socket as HttpSocket)._httpMessage
+  if (current && !current.req.complete) return current
+  const line = lines.get(socket)
+  return line !== undefined && line.waiting.has(line.latest) && !line.latest.req.complete ? line.latest : undefined
+}
+
 /**
  * Calls back when the answers to all earlier requests on the connection have left: at once when none is due, never when the connection
  * ends before.
@@ -72,10 +85,11 @@ const lines = new WeakMap<Socket, Line>()
 
 /**
  * Puts an answer that has to wait for its turn in line. Node tells only the answer that has its turn of a connection that is over: here the
- * others are told.
+ * others are told. One that is in line already stays where it is.
  */
 export function joinLine ({ socket, method }: IncomingMessage, response: ServerResponse): void {
   let line = lines.get(socket)
+  if (line?.waiting.has(response)) return
   if (line === undefined) {
     const created = line = { waiting: new Set(), latest: response, changing: 0 }
     lines.set(socket, created)
@@ -92,9 +106,11 @@ export function joinLine ({ socket, method }: IncomingMessage, response: ServerR
   response.once('socket', leave).once('close', leave)
 }
 
-/** Tells an answer that it can't be given any more, as Node tells the one that has its turn when its connection is over. */
+/** Tells an answer, once, that it can't be given any more, as Node tells the one that has its turn when its connection is over. */
 export function tellOver (response: ServerResponse): void {
+  if (response.destroyed) return
   response.destroyed = true
+  ;(response as { _closed?: boolean })._closed = true // for who comes too late for the event: stream.finished() looks at it
   response.emit('close')
 }
 

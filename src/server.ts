@@ -10,10 +10,11 @@ import * as fastifyModule from 'fastify'
 import type { ConnectionError, FastifyReply, FastifyServerOptions } from 'fastify'
 import { BadRequestError, ExpectationFailedError, HeadersTooLargeError, MethodNotAllowedError, NotImplementedError, RequestTimeoutError, type FleetError } from './errors.ts'
 import { announcesBody } from './announced-body.ts'
-import { factsOf } from './facts-of.ts'
+import { accountId, recordRefusal } from './facts-of.ts'
 import { endLingering } from './linger.ts'
-import { afterAnswers, inSafeOrder, isBehindLast, joinLine, tellOver } from './pipelining.ts'
-import { renderProblem, toFleetError } from './problem.ts'
+import { afterAnswers, answerOfUnreceived, awaitsAnswer, inSafeOrder, isBehindLast, joinLine, tellOver } from './pipelining.ts'
+import { renderProblem, toFleetError, type RenderedProblem } from './problem.ts'
+import { requestIdOf } from './request-id.ts'
 import { usualMethods } from './route-table.ts'
 import { routableTarget } from './request-target.ts'
 
@@ -107,7 +108,7 @@ function createListener (listener: RequestListener, options: HttpServerOptions, 
   server.on('checkExpectation', refuseExpectation)
   server.on('connect', (_request: IncomingMessage, socket: Socket) => {
     socket.on('error', () => socket.destroy())
-    afterAnswers(socket, () => writeProblem(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: usualMethods } })))
+    afterAnswers(socket, () => writeError(socket, new MethodNotAllowedError('CONNECT is not allowed', { headers: { allow: usualMethods } })))
   })
   return server
 }
@@ -126,7 +127,7 @@ function watchHandshakes (server: Server): void {
   server.removeAllListeners('tlsClientError')
   server.on('tlsClientError', ({ code }: NodeJS.ErrnoException, socket: HandshakenSocket) => {
     // In clear, for who speaks plain HTTP by mistake.
-    if (code === 'ERR_SSL_HTTP_REQUEST' && socket._parent) writeProblem(socket._parent, new BadRequestError('This port speaks HTTPS: begin the address with https://'))
+    if (code === 'ERR_SSL_HTTP_REQUEST' && socket._parent) writeError(socket._parent, new BadRequestError('This port speaks HTTPS: begin the address with https://'))
     socket.destroy()
   })
   const { closeAllConnections } = server
@@ -173,27 +174,34 @@ function endBehindRest (request: IncomingMessage): void {
 /** Connections whose last answer was given, or waits for those before it. What else comes on them is not looked at. */
 const refused = new WeakSet<Socket>()
 
-/** Answers what Node's parser refused, behind what is still to be answered before it, and closes the connection. */
+/**
+ * Answers what Node's parser refused, behind what is still to be answered before it, and closes the connection. When that was the body of a request
+ * that has no answer yet, its exchange is over at once, and it is its answer.
+ */
 function answerClientError (error: ConnectionError, socket: Socket): void {
   if (error.code !== 'ECONNRESET' && (refused.has(socket) || socket.writableEnded)) return
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
   refused.add(socket)
+  const hasLeft = error.code === 'HPE_INVALID_EOF_STATE' // most likely, and it counts as such
+  if (hasLeft && awaitsAnswer(socket)) return void socket.destroy() // as Node has it where all requests are whole
+  const answer = answerOfUnreceived(socket)
+  if (answer?.headersSent === true) return endBehindAnswer(socket, answer)
+  const id = (answer && accountId(answer)) ?? requestIdOf(answer?.req.headers['x-request-id'])
+  const refusal = parserError(error)
+  const problem = renderProblem(refusal, id)
+  if (answer?.req.method === 'HEAD') problem.body = ''
+  if (answer !== undefined) recordRefusal(answer, { id, ...(!hasLeft && { status: problem.status, code: refusal.code, bytesSent: Buffer.byteLength(problem.body), ending: 'complete' }) })
   afterAnswers(socket, () => {
     if (unreadRests.get(socket)?.complete === false) return endLingering(socket) // its answer is out, and one request has one
-    const unread = (socket as { _httpMessage?: ServerResponse | null })._httpMessage // answered already, or it is its body that was refused
-    if (unread?.headersSent === true) return void socket.destroy()
-    const facts = unread ? factsOf(unread) : undefined
-    const sent = writeProblem(socket, parserError(error), facts?.id)
-    if (!unread || facts === undefined) return
-    if (error.code !== 'HPE_INVALID_EOF_STATE') { // then the client has most likely left, and counts as such
-      facts.status = sent.status
-      facts.code = sent.code
-      facts.bytesSent = sent.bytes
-      facts.ending = 'complete'
-    }
-    unread.detachSocket(socket) // nothing of it may come behind
-    tellOver(unread)
+    writeProblem(socket, problem, id)
   })
+  if (answer !== undefined) tellOver(answer)
+}
+
+/** One request has one answer. */
+function endBehindAnswer (socket: Socket, answer: ServerResponse): void {
+  if (answer.writableEnded) answer.once('finish', () => endLingering(socket))
+  else socket.destroy()
 }
 
 function parserError ({ code, rawPacket }: ConnectionError): FleetError {
@@ -224,13 +232,16 @@ function answerProblem (response: ServerResponse, error: FleetError): void {
   response.writeHead(status, { ...headers, 'x-request-id': id, connection: 'close' }).end(body)
 }
 
-/** Past Node's answers, and closes the connection. @returns what was sent */
-function writeProblem (socket: Socket, error: FleetError, id: string = randomUUID()): { status: number, code: string, bytes: number } {
-  const { status, headers, body } = renderProblem(error, id)
+/** Past Node's answers, and closes the connection. */
+function writeProblem (socket: Socket, { status, headers, body }: RenderedProblem, id: string): void {
   const fields = Object.entries({ ...headers, 'x-request-id': id, connection: 'close', date: new Date().toUTCString() })
   const head = fields.map(([name, value]) => `${name}: ${value}\r\n`).join('')
   socket.on('error', () => socket.destroy())
   socket.write(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n${head}\r\n${body}`)
   endLingering(socket)
-  return { status, code: error.code, bytes: Buffer.byteLength(body) }
+}
+
+function writeError (socket: Socket, error: FleetError): void {
+  const id = randomUUID()
+  writeProblem(socket, renderProblem(error, id), id)
 }

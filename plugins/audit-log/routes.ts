@@ -77,6 +77,7 @@ export const auditRoutes: FastifyPluginAsync<AuditRouteOptions> = async (fastify
     facts.stream = 'event-stream'
     reply.hijack()
     const { raw } = reply
+    if (raw.destroyed) return reply // the client left while a hook waited
     // One stream is one connection: its end is to be seen, and it must not keep a listener from closing.
     raw.writeHead(200, { ...reply.getHeaders() as OutgoingHttpHeaders, 'content-type': 'text/event-stream', 'x-accel-buffering': 'no', connection: 'close' })
     if (method === 'HEAD') {

@@ -307,6 +307,7 @@ const authPlugin: FastifyPluginAsync<AuthPluginOptions> = async (fastify, opts) 
     if (isRecognised(request, keyring)) return done(refusalOf(request, route, undefined))
     const judgedBy = state
     authenticate(request, reply, keyring).then(failure => {
+      if (reply.raw.destroyed) return void reply.hijack() // the client left: nothing begins that its account does not have
       if (state === judgedBy) return done(refusalOf(request, route, failure))
       // Keys were waited for, and a reload came first: what opened the gateway before it need not do so now.
       request.principal = null

@@ -2,15 +2,17 @@
  * What happened to a request, recorded on the request: every plugin that learns something writes it to `request.facts`; stats, health
  * and the audit log read the whole when the exchange is over, aborted ones included. Nobody calls them.
  */
-import { randomUUID } from 'node:crypto'
+import { nextTick } from 'node:process'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import proxyAddress from '@fastify/proxy-addr'
 import type { FastifyPluginAsync, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Attempt } from '../../src/fleet/attempt.ts'
-import { keepFacts } from '../../src/facts-of.ts'
+import { keepFacts, refusalBefore } from '../../src/facts-of.ts'
 import { whoIsBehind, type ForwardedElement } from '../../src/forwarded.ts'
+import { joinLine } from '../../src/pipelining.ts'
 import { plainAddress } from '../../src/plain-address.ts'
+import { requestIdOf } from '../../src/request-id.ts'
 
 /** How the exchange ended. */
 export type Ending =
@@ -110,13 +112,6 @@ declare module 'fastify' {
 /** After so many turns of the event loop nobody waits any longer. */
 const maxFinalTurns = 10
 
-const sane = /^[A-Za-z0-9._~+/=:-]{1,128}$/
-
-/** The client's request id when it is safe in headers and logs, else a new UUID. */
-export function requestIdOf (header: string | string[] | undefined): string {
-  return typeof header === 'string' && sane.test(header) ? header : randomUUID()
-}
-
 export interface FactsPluginOptions {
   /**
    * Addresses and CIDRs whose forwarding headers are believed.
@@ -166,7 +161,8 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
   })
   fastify.addHook('onRequest', function recordFacts (request, reply, done) {
     const { raw } = request
-    const id = requestIdOf(raw.headers['x-request-id'])
+    const before = reply.raw.destroyed ? refusalBefore(reply.raw) : undefined
+    const id = before?.id ?? requestIdOf(raw.headers['x-request-id'])
     const peer = plainAddress(raw.socket.remoteAddress ?? '')
     const peerTrusted = trusts !== null && trusts(peer, 0)
     const behind = peerTrusted ? whoIsBehind(peer, raw.headers, trusts) : null
@@ -175,8 +171,13 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     inFlight++
     keepFacts(reply.raw, request.facts)
     reply.header('x-request-id', id)
-    if (reply.raw.destroyed) onClose(request, reply) // while a hook of the application around waited
-    else reply.raw.once('close', () => onClose(request, reply))
+    if (reply.raw.destroyed) { // while a hook of the application around waited
+      Object.assign(request.facts, before)
+      nextTick(onClose, request, reply) // when the hooks behind this one have begun what ends then
+    } else {
+      if (reply.raw.socket === null) joinLine(raw, reply.raw) // so that it is told when the connection is over, whoever made the server
+      reply.raw.once('close', () => onClose(request, reply))
+    }
     done()
   })
 }

@@ -31,7 +31,8 @@ declare module 'fastify' {
 
 const guardPlugin: FastifyPluginAsync<GuardPluginOptions> = async (fastify, { viaPseudonym }) => {
   fastify.decorate('guard', { targetProblem })
-  fastify.addHook('onRequest', function guardRequest (request, _reply, done) {
+  fastify.addHook('onRequest', function guardRequest (request, reply, done) {
+    if (reply.raw.destroyed) return void reply.hijack() // the client has left: nothing begins that nobody waits for
     done(requestProblem(request.raw, request.originalUrl, viaPseudonym))
   })
 }

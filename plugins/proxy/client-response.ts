@@ -134,8 +134,9 @@ export class ClientResponse {
       this.#ending = false
       return this.cut() // a value that can't be sent: better no answer than half of one that looks whole
     }
-    if (this.#request.complete) raw.end()
-    else this.#lingeringEnd()
+    if (this.#request.complete) return void raw.end()
+    this.flush()
+    this.#lingeringEnd()
   }
 
   /** Breaks the connection off, so that what arrived is not taken for the whole. An answer that is complete stays so. */

@@ -12,6 +12,8 @@ export type NodeResponse = ServerResponse & {
   _header: string | null
   _headerSent: boolean
   _removedTE: boolean
+  readonly _hasBody: boolean
+  _send (data: string, encoding: 'latin1'): boolean
   readonly _keepAliveTimeout: number
   readonly _defaultKeepAlive: boolean
   readonly _maxRequestsPerSocket: number | undefined
@@ -44,7 +46,8 @@ export function writeText (raw: NodeResponse, status: number, reason: string, he
 
 /** Sends the head of an answer alone, in latin1 as ever. `flushHeaders()` would send it in UTF-8, and make two bytes of each beyond ASCII. */
 export function flushHead (raw: ServerResponse): void {
-  nodesWrite.call(raw, '', 'latin1', undefined)
+  if ((raw as NodeResponse)._hasBody) nodesWrite.call(raw, '', 'latin1', undefined)
+  else (raw as NodeResponse)._send('', 'latin1') // write() does nothing for an answer without a body
 }
 
 /**

@@ -156,6 +156,7 @@ const rateLimitPlugin: FastifyPluginAsync<RateLimitPluginOptions> = async (fasti
     if (ticket === null) return
     ;(request as Ticketed)[ticketOf] = ticket
     const result = await (shared === null ? limiterOf(ticket.quota)(request) : resultOf(request, ticket))
+    if (reply.raw.destroyed) return void reply.hijack() // the client left: nothing begins that its account does not have
     if (result === null || result.isAllowed) return // on an allow list: there is none
     if (result.remaining === ticket.quota.burst) return // nothing was counted: there is nothing to tell
     const seconds = String(result.ttlInSeconds)

@@ -1,15 +1,18 @@
 /** `/audit` over real sockets: what it shows, to whom, and the same as it happens. */
 import { once } from 'node:events'
 import { createServer, get, type IncomingMessage } from 'node:http'
+import Fastify from 'fastify'
+import fp from 'fastify-plugin'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
 import type { AuditEntry } from '../../plugins/audit-log/index.ts'
 import type { AuditAnswer } from '../../plugins/audit-log/routes.ts'
-import type { FleetGatewayOptions } from '../../src/gateway.ts'
-import { agentAt, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import { serverOptions } from '../../src/server.ts'
+import { agentAt, quiet, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { readEvents, type StreamEvent } from '../helpers/event-reader.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
-import { fakeClock } from '../helpers/fake-clock.ts'
+import { fakeClock, type FakeClock } from '../helpers/fake-clock.ts'
 import { stuckReader, untilFull } from '../helpers/stuck-reader.ts'
 
 const keys: NonNullable<FleetGatewayOptions['auth']>['keys'] & object = [
@@ -412,6 +415,50 @@ t.test('no more than 256 streams are open at once; each of them gets its events'
   await left
   await readEvents(t, `${gateway.origin}/audit`).then(({ response }) => t.equal(response.statusCode, 200))
 })
+
+t.test('a reader that left before its stream began is not kept', async t => {
+  const clock = fakeClock()
+  let ticking = 0
+  const watched: typeof clock = {
+    ...clock,
+    every (intervalMs, fn) {
+      const stop = clock.every(intervalMs, fn)
+      ticking++
+      return () => {
+        ticking--
+        stop()
+      }
+    }
+  }
+  let came = () => {}
+  let go = () => {}
+  const coming = new Promise<void>(resolve => { came = resolve })
+  const { facts, gateway } = await waitingGateway(t, watched, () => new Promise(resolve => {
+    go = resolve
+    came()
+  }))
+  const before = ticking
+  const asking = get(`${gateway}/audit`, { agent: false, headers: { accept: 'text/event-stream' } })
+  asking.on('error', () => {})
+  await coming
+
+  const over = new Promise<void>(resolve => facts.onFinished(() => resolve()))
+  asking.destroy()
+  await over
+  go()
+  await new Promise(resolve => setImmediate(resolve))
+
+  t.equal(ticking, before)
+})
+
+/** A gateway around which an application has a hook that waits. */
+async function waitingGateway (t: Test, clock: FakeClock, wait: () => Promise<void>) {
+  const app = Fastify(serverOptions())
+  t.teardown(() => app.close())
+  app.addHook('preHandler', wait)
+  await app.register(fp(fleetGateway), { ...quiet, ...unprobed, clock })
+  return { gateway: await app.listen({ host: '127.0.0.1', port: 0 }), facts: app.facts }
+}
 
 t.test('which form is wanted is negotiated', async t => {
   const { gateway } = await scene(t)

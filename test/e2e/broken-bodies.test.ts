@@ -2,13 +2,15 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
-import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import { Readable } from 'node:stream'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import type { RequestFacts } from '../../plugins/facts/index.ts'
-import { fleetGateway } from '../../src/gateway.ts'
+import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
 import { readAnswers } from '../helpers/answers.ts'
 import { agentAt, quiet, unprobed } from '../helpers/build-gateway.ts'
+import { jwtIssuer } from '../helpers/jwt-issuer.ts'
 import { quiet as settled, underWay } from '../helpers/quiet.ts'
 import { rawClient, type RawClient } from '../helpers/raw-client.ts'
 import { scriptedAgent } from '../helpers/scripted-agent.ts'
@@ -18,7 +20,7 @@ const chunk = '5\r\nhello\r\n'
 const invalid = 'no length\r\n'
 
 /** A gateway in front of an agent that answers a GET when it is told to, and no POST; with what it says of each exchange that is over. */
-async function start (t: Test, prepare: (app: FastifyInstance) => void = () => {}) {
+async function start (t: Test, prepare: (app: FastifyInstance) => void = () => {}, options: FleetGatewayOptions = {}, server: FastifyServerOptions = serverOptions()) {
   let requests = 0
   let answer = () => {}
   let tell: (socket: Socket) => void = () => {}
@@ -32,11 +34,11 @@ async function start (t: Test, prepare: (app: FastifyInstance) => void = () => {
       answer = () => { socket.write('HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok') }
     }
   })
-  const gateway = Fastify(serverOptions())
+  const gateway = Fastify(server)
   t.teardown(() => gateway.close())
   prepare(gateway)
   await gateway.register(fp(fleetGateway), { // not encapsulated, to look at what it keeps
-    ...quiet, ...unprobed, agents: [agentAt('planner', agent)]
+    ...quiet, ...unprobed, agents: [agentAt('planner', agent)], ...options
   })
   await gateway.listen({ host: '127.0.0.1', port: 0 })
   const { port } = gateway.server.address() as AddressInfo
@@ -94,7 +96,7 @@ function waitingHook () {
   return Object.assign(hook, {
     async wait ({ headers }: FastifyRequest, { raw }: FastifyReply) {
       if (headers['x-request-id'] !== 'mine') return
-      hook.gone = once(raw, 'close')
+      hook.gone = headers.upgrade === undefined ? once(raw, 'close') : once(raw.socket!, 'end') // which nobody reads, so that it does not close
       await new Promise<void>(resolve => {
         hook.go = resolve
         tell()
@@ -103,21 +105,32 @@ function waitingHook () {
   })
 }
 
-const ways: [what: string, hookName: 'onRequest' | 'preParsing', leave: (client: RawClient) => void, facts: Partial<RequestFacts>][] = [
-  ['whose body breaks while a hook waits', 'preParsing', client => client.send(invalid), { status: 400, ending: 'complete' }],
-  ['whose client leaves while a hook waits', 'preParsing', ({ socket }) => socket.destroy(), { status: 499, ending: 'client-aborted' }],
-  ['whose client leaves before it is accounted for', 'onRequest', ({ socket }) => socket.destroy(), { status: 499, ending: 'client-aborted' }]
+const opened = head('/api/planner/x', 'mine') + chunk
+const handshake = 'GET /api/planner/room HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
+const leaves = ({ socket }: RawClient) => socket.destroy()
+const breaks = (client: RawClient) => client.send(invalid)
+const left = { status: 499, code: null, ending: 'client-aborted' } as const
+const broken = { status: 400, code: 'FLEET_BAD_REQUEST', ending: 'complete' } as const
+const ways: [what: string, hookName: 'onRequest' | 'preParsing', request: string, leave: (client: RawClient) => void, facts: Partial<RequestFacts>][] = [
+  ['whose body breaks while a hook waits', 'preParsing', opened, breaks, broken],
+  ['whose body breaks before it is accounted for', 'onRequest', opened, breaks, broken],
+  ['whose client leaves while a hook waits', 'preParsing', opened, leaves, left],
+  ['whose client leaves before it is accounted for', 'onRequest', opened, leaves, left],
+  ['for a WebSocket whose client leaves while a hook waits', 'preParsing', handshake, leaves, left],
+  ['for a WebSocket whose client leaves before it is accounted for', 'onRequest', handshake, leaves, left]
 ]
-for (const [what, hookName, leave, facts] of ways) {
+for (const [what, hookName, request, leave, facts] of ways) {
   t.test(`a request ${what} does not reach an agent`, async t => {
     const hook = waitingHook()
     const { gateway, client, finished, answer, requests, came } = await start(t, app => app.addHook(hookName as 'preParsing', hook.wait))
-    client.send(head('/api/planner/x', 'mine') + chunk)
+    client.send(request)
     await hook.came
 
     leave(client)
     await hook.gone
     hook.go()
+    await settled(gateway)
+    if (leave === breaks) t.same(problem(await client.until(/\}$/)).id, ['mine'])
 
     const has = came()
     const other = await rawClient(t, gateway.port)
@@ -162,19 +175,187 @@ t.test('so it is on a route of the gateway\'s own', async t => {
   t.equal(gateway.facts.inFlight, 0)
 })
 
-t.test('behind another request it is answered in its turn', async t => {
-  const { gateway, client, finished, answer, came } = await start(t)
+const first = 'GET /api/planner/first HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\n\r\n'
+
+t.test('behind another request it is answered in its turn, and reaches no agent', async t => {
+  const { gateway, client, finished, answer, came, requests } = await start(t)
   const has = came()
-  client.send(`GET /api/planner/first HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\n\r\n${head('/api/planner/x', 'second')}${chunk}${invalid}`)
+  client.send(`${first}${head('/api/planner/x', 'second')}${chunk}${invalid}`)
   await has
 
   answer()
 
   const bytes = await client.closed()
-  t.same(readAnswers(bytes, ['GET', 'POST']).map(({ status }) => status), [200, 400])
-  client.socket.end()
+  t.same(readAnswers(bytes, ['GET', 'POST']).map(({ status, valuesOf }) => [status, valuesOf('x-request-id')]), [[200, ['first']], [400, ['second']]])
   await settled(gateway)
-  t.match(finished[0], { id: 'first', status: 200 })
+  t.match(finished, [{ id: 'first', status: 200 }, { id: 'second', ...broken, attempts: [] }])
+  t.equal(requests(), 1)
+})
+
+t.test('behind another request that also only reads its exchange is over at once', async t => {
+  const { client, finished, answer, came, isOver } = await start(t)
+  client.send(first)
+  await came()
+  const second = came()
+  client.send(head('/api/planner/x', 'second').replace('POST', 'GET') + chunk)
+  await second
+  const over = isOver()
+
+  client.send(invalid)
+  await over
+
+  t.match(finished, [{ id: 'second', ...broken, attempts: [{ outcome: 'aborted' }] }])
+  answer()
+  t.same(readAnswers(await client.closed(), ['GET', 'GET']).map(({ status, valuesOf }) => [status, valuesOf('x-request-id')]), [[200, ['first']], [400, ['second']]])
+})
+
+t.test('a client that leaves in a body behind another request is noticed', async t => {
+  const { gateway, client, finished, came } = await start(t)
+  client.send(first)
+  await came()
+  const second = came()
+  client.send(head('/api/planner/x', 'second').replace('POST', 'GET') + chunk)
+  await second
+
+  client.socket.destroy()
+  await settled(gateway)
+
+  t.match(finished, [{ id: 'first', ...left }, { id: 'second', ...left }])
+})
+
+for (const [whose, server] of [['serverOptions()', serverOptions()], ['an application\'s own server', {}]] as const) {
+  t.test(`${whose}: requests in line behind another whose client left while a hook waited do not reach an agent`, async t => {
+    const hook = waitingHook()
+    const { gateway, client, finished, came, requests } = await start(t, app => app.addHook('preParsing', hook.wait), {}, server)
+    client.send(`${first}GET /api/planner/second HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n\r\n`)
+    await Promise.all([hook.came, came()])
+
+    client.socket.destroy()
+    await hook.gone
+    hook.go()
+    await settled(gateway)
+
+    t.match(finished.map(({ id, status }) => [id, status]).sort(), [['first', 499], ['mine', 499]])
+    t.equal(requests(), 1, 'the first')
+    t.equal(underWay(gateway), 0)
+  })
+}
+
+t.test('nothing that a client asked for begins after it left', async t => {
+  const issuer = await jwtIssuer(t, () => Math.floor(Date.now() / 1_000))
+  let publish = () => {}
+  const published = new Promise<void>(resolve => { publish = resolve })
+  issuer.misbehave((_request, response) => void published.then(() => response.end(JSON.stringify({ keys: issuer.keys.map(({ jwk }) => jwk) }))))
+  let arrived = () => {}
+  const arriving = new Promise<void>(resolve => { arrived = resolve })
+  const { gateway, client, finished } = await start(t, app => app.addHook('onRequest', (_request, _reply, done) => {
+    arrived()
+    done()
+  }), { auth: { jwt: issuer.jwt } })
+  const token = await issuer.token({ scope: 'admin' })
+  client.send(`DELETE /registry/planner HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\nAuthorization: Bearer ${token}\r\n\r\n`)
+  await arriving
+
+  client.socket.destroy()
+  await settled(gateway)
+  publish()
+
+  const other = await rawClient(t, gateway.port)
+  other.send(`GET /registry HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\n\r\n`)
+  t.match(readAnswers(await other.closed()), [{ status: 200 }], 'who waited for the same keys')
+  t.ok(gateway.registry.find('planner'))
+  t.match(finished[0], { id: 'mine', ...left, keyId: null })
+})
+
+t.test('nor where it left before anybody asked who it is', async t => {
+  const hook = waitingHook()
+  const { gateway, client, finished, isOver } = await start(t, app => app.addHook('onRequest', hook.wait))
+  client.send('DELETE /registry/planner HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n\r\n')
+  await hook.came
+
+  client.socket.destroy()
+  await hook.gone
+  const over = isOver()
+  hook.go()
+  await over
+
+  t.ok(gateway.registry.find('planner'))
+  t.match(finished, [{ id: 'mine', ...left, keyId: null }])
+})
+
+t.test('what an application streams is let go of, also when it begins too late', async t => {
+  const hook = waitingHook()
+  const source = new Readable({ read () {} })
+  const { client } = await start(t, app => {
+    app.addHook('preHandler', hook.wait as never)
+    app.post('/stream', (_request, reply) => reply.send(source))
+    app.removeAllContentTypeParsers()
+    app.addContentTypeParser('*', (_request, _payload, done) => done(null))
+  })
+  client.send(head('/stream', 'mine') + chunk)
+  await hook.came
+  const closed = once(source, 'close')
+
+  client.send(invalid)
+  await hook.gone
+  hook.go()
+
+  await closed
+  t.same(problem(await client.closed()).status, 400)
+})
+
+t.test('an answer to HEAD has no body', async t => {
+  const { client, finished, came, isOver } = await start(t)
+  const has = came()
+  client.send(head('/api/planner/x', 'mine').replace('POST', 'HEAD') + chunk)
+  await has
+  const over = isOver()
+  client.send(invalid)
+  await over
+
+  const [answer, ...more] = readAnswers(await client.closed(), ['HEAD'])
+  t.match(answer, { status: 400, body: '' })
+  t.same(more, [])
+  t.match(finished, [{ ...broken, bytesSent: 0 }])
+})
+
+t.test('an answer that has begun is cut off, and nothing is written into it', async t => {
+  const { client, finished, came, isOver } = await start(t)
+  const has = came()
+  client.send(head('/api/planner/x', 'mine') + chunk)
+  const agent = await has
+  agent.write('HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal')
+  await client.until(/hal$/)
+  const over = isOver()
+  client.send(invalid)
+  await over
+
+  t.match(readAnswers(await client.closed(), ['POST']), [{ status: 200, body: 'hal', complete: false }])
+  t.match(finished, [{ id: 'mine', status: 200, ending: 'client-aborted' }])
+})
+
+t.test('a refused body that came whole is nothing to one that breaks later on its connection', async t => {
+  const { client } = await start(t)
+  client.send(head('/api/nobody/x', 'first') + chunk)
+  await client.until(/FLEET_AGENT_NOT_FOUND[^]*\}$/)
+  client.send(`0\r\n\r\n${head('/api/planner/x', 'second')}${chunk}${invalid}`)
+
+  t.same(readAnswers(await client.closed(), ['POST', 'POST']).map(({ status, valuesOf }) => [status, valuesOf('x-request-id')]), [[404, ['first']], [400, ['second']]])
+})
+
+t.test('its response is told once that it is over', async t => {
+  let told = 0
+  let over: Promise<unknown> = Promise.resolve()
+  const { client } = await start(t, app => app.addHook('onRequest', (_request, { raw }, done) => {
+    raw.on('close', () => told++)
+    over = once(raw.socket!, 'close')
+    done()
+  }))
+  client.send(head('/api/planner/x', 'mine') + chunk + invalid)
+  await client.closed()
+  client.socket.end()
+  await over
+  t.equal(told, 1)
 })
 
 t.test('one that was answered already gets no second answer', async t => {

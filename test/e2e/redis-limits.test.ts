@@ -8,6 +8,8 @@ import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { agentAt, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { logLines } from '../helpers/log-lines.ts'
+import { quiet } from '../helpers/quiet.ts'
+import { rawClient } from '../helpers/raw-client.ts'
 import { noRedis, startRedis, type RedisServer } from '../helpers/redis-server.ts'
 import { Scrape } from '../helpers/prometheus-text.ts'
 import { seeded } from '../helpers/seeded.ts'
@@ -111,6 +113,22 @@ t.test('limits that gateways share', { skip: noRedis }, async t => {
     t.match(withRedis[0], { status: 200, ratelimit: '"default";r=1;t=60', 'ratelimit-policy': '"default";q=2;w=120', 'x-ratelimit-remaining': '1' })
     t.match(withRedis[2], { status: 429, code: 'FLEET_RATE_LIMITED', 'retry-after': /^\d+$/ })
     t.same(withoutSeconds(withRedis), withoutSeconds(await told(alone)))
+  })
+
+  t.test('nothing begins for a client that left while Redis was asked', async t => {
+    const gateway = await gatewayOn(t, { agents: [agentAt('planner', await fakeAgent(t))], rateLimit: { ...slow, burst: 6 } })
+    t.same(await statusesOf(1, gateway), [200])
+    redis.pause()
+    const client = await rawClient(t, gateway.port)
+    client.send('DELETE /registry/planner HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n\r\n')
+    while (gateway.facts.inFlight === 0) await new Promise(resolve => setImmediate(resolve))
+
+    client.socket.destroy()
+    await quiet(gateway)
+    redis.resume()
+
+    t.same(await statusesOf(1, gateway), [200])
+    t.ok(gateway.registry.find('planner'))
   })
 
   const faults: [string, (redis: RedisServer) => void | Promise<void>, (redis: RedisServer) => void | Promise<void>][] = [

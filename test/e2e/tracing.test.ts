@@ -2,13 +2,16 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
 import { request, type IncomingHttpHeaders, type IncomingMessage } from 'node:http'
-import { connect } from 'node:net'
+import { connect, type AddressInfo, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import { promisify } from 'node:util'
+import Fastify from 'fastify'
+import fp from 'fastify-plugin'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
-import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
-import { agentAt, startGateway, unprobed } from '../helpers/build-gateway.ts'
+import { createGateway, fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import { serverOptions } from '../../src/server.ts'
+import { agentAt, quiet, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { otlpReceiver, type OtlpReceiver, type ReceivedSpan } from '../helpers/otlp-receiver.ts'
@@ -173,6 +176,35 @@ t.test('a client that goes away before the answer is no error of ours', async t 
   t.match(server, { kind: 2, status: 0, attributes: { 'error.type': 'client-aborted' } })
   t.notOk('http.response.status_code' in server!.attributes)
   t.match(client, { kind: 3, status: 0, attributes: { 'fleet.outcome': 'aborted', 'error.type': 'aborted' } })
+})
+
+t.test('so is one that went away while a hook of the application around waited', async t => {
+  let came = () => {}
+  let go = () => {}
+  const waiting = new Promise<void>(resolve => { came = resolve })
+  const receiver = await otlpReceiver(t)
+  withEnvironment(t, { OTEL_EXPORTER_OTLP_ENDPOINT: receiver.endpoint })
+  const app = Fastify(serverOptions())
+  app.addHook('onRequest', () => new Promise<void>(resolve => {
+    go = resolve
+    came()
+  }))
+  await app.register(fp(fleetGateway), { ...quiet, ...unprobed, tracing: { enabled: true }, env: {} })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  socket.write('GET /agents HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  const [inside] = await Promise.all([once(app.server, 'connection') as Promise<[Socket]>, waiting])
+
+  const over = new Promise<void>(resolve => app.facts.onFinished(() => resolve()))
+  const gone = once(inside[0], 'close')
+  socket.destroy()
+  await gone
+  go()
+  await over
+
+  const [server, ...more] = await exported(app, receiver)
+  t.match(server, { kind: 2, status: 0, attributes: { 'error.type': 'client-aborted' } })
+  t.same(more, [])
 })
 
 t.test('a WebSocket is one span from its handshake to its end, with the handshake\'s attempt', async t => {

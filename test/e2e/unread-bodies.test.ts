@@ -4,9 +4,11 @@ import { request as httpRequest } from 'node:http'
 import type { Socket } from 'node:net'
 import { text } from 'node:stream/consumers'
 import t from 'tap'
-import { agentAt, startGateway, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { agentAt, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
+import { quiet } from '../helpers/quiet.ts'
 import { rawClient } from '../helpers/raw-client.ts'
+import { scriptedAgent } from '../helpers/scripted-agent.ts'
 
 const secret = 'fleet-secret-token'
 const register = `POST /registry/register HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${secret}\r\nContent-Type: application/json\r\n`
@@ -61,6 +63,28 @@ t.test('a body that does not end behind its refusal ends the connection', async 
     clearInterval(sending)
     t.match(client.received(), /^HTTP\/1\.1 40[14] /, target)
   }))
+})
+
+t.test('an early answer is there at once, also one without a body', async t => {
+  const answers: Record<string, string> = { '/204': 'HTTP/1.1 204 No Content\r\n\r\n', '/404': 'HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n', '/head': 'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n' }
+  const agent = await scriptedAgent(t, {
+    onRequest () {},
+    onBytes (socket, bytes) {
+      const [, path = ''] = /^\w+ (\S+) HTTP/.exec(bytes.toString('latin1')) ?? []
+      if (path !== '') socket.write(answers[path]!)
+      return true
+    }
+  })
+  const gateway = await startGateway(t, { agents: [agentAt('planner', agent)], ...unprobed })
+  for (const path of Object.keys(answers)) {
+    const client = await rawClient(t, gateway.port)
+    client.send(`${path === '/head' ? 'HEAD' : 'POST'} /api/planner${path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n`)
+    await client.until(/\r\n\r\n$/)
+    t.equal(gateway.facts.inFlight, 1, `${path}: the upload is not over`)
+    client.send('0\r\n\r\n')
+    await quiet(gateway)
+    client.socket.destroy()
+  }
 })
 
 t.test('a registration that stands still is refused after timeouts.idle, one that goes on is not', async t => {

@@ -2,7 +2,8 @@ import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import { connect, type AddressInfo } from 'node:net'
 import Fastify from 'fastify'
-import facts, { requestIdOf, type RequestFacts } from '../../plugins/facts/index.ts'
+import facts, { type RequestFacts } from '../../plugins/facts/index.ts'
+import { requestIdOf } from '../../src/request-id.ts'
 
 async function build (t: Test, options = {}) {
   const app = Fastify()
