@@ -14,6 +14,8 @@ export interface AgentRequest {
   readonly fields: string[]
   readonly body: RequestBody
   readonly connectTimeoutMs: number
+  /** It may leave at the end of the turn of the event loop, together with others. */
+  readonly mayWait: boolean
 }
 
 /** Why there is no answer, or no more of it. */

@@ -60,20 +60,23 @@ export class ClientResponse {
    * Sends an answer that is there whole. Nearly always that is one string to the socket, past what ServerResponse does for those who write an
    * answer piece by piece; it is told that its head is out, and ends as ever.
    * @param body latin1 text
+   * @param mayWait it may leave at the end of the turn of the event loop, together with others
+   * @param onGiven called when the socket has it
    * @throws when a field can't be sent
    */
-  sendWhole (status: number, reason: string, head: ResponseHead, body: string): void {
+  sendWhole (status: number, reason: string, head: ResponseHead, body: string, mayWait: boolean, onGiven: () => void): void {
     const raw = this.raw as NodeResponse
     const phrase = sendableReason(status, reason)
     const text = this.#mayBeText(raw, status) ? headText(raw, status, phrase, head) : null
     if (text === null) {
       this.start(status, reason, head)
       if (body !== '' && !isBodiless(status, this.#facts.method)) this.write(body, null)
-      return this.end(null)
+      this.end(null)
+      return onGiven()
     }
     this.#facts.bytesSent = body.length
     this.#ending = true
-    writeText(raw, status, phrase, text, head.contentLength !== null ? body : `${chunkText(body)}0\r\n\r\n`)
+    writeText(raw, status, phrase, text, head.contentLength !== null ? body : `${chunkText(body)}0\r\n\r\n`, mayWait, onGiven)
   }
 
   /** The client has sent all of its request, and what it gets may have a body. */

@@ -140,13 +140,12 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     let head: ResponseHead
     try {
       head = this.#headFor(handler, status, fields)
-      this.#response.sendWhole(status, reason, head, body)
+      this.#response.sendWhole(status, reason, head, body, this.#context.writesTogether(), () => this.#boundWhatIsUnread())
     } catch (error) {
       return this.#fail(failureOf('invalid', error as Error))
     }
     if (head.isEventStream) this.#facts.stream = 'event-stream'
     this.#finish()
-    this.#boundWhatIsUnread()
   }
 
   onChunk (handler: AttemptHandler, chunk: Chunk, release: (() => void) | null): boolean {
@@ -224,7 +223,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       this.#current = handler
       const { trace } = this.#facts
       const traced = trace === null ? fields : [...fields, 'traceparent', trace.begin(attempt)]
-      handler.start({ method: this.#facts.method, path, fields: traced, body: this.#body, connectTimeoutMs: policy.connectTimeoutMs })
+      handler.start({ method: this.#facts.method, path, fields: traced, body: this.#body, connectTimeoutMs: policy.connectTimeoutMs, mayWait: this.#context.writesTogether() })
     } catch (error) { // called from timers and body listeners, where nobody would catch it
       this.#fail(toFleetError(error))
     }

@@ -21,6 +21,11 @@ export interface ForwardContext extends RequestHeadContext {
   readonly connections: Connections
   readonly lookupOf: LookupOf
   readonly tlsOf: TlsOf
+  /**
+   * Whether what is written whole waits for the end of the turn of the event loop: each write wakes who reads, and many at once wake him once. Where
+   * few requests are under way there is nobody to wait for.
+   */
+  readonly writesTogether: () => boolean
   /** Bytes; Infinity when bodies are not bounded. */
   readonly bodyLimit: number
   /** No new exchanges are wanted on a client's connection. */

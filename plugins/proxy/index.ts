@@ -87,6 +87,9 @@ declare module 'fastify' {
   }
 }
 
+/** With so many requests under way they are written together: of two it costs more than it saves, of four less (docs/performance.md). */
+const leastTogether = 4
+
 const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts) => {
   const { viaPseudonym = `fleet-${randomBytes(6).toString('hex')}`, path = '/api', lookupOf = createLookupOf(undefined), tlsOf = createTlsOf(fastify.registry, fastify.log), onStreamed = () => {}, upstreamClient = 'own', ...data } = opts
   const { bodyLimit = Infinity, ...defaults } = parseOptions(ProxyOptions, { timeouts: {}, retry: {}, paths: [], ...data }, '', seams)
@@ -107,6 +110,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     connections,
     lookupOf,
     tlsOf,
+    writesTogether: () => fastify.facts.inFlight >= leastTogether,
     bodyLimit,
     viaPseudonym,
     sendsTrailers: upstreamClient === 'own',

@@ -49,6 +49,8 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   #sink: AnswerSink | null = null
   #used = false
   #sent = false
+  /** Its request is written at the end of the turn. */
+  #waits = false
   #chunked = false
   #paused = false
   #readsBeforeFailing = false
@@ -98,7 +100,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     const { persistent, keepAliveS } = this.#parser
     if (keepAliveS !== null) this.#keptMs = Math.min(keepAliveS * 1_000 - earlierMs, mostIdleMs)
     // An answer may come before the agent took all of the request: what it would make of the rest nobody knows.
-    if (!persistent || !this.#sent || this.#over || this.#paused || this.#keptMs <= 0 || this.#socket!.writableLength > 0) return this.discard()
+    if (!persistent || !this.#sent || this.#waits || this.#over || this.#paused || this.#keptMs <= 0 || this.#socket!.writableLength > 0) return this.discard()
     this.#owner.released(this)
   }
 
@@ -143,7 +145,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   }
 
   #write (): void {
-    const { method, path, fields, body } = this.#request!
+    const { method, path, fields, body, mayWait } = this.#request!
     const socket = this.#socket!
     this.#parser.expect(method === 'HEAD')
     this.#sent = false
@@ -176,15 +178,24 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       socket.write(text, 'latin1')
       return body.pour(this)
     }
-    if (whole === null) socket.write(text, 'latin1')
-    else if (whole.length <= maxInlineBytes) socket.write(text + whole.toString('latin1', 0, whole.length), 'latin1')
-    else {
+    if (whole === null || whole.length <= maxInlineBytes) {
+      if (whole !== null) text += whole.toString('latin1', 0, whole.length)
+      if (mayWait) {
+        this.#waits = true
+        setImmediate(this.#writeLate, text)
+      } else socket.write(text, 'latin1')
+    } else {
       socket.cork()
       socket.write(text, 'latin1')
       socket.write(whole)
       socket.uncork()
     }
     this.#wasSent()
+  }
+
+  readonly #writeLate = (text: string): void => {
+    this.#waits = false
+    if (!this.#over) this.#socket!.write(text, 'latin1')
   }
 
   /** Once per connection, and only for what the agent may not read to its end: it costs something with each write. */

@@ -146,7 +146,7 @@ function clientOf (t: Test, { host, port }: RawAgent) {
       const connection = connections.acquire(instance, 'any')
       await new Promise<void>((resolve, reject) => {
         const sink: AnswerSink = { onSend () {}, onSent () {}, onInterim () {}, onHead () {}, onChunk, onWhole: () => resolve(), onEnd: () => resolve(), onFault: (_fault, error) => reject(error) }
-        connection.send({ method: 'PUT', path: '/', fields: [], body, connectTimeoutMs: 3_000 }, sink)
+        connection.send({ method: 'PUT', path: '/', fields: [], body, mayWait: false, connectTimeoutMs: 3_000 }, sink)
       })
       connection.release()
     }
