@@ -21,7 +21,7 @@ const groups = {
   'plugins-h': { folder: 'plugins', beginnings: ['h', 'm', 'p', 'r', 's', 'u'] },
   'e2e-wire': { folder: 'e2e', beginnings: ['wire-f', 'wire-refusals', 'wire-responses', 'wire.', 'forwarding'] },
   'e2e-keys': { folder: 'e2e', beginnings: ['key-', 'jwt', 'browser', 'registry-api', 'rebinding', 'explain', 'embed'] },
-  'e2e-upstream': { folder: 'e2e', beginnings: ['client-response', 'timeouts', 'upstream-', 'wire-requests'] },
+  'e2e-upstream': { folder: 'e2e', beginnings: ['client-response', 'timeouts', 'together', 'upstream-', 'wire-requests'] },
   'e2e-plugins': { folder: 'e2e', beginnings: ['agent-headers', 'audit', 'dns', 'docs', 'health', 'metrics', 'tracing'] },
   'e2e-redis': { folder: 'e2e', beginnings: ['peers', 'redis-l'] },
   'e2e-streams': { folder: 'e2e', beginnings: ['streams', 'websocket'] },
