@@ -160,15 +160,15 @@ function continueWhenRead (request: IncomingMessage, response: ServerResponse): 
 }
 
 /** What was answered before its body was all there, the last on each connection. */
-const unreadRests = new WeakMap<Socket, IncomingMessage>()
+const unreadRests = new WeakMap<Socket, { readonly request: IncomingMessage, readonly timer: NodeJS.Timeout }>()
 
 /** After the answer nobody reads the rest of the body. A short one may arrive, so that the connection can be used again; a long one is not waited for. */
 function endBehindRest (request: IncomingMessage): void {
   const { socket } = request
-  if (request.complete || socket.destroyed) return
-  unreadRests.set(socket, request)
+  if (request.complete || socket.destroyed || refused.has(socket)) return
   const timer = setTimeout(() => { if (!request.complete && !socket.destroyed) endLingering(socket) }, unreadBodyMs)
   request.once('close', () => clearTimeout(timer)) // also when the connection ends first
+  unreadRests.set(socket, { request, timer })
 }
 
 /** Connections whose last answer was given, or waits for those before it. What else comes on them is not looked at. */
@@ -179,6 +179,7 @@ const refused = new WeakSet<Socket>()
  * that has no answer yet, its exchange is over at once, and it is its answer.
  */
 function answerClientError (error: ConnectionError, socket: Socket): void {
+  clearTimeout(unreadRests.get(socket)?.timer) // nothing of it can come, and nobody tells the request
   if (error.code !== 'ECONNRESET' && (refused.has(socket) || socket.writableEnded)) return
   if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
   refused.add(socket)
@@ -192,7 +193,7 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
   if (answer?.req.method === 'HEAD') problem.body = ''
   if (answer !== undefined) recordRefusal(answer, { id, ...(!hasLeft && { status: problem.status, code: refusal.code, bytesSent: Buffer.byteLength(problem.body), ending: 'complete' }) })
   afterAnswers(socket, () => {
-    if (unreadRests.get(socket)?.complete === false) return endLingering(socket) // its answer is out, and one request has one
+    if (unreadRests.get(socket)?.request.complete === false) return endLingering(socket) // its answer is out, and one request has one
     writeProblem(socket, problem, id)
   })
   if (answer !== undefined) tellOver(answer)

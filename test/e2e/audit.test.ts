@@ -2,14 +2,13 @@
 import { once } from 'node:events'
 import { createServer, get, type IncomingMessage } from 'node:http'
 import Fastify from 'fastify'
-import fp from 'fastify-plugin'
 import t, { type Test } from 'tap'
 import WebSocket, { WebSocketServer } from 'ws'
 import type { AuditEntry } from '../../plugins/audit-log/index.ts'
 import type { AuditAnswer } from '../../plugins/audit-log/routes.ts'
-import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
-import { agentAt, quiet, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
+import { agentAt, openGateway, quiet, startGateway, unprobed, type ListeningGateway } from '../helpers/build-gateway.ts'
 import { readEvents, type StreamEvent } from '../helpers/event-reader.ts'
 import { fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock, type FakeClock } from '../helpers/fake-clock.ts'
@@ -456,7 +455,7 @@ async function waitingGateway (t: Test, clock: FakeClock, wait: () => Promise<vo
   const app = Fastify(serverOptions())
   t.teardown(() => app.close())
   app.addHook('preHandler', wait)
-  await app.register(fp(fleetGateway), { ...quiet, ...unprobed, clock })
+  await app.register(openGateway, { ...quiet, ...unprobed, clock })
   return { gateway: await app.listen({ host: '127.0.0.1', port: 0 }), facts: app.facts }
 }
 

@@ -4,12 +4,11 @@ import { once } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
-import fp from 'fastify-plugin'
 import type { RequestFacts } from '../../plugins/facts/index.ts'
-import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
 import { readAnswers } from '../helpers/answers.ts'
-import { agentAt, quiet, unprobed } from '../helpers/build-gateway.ts'
+import { agentAt, openGateway, quiet, unprobed } from '../helpers/build-gateway.ts'
 import { jwtIssuer } from '../helpers/jwt-issuer.ts'
 import { quiet as settled, underWay } from '../helpers/quiet.ts'
 import { rawClient, type RawClient } from '../helpers/raw-client.ts'
@@ -37,7 +36,7 @@ async function start (t: Test, prepare: (app: FastifyInstance) => void = () => {
   const gateway = Fastify(server)
   t.teardown(() => gateway.close())
   prepare(gateway)
-  await gateway.register(fp(fleetGateway), { // not encapsulated, to look at what it keeps
+  await gateway.register(openGateway, {
     ...quiet, ...unprobed, agents: [agentAt('planner', agent)], ...options
   })
   await gateway.listen({ host: '127.0.0.1', port: 0 })

@@ -6,12 +6,11 @@ import { connect, type AddressInfo, type Socket } from 'node:net'
 import { Writable } from 'node:stream'
 import { promisify } from 'node:util'
 import Fastify from 'fastify'
-import fp from 'fastify-plugin'
 import t, { type Test } from 'tap'
 import { WebSocket, WebSocketServer } from 'ws'
-import { createGateway, fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
-import { agentAt, quiet, startGateway, unprobed } from '../helpers/build-gateway.ts'
+import { agentAt, openGateway, quiet, startGateway, unprobed } from '../helpers/build-gateway.ts'
 import { deadPort, fakeAgent } from '../helpers/fake-agent.ts'
 import { fakeClock } from '../helpers/fake-clock.ts'
 import { otlpReceiver, type OtlpReceiver, type ReceivedSpan } from '../helpers/otlp-receiver.ts'
@@ -189,7 +188,7 @@ t.test('so is one that went away while a hook of the application around waited',
     go = resolve
     came()
   }))
-  await app.register(fp(fleetGateway), { ...quiet, ...unprobed, tracing: { enabled: true }, env: {} })
+  await app.register(openGateway, { ...quiet, ...unprobed, tracing: { enabled: true }, env: {} })
   await app.listen({ host: '127.0.0.1', port: 0 })
   const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
   socket.write('GET /agents HTTP/1.1\r\nHost: localhost\r\n\r\n')

@@ -4,8 +4,9 @@
  */
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import fp from 'fastify-plugin'
 import type { Test } from 'tap'
-import { createGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import { createGateway, fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 
 export interface ListeningGateway extends FastifyInstance {
   readonly port: number
@@ -16,6 +17,9 @@ export interface ListeningGateway extends FastifyInstance {
 export const quiet = { auth: { enabled: false }, rateLimit: { enabled: false }, auditLog: { enabled: false }, cors: { enabled: false } } as const satisfies FleetGatewayOptions
 
 const client: FleetGatewayOptions = process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' ? { upstreamClient: 'undici' } : {}
+
+/** What an application around it sees, to look at what it keeps. A function of its own, since `fp()` marks what it is given. */
+export const openGateway = fp<FleetGatewayOptions>(async (app, options) => { await fleetGateway(app, options) })
 
 /** For tests of single connections: no probes come between. */
 export const unprobed = { health: { interval: '1h' } } as const satisfies FleetGatewayOptions
