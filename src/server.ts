@@ -186,7 +186,7 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
   const hasLeft = error.code === 'HPE_INVALID_EOF_STATE' // most likely, and it counts as such
   if (hasLeft && awaitsAnswer(socket)) return void socket.destroy() // as Node has it where all requests are whole
   const answer = answerOfUnreceived(socket)
-  if (answer?.headersSent === true) return endBehindAnswer(socket, answer)
+  if (answer?.headersSent === true) return afterAnswers(socket, () => endBehindAnswer(socket, answer))
   const id = (answer && accountId(answer)) ?? requestIdOf(answer?.req.headers['x-request-id'])
   const refusal = parserError(error)
   const problem = renderProblem(refusal, id)
@@ -199,9 +199,10 @@ function answerClientError (error: ConnectionError, socket: Socket): void {
   if (answer !== undefined) tellOver(answer)
 }
 
-/** One request has one answer. */
+/** One request has one answer: of one that has begun nothing more comes than is there. */
 function endBehindAnswer (socket: Socket, answer: ServerResponse): void {
-  if (answer.writableEnded) answer.once('finish', () => endLingering(socket))
+  if (answer.writableFinished) endLingering(socket)
+  else if (answer.writableEnded) answer.once('finish', () => endLingering(socket))
   else socket.destroy()
 }
 

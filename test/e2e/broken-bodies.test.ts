@@ -11,7 +11,7 @@ import { readAnswers } from '../helpers/answers.ts'
 import { agentAt, openGateway, quiet, unprobed } from '../helpers/build-gateway.ts'
 import { jwtIssuer } from '../helpers/jwt-issuer.ts'
 import { quiet as settled, underWay } from '../helpers/quiet.ts'
-import { rawClient, type RawClient } from '../helpers/raw-client.ts'
+import { rawClient, rawRequest, type RawClient } from '../helpers/raw-client.ts'
 import { scriptedAgent } from '../helpers/scripted-agent.ts'
 
 const head = (path: string, id: string) => `POST ${path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: ${id}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n`
@@ -47,16 +47,31 @@ async function start (t: Test, prepare: (app: FastifyInstance) => void = () => {
     finished.push(facts)
     over()
   })
+  const client = await rawClient(t, port)
+  const came = () => new Promise<Socket>(resolve => { tell = resolve })
+  const isOver = () => new Promise<void>(resolve => { over = resolve })
   return {
     gateway: Object.assign(gateway, { port }),
-    client: await rawClient(t, port),
+    client,
     requests: () => requests,
     finished,
     answer: () => answer(),
     /** The connection on which the agent has something. */
-    came: () => new Promise<Socket>(resolve => { tell = resolve }),
+    came,
     /** An exchange is over. */
-    isOver: () => new Promise<void>(resolve => { over = resolve })
+    isOver,
+    /** Sends it, and resolves with the connection on which it reached the agent. */
+    async begin (bytes: string) {
+      const coming = came()
+      client.send(bytes)
+      return await coming
+    },
+    /** The body breaks, and with it an exchange is over. */
+    async break () {
+      const ending = isOver()
+      client.send(invalid)
+      await ending
+    }
   }
 }
 
@@ -69,14 +84,10 @@ const problem = (bytes: string) => {
 }
 
 t.test('the answer has the id of the request, its account says what the answer was, and the agent is let go', async t => {
-  const { gateway, client, finished, came, isOver } = await start(t)
-  const has = came()
-  client.send(head('/api/planner/x', 'mine') + chunk)
-  const left = once(await has, 'close')
-  const over = isOver()
+  const { gateway, client, finished, ...exchange } = await start(t)
+  const left = once(await exchange.begin(head('/api/planner/x', 'mine') + chunk), 'close')
 
-  client.send(invalid)
-  await over
+  await exchange.break()
   t.equal(await connections(gateway), 1, 'that of the client is not over')
   await left
 
@@ -146,10 +157,8 @@ for (const [what, hookName, request, leave, facts] of ways) {
 }
 
 t.test('a body that only ended too early is that of a client that left', async t => {
-  const { gateway, client, finished, came, isOver } = await start(t)
-  const has = came()
-  client.send(head('/api/planner/x', 'mine') + chunk)
-  await has
+  const { gateway, client, finished, begin, isOver } = await start(t)
+  await begin(head('/api/planner/x', 'mine') + chunk)
   const over = isOver()
 
   client.socket.end()
@@ -175,12 +184,12 @@ t.test('so it is on a route of the gateway\'s own', async t => {
 })
 
 const first = 'GET /api/planner/first HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: first\r\n\r\n'
+/** It only reads, so that it goes on beside the first. */
+const secondReading = head('/api/planner/x', 'second').replace('POST', 'GET') + chunk
 
 t.test('behind another request it is answered in its turn, and reaches no agent', async t => {
-  const { gateway, client, finished, answer, came, requests } = await start(t)
-  const has = came()
-  client.send(`${first}${head('/api/planner/x', 'second')}${chunk}${invalid}`)
-  await has
+  const { gateway, client, finished, answer, begin, requests } = await start(t)
+  await begin(`${first}${head('/api/planner/x', 'second')}${chunk}${invalid}`)
 
   answer()
 
@@ -192,16 +201,11 @@ t.test('behind another request it is answered in its turn, and reaches no agent'
 })
 
 t.test('behind another request that also only reads its exchange is over at once', async t => {
-  const { client, finished, answer, came, isOver } = await start(t)
-  client.send(first)
-  await came()
-  const second = came()
-  client.send(head('/api/planner/x', 'second').replace('POST', 'GET') + chunk)
-  await second
-  const over = isOver()
+  const { client, finished, answer, ...exchange } = await start(t)
+  await exchange.begin(first)
+  await exchange.begin(secondReading)
 
-  client.send(invalid)
-  await over
+  await exchange.break()
 
   t.match(finished, [{ id: 'second', ...broken, attempts: [{ outcome: 'aborted' }] }])
   answer()
@@ -209,12 +213,9 @@ t.test('behind another request that also only reads its exchange is over at once
 })
 
 t.test('a client that leaves in a body behind another request is noticed', async t => {
-  const { gateway, client, finished, came } = await start(t)
-  client.send(first)
-  await came()
-  const second = came()
-  client.send(head('/api/planner/x', 'second').replace('POST', 'GET') + chunk)
-  await second
+  const { gateway, client, finished, begin } = await start(t)
+  await begin(first)
+  await begin(secondReading)
 
   client.socket.destroy()
   await settled(gateway)
@@ -304,13 +305,9 @@ t.test('what an application streams is let go of, also when it begins too late',
 })
 
 t.test('an answer to HEAD has no body', async t => {
-  const { client, finished, came, isOver } = await start(t)
-  const has = came()
-  client.send(head('/api/planner/x', 'mine').replace('POST', 'HEAD') + chunk)
-  await has
-  const over = isOver()
-  client.send(invalid)
-  await over
+  const { client, finished, ...exchange } = await start(t)
+  await exchange.begin(head('/api/planner/x', 'mine').replace('POST', 'HEAD') + chunk)
+  await exchange.break()
 
   const [answer, ...more] = readAnswers(await client.closed(), ['HEAD'])
   t.match(answer, { status: 400, body: '' })
@@ -319,18 +316,33 @@ t.test('an answer to HEAD has no body', async t => {
 })
 
 t.test('an answer that has begun is cut off, and nothing is written into it', async t => {
-  const { client, finished, came, isOver } = await start(t)
-  const has = came()
-  client.send(head('/api/planner/x', 'mine') + chunk)
-  const agent = await has
+  const { client, finished, ...exchange } = await start(t)
+  const agent = await exchange.begin(head('/api/planner/x', 'mine') + chunk)
   agent.write('HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal')
   await client.until(/hal$/)
-  const over = isOver()
-  client.send(invalid)
-  await over
+  await exchange.break()
 
   t.match(readAnswers(await client.closed(), ['POST']), [{ status: 200, body: 'hal', complete: false }])
   t.match(finished, [{ id: 'mine', status: 200, ending: 'client-aborted' }])
+})
+
+t.test('one whose answer waits for its turn does not take those before it along', async t => {
+  for (const [rest, complete] of [['', false], ['lo', true]] as const) {
+    const { client, answer, begin } = await start(t)
+    await begin(first)
+    const agent = await begin(secondReading)
+    await new Promise(resolve => agent.write(`HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhal${rest}`, resolve))
+    await rawRequest(t, client.socket.remotePort!, 'GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n') // the gateway has read it then
+
+    client.send(invalid)
+    await rawRequest(t, client.socket.remotePort!, 'GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n')
+    answer()
+
+    const [one, two, ...more] = readAnswers(await client.closed(), ['GET', 'GET'])
+    t.match(one, { status: 200, body: 'ok', complete: true })
+    if (complete) t.match(two, { status: 200, body: 'hallo', complete })
+    t.same(more, [])
+  }
 })
 
 t.test('a refused body that came whole is nothing to one that breaks later on its connection', async t => {
