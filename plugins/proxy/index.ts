@@ -157,7 +157,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     const offer = upgradeOffer(request.raw)
     reply.hijack()
     // The client left while a hook waited: nobody would hear of it any more. Of a socket that offers an upgrade nobody reads, and it only ends then.
-    if (reply.raw.destroyed || request.raw.socket.destroyed) return
+    if (reply.raw.destroyed) return
     if (offer?.socket.readableEnded === true) return void offer.socket.destroy()
     if (offer === undefined) new Exchange(request, reply, target, context).start()
     else new Tunnel(request, reply, offer, target, context, facts => fastify.facts.finish(facts)).start()
