@@ -75,7 +75,7 @@ function withoutRequestLog<S extends Server | TlsServer> (): FastifyServerOption
 
 /** The router refused the path before any hook could. */
 function sendProblem (error: Error, reply: FastifyReply): void {
-  const id = randomUUID()
+  const id = requestIdOf(reply.request.headers['x-request-id'])
   const { status, headers, body } = renderProblem(toFleetError(error), id)
   void reply.code(status).headers({ ...headers, 'x-request-id': id, connection: 'close' }).serializer((text: string) => text).send(body)
 }
@@ -229,7 +229,7 @@ function hasForeignCoding (packet: Buffer | undefined): boolean {
 
 /** In its turn, and closes the connection. */
 function answerProblem (response: ServerResponse, error: FleetError): void {
-  const id = randomUUID()
+  const id = requestIdOf(response.req.headers['x-request-id'])
   const { status, headers, body } = renderProblem(error, id)
   response.writeHead(status, { ...headers, 'x-request-id': id, connection: 'close' }).end(body)
 }

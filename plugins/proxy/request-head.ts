@@ -95,15 +95,18 @@ function addForwarding (fields: string[], raw: IncomingMessage, facts: RequestFa
   const proto = (socket as { encrypted?: boolean }).encrypted === true ? 'https' : 'http'
   const element = `for=${forwardedNode(peer)};${host === '' ? '' : `host="${quotable(host)}";`}proto=${proto}`
   if (!facts.peerTrusted) {
-    fields.push('X-Forwarded-For', peer, 'X-Forwarded-Host', host, 'X-Forwarded-Proto', proto, 'X-Forwarded-Prefix', prefix, 'Forwarded', element)
+    fields.push('X-Forwarded-For', peer)
+    if (host !== '') fields.push('X-Forwarded-Host', host)
+    fields.push('X-Forwarded-Proto', proto, 'X-Forwarded-Prefix', prefix, 'Forwarded', element)
     return
   }
   const { elements, text } = readForwarded(headers)
   const told = facts.forwardedElement
   const before = hasForwardedFor(headers) ? headers['x-forwarded-for'] : elements.toReversed().map(({ for: node = 'unknown' }) => nodeAddress(node) ?? node).join(', ')
+  const firstHost = told?.host ?? first(headers['x-forwarded-host']) ?? host
+  fields.push('X-Forwarded-For', appended(before, peer))
+  if (firstHost !== '') fields.push('X-Forwarded-Host', firstHost)
   fields.push(
-    'X-Forwarded-For', appended(before, peer),
-    'X-Forwarded-Host', told?.host ?? first(headers['x-forwarded-host']) ?? host,
     'X-Forwarded-Proto', told?.proto ?? first(headers['x-forwarded-proto']) ?? proto,
     'X-Forwarded-Prefix', (first(headers['x-forwarded-prefix']) ?? '') + prefix,
     'Forwarded', appended(text, element)

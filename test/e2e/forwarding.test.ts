@@ -293,6 +293,26 @@ t.test('an HTTP/1.0 client gets no chunks, and the end of the connection as the 
   t.match(answer, /\r\n\r\nabcdef$/)
 })
 
+t.test('what is refused before any hook has the client\'s id as well', async t => {
+  const { gateway } = await gatewayWithEcho(t)
+  const host = 'Host: localhost\r\n'
+  for (const [target, fields, status] of [['/api/planner/%zz', host, 400], ['/api/planner/x', `${host}Expect: wonders\r\n`, 417], ['/api/planner/x', '', 400]] as const) {
+    const answer = await rawRequest(t, gateway.port, `GET ${target} HTTP/1.1\r\n${fields}X-Request-Id: mine\r\nConnection: close\r\n\r\n`)
+    t.match(answer, new RegExp(`^HTTP/1\\.1 ${status} [^]*x-request-id: mine\r\n[^]*urn:request:mine`, 'i'))
+  }
+})
+
+t.test('where there is no Host there is no X-Forwarded-Host', async t => {
+  for (const trustedProxies of [[], ['127.0.0.1']]) {
+    const { gateway } = await gatewayWithEcho(t, { server: { trustedProxies } })
+
+    const got = bodyOf(await rawRequest(t, gateway.port, 'GET /api/planner/ HTTP/1.0\r\n\r\n'))
+
+    t.same(valuesOf(got, 'x-forwarded-host'), [])
+    t.same(valuesOf(got, 'x-forwarded-proto'), ['http'])
+  }
+})
+
 t.test('100 Continue comes from the gateway, and only when the body is wanted', async t => {
   const { gateway, agent } = await gatewayWithEcho(t, { auth: { secret: 'fleet-secret-token' }, server: { bodyLimit: '1KiB' } })
   const head = (token: string, length: number) => `POST /api/planner/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\nContent-Length: ${length}\r\nExpect: 100-continue\r\n\r\n`
