@@ -19,8 +19,8 @@ export interface AttemptOwner {
    */
   onChunk (handler: AttemptHandler, chunk: Chunk, release: (() => void) | null): boolean
   onEnd (handler: AttemptHandler, trailers: string[] | null): void
-  /** Whether the request can go out once more, on a fresh connection, when the one it was on had been closed meanwhile. */
-  mayReplay (): boolean
+  /** Whether the request can go out once more, on a fresh connection, when the one it was on had been closed meanwhile. @param sent bytes of it went out */
+  mayReplay (sent: boolean): boolean
   /** It failed before the response head. */
   onFailure (handler: AttemptHandler, outcome: AttemptOutcome, error: Error): void
   /** It failed in the middle of the response. */
@@ -149,7 +149,7 @@ export class AttemptHandler implements AnswerSink {
       case 'unsendable': return 'aborted'
       case 'unconnected': return error instanceof ConnectTimeoutError ? 'connect-timeout' : 'refused'
       case 'invalid': return 'invalid'
-      default: return this.#reused && !began && this.#owner.mayReplay() ? 'stale' : 'reset'
+      default: return (this.#reused || !this.sent) && !began && this.#owner.mayReplay(this.sent) ? 'stale' : 'reset'
     }
   }
 

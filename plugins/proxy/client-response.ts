@@ -4,12 +4,13 @@
  */
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
+import { setImmediate } from 'node:timers'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
-import { flushHead, headText, isIdle, isNodes, writeFields, writeText, type NodeResponse } from './node-response.ts'
+import { announceText, endText, flushHead, headText, isIdle, isNodes, writeFields, type NodeResponse } from './node-response.ts'
 import { isBodiless, type ResponseHead } from './response-head.ts'
 
 /** How long a client that is still uploading may take to notice that it was answered. */
@@ -61,7 +62,7 @@ export class ClientResponse {
    * answer piece by piece; it is told that its head is out, and ends as ever.
    * @param body latin1 text
    * @param mayWait it may leave at the end of the turn of the event loop, together with others
-   * @param onGiven called when the socket has it
+   * @param onGiven called when the socket has it; never when the client has left by then
    * @throws when a field can't be sent
    */
   sendWhole (status: number, reason: string, head: ResponseHead, body: string, mayWait: boolean, onGiven: () => void): void {
@@ -74,9 +75,22 @@ export class ClientResponse {
       this.end(null)
       return onGiven()
     }
-    this.#facts.bytesSent = body.length
     this.#ending = true
-    writeText(raw, status, phrase, text, head.contentLength !== null ? body : `${chunkText(body)}0\r\n\r\n`, mayWait, onGiven)
+    announceText(raw, status, phrase, text)
+    const whole = text + (head.contentLength !== null ? body : `${chunkText(body)}0\r\n\r\n`)
+    if (mayWait) setImmediate(() => this.#give(whole, body.length, onGiven))
+    else this.#give(whole, body.length, onGiven)
+  }
+
+  #give (text: string, bodyLength: number, onGiven: () => void): void {
+    const raw = this.raw as NodeResponse
+    if (raw.destroyed || raw.socket === null || raw.socket.destroyed) { // the client left in the same turn
+      this.#facts.status = 499
+      return
+    }
+    this.#facts.bytesSent = bodyLength
+    endText(raw, text)
+    onGiven()
   }
 
   /** The client has sent all of its request, and what it gets may have a body. */

@@ -185,16 +185,14 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
       return this.#begin(handler.attempt.instance, true)
     }
     const failure = failureOf(outcome, error)
-    if (!handler.sent) {
-      if (this.#body.replayable && this.#retryRules().afterNoConnection(outcome)) return this.#placing.goOn(failure)
-    } else if (outcome === 'reset' && this.#retryRules().afterReset(this.#mayRepeat())) {
-      return this.#placing.repeat(failure)
-    }
+    if (outcome === 'reset') {
+      if (this.#retryRules().afterReset(this.#mayRepeat())) return this.#placing.repeat(failure)
+    } else if (!handler.sent && this.#body.replayable && this.#retryRules().afterNoConnection(outcome)) return this.#placing.goOn(failure)
     this.#fail(failure)
   }
 
-  mayReplay (): boolean {
-    return !this.#replayed && !this.#over && this.#mayRepeat()
+  mayReplay (sent: boolean): boolean {
+    return !this.#replayed && !this.#over && (sent ? this.#mayRepeat() : this.#body.replayable)
   }
 
   onBreak (_handler: AttemptHandler, error: Error): void {

@@ -34,27 +34,18 @@ export function isIdle (raw: NodeResponse): boolean {
   return socket !== null && socket._httpMessage === raw && socket.writable && raw.writableLength === 0 && isNodes(raw)
 }
 
-/**
- * Writes an idle answer whole, and ends it: ServerResponse is told that its head is out.
- * @param head of headText()
- * @param body framed
- * @param mayWait at the end of the turn, in the asynchronous context of its own request
- * @param onGiven called when the socket has it
- */
-export function writeText (raw: NodeResponse, status: number, reason: string, head: string, body: string, mayWait: boolean, onGiven: () => void): void {
+/** Tells an idle answer that its head is out; endText() writes it. @param head of headText() */
+export function announceText (raw: NodeResponse, status: number, reason: string, head: string): void {
   raw.statusCode = status
   raw.statusMessage = reason
   raw._header = head
   raw._headerSent = true
-  if (mayWait) setImmediate(sendText, raw, head + body, onGiven)
-  else sendText(raw, head + body, onGiven)
 }
 
-function sendText (raw: NodeResponse, text: string, onGiven: () => void): void {
-  if (raw.destroyed) return // its connection is over meanwhile
+/** Writes an announced answer, head and framed body, and ends it. */
+export function endText (raw: NodeResponse, text: string): void {
   raw.socket!.write(text, 'latin1')
   raw.end()
-  onGiven()
 }
 
 /** Sends the head of an answer alone, in latin1 as ever. `flushHeaders()` would send it in UTF-8, and make two bytes of each beyond ASCII. */

@@ -3,6 +3,7 @@
  * nothing between the two sockets. What undici does besides (pipelining, redirects, streams of its own) a gateway has no use for.
  */
 import type { Socket } from 'node:net'
+import { setImmediate } from 'node:timers'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { TlsOf } from '../../src/tls-agents.ts'
@@ -49,7 +50,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   #sink: AnswerSink | null = null
   #used = false
   #sent = false
-  /** Its request is written at the end of the turn. */
+  /** Its request will be written at the end of the turn: nothing of it went out. */
   #waits = false
   #chunked = false
   #paused = false
@@ -100,7 +101,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     const { persistent, keepAliveS } = this.#parser
     if (keepAliveS !== null) this.#keptMs = Math.min(keepAliveS * 1_000 - earlierMs, mostIdleMs)
     // An answer may come before the agent took all of the request: what it would make of the rest nobody knows.
-    if (!persistent || !this.#sent || this.#waits || this.#over || this.#paused || this.#keptMs <= 0 || this.#socket!.writableLength > 0) return this.discard()
+    if (!persistent || !this.#sent || this.#over || this.#paused || this.#keptMs <= 0 || this.#socket!.writableLength > 0) return this.discard()
     this.#owner.released(this)
   }
 
@@ -164,8 +165,6 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       else if (name.length === 14 && name.toLowerCase() === 'content-length') hasLength = true
       text += `${name}: ${value}\r\n`
     }
-    this.#sink!.onSend(this.#used)
-    this.#used = true
     if (!hasLength) {
       if (whole === undefined) {
         this.#chunked = true
@@ -173,29 +172,40 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       } else if (bodyMethods.has(method)) text += 'Content-Length: 0\r\n'
     }
     text = `${method} ${path} HTTP/1.1\r\n${hasHost ? '' : this.#hostLine}Connection: keep-alive\r\n${text}\r\n`
-    if (whole === undefined || (whole !== null && whole.length > maxInlineBytes)) this.#expectEarlyAnswers()
+    if (whole === null || (whole !== undefined && whole.length <= maxInlineBytes)) {
+      if (whole !== null) text += whole.toString('latin1', 0, whole.length)
+      if (!mayWait) return this.#writeWhole(text)
+      this.#waits = true
+      setImmediate(this.#writeLate, text)
+      return
+    }
+    this.#begin()
+    this.#expectEarlyAnswers()
     if (whole === undefined) {
       socket.write(text, 'latin1')
       return body.pour(this)
     }
-    if (whole === null || whole.length <= maxInlineBytes) {
-      if (whole !== null) text += whole.toString('latin1', 0, whole.length)
-      if (mayWait) {
-        this.#waits = true
-        setImmediate(this.#writeLate, text)
-      } else socket.write(text, 'latin1')
-    } else {
-      socket.cork()
-      socket.write(text, 'latin1')
-      socket.write(whole)
-      socket.uncork()
-    }
+    socket.cork()
+    socket.write(text, 'latin1')
+    socket.write(whole)
+    socket.uncork()
+    this.#wasSent()
+  }
+
+  #begin (): void {
+    this.#sink!.onSend(this.#used)
+    this.#used = true
+  }
+
+  #writeWhole (text: string): void {
+    this.#begin()
+    this.#socket!.write(text, 'latin1')
     this.#wasSent()
   }
 
   readonly #writeLate = (text: string): void => {
     this.#waits = false
-    if (!this.#over) this.#socket!.write(text, 'latin1')
+    if (!this.#over) this.#writeWhole(text)
   }
 
   /** Once per connection, and only for what the agent may not read to its end: it costs something with each write. */
@@ -229,7 +239,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
   /** @returns whether to go on reading */
   #read (buffer: Buffer, length: number): boolean {
     const sink = this.#sink
-    if (sink === null) {
+    if (sink === null || this.#waits) {
       if (!this.#over) this.#lost(new Error('the agent said something that nobody asked for')) // it would be taken for the next answer
       return true
     }

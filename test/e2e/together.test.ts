@@ -1,15 +1,17 @@
 /** What is written at the end of a turn of the event loop, together with others, is each request's own as ever. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
-import { createServer, get, type IncomingMessage } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import Fastify from 'fastify'
-import t from 'tap'
-import { writeText, type NodeResponse } from '../../plugins/proxy/node-response.ts'
-import { fleetGateway } from '../../src/gateway.ts'
+import t, { type Test } from 'tap'
+import type { RequestFacts } from '../../plugins/facts/index.ts'
+import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
-import { agentAt, quiet, unprobed } from '../helpers/build-gateway.ts'
-import { fakeAgent } from '../helpers/fake-agent.ts'
+import { readAnswers } from '../helpers/answers.ts'
+import { agentAt, openGateway, quiet, unprobed } from '../helpers/build-gateway.ts'
+import { fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
+import { rawClient } from '../helpers/raw-client.ts'
+import { okAnswer } from '../helpers/recording-agent.ts'
 
 t.test('an application\'s hooks are in the asynchronous context of their own request', async t => {
   const count = 40
@@ -34,28 +36,76 @@ t.test('an application\'s hooks are in the asynchronous context of their own req
   for (const [url, store] of seen) t.equal(store, url)
 })
 
-t.test('an answer whose client left before the turn was over is not written', async t => {
-  let given = 0
-  const over = new Promise<void>(resolve => {
-    const server = createServer((_request, response) => {
-      writeText(response as NodeResponse, 200, 'OK', 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n', 'ok', true, () => { given++ })
-      response.destroy()
-      setImmediate(resolve)
-    }).listen(0, '127.0.0.1')
-    t.teardown(() => server.close())
-    server.once('listening', () => get({ port: (server.address() as AddressInfo).port, agent: false }).on('error', () => {}))
+/** A gateway in front of an agent that answers no `/held`; so many of those are under way that what is written whole waits. */
+async function busyGateway (t: Test, onData: (socket: Socket, text: string) => void, options: FleetGatewayOptions = {}) {
+  const agent = await rawAgent(t, (socket, bytes) => {
+    const text = bytes.toString('latin1')
+    if (!text.includes(' /held ')) onData(socket, text)
   })
+  const app = Fastify(serverOptions())
+  t.teardown(() => app.close())
+  const sockets: Socket[] = []
+  app.server.on('connection', (socket: Socket) => sockets.push(socket))
+  await app.register(openGateway, { ...quiet, ...unprobed, retry: { attempts: 0 }, agents: [agentAt('planner', agent)], ...options })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const { port } = app.server.address() as AddressInfo
+  const accounts: RequestFacts[] = []
+  app.facts.onFinished(facts => accounts.push(facts))
+  const client = await rawClient(t, port)
+  const holding = await Promise.all(Array.from({ length: 4 }, () => rawClient(t, port)))
+  for (const held of holding) held.send(request('GET', 'held'))
+  while (app.facts.inFlight < 4 || agent.connections.length < 4) await turn()
+  client.send(request('GET', 'first'))
+  await client.until(/ok$/)
+  return { app, client, accounts, socket: sockets[0]!, idle: agent.connections.at(-1)! }
+}
+
+const request = (method: string, path: string) => `${method} /api/planner/${path} HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: ${path}\r\nContent-Length: 0\r\n\r\n`
+const turn = () => new Promise(resolve => setImmediate(resolve))
+
+t.test('an answer whose client left before the turn was over counts as one that nobody got', async t => {
+  let read = () => {}
+  const { app, client, accounts, socket } = await busyGateway(t, agentSocket => agentSocket.write(okAnswer), { onStreamed: () => read() })
+  const over = new Promise<void>(resolve => { app.facts.onFinished(() => resolve()) })
+  read = () => { queueMicrotask(() => socket.destroy()) } // the answer was read, and is not written yet
+  client.send(request('GET', 'left'))
   await over
-  t.equal(given, 0)
+
+  t.match(accounts.at(-1), { id: 'left', status: 499, ending: 'client-aborted', bytesSent: 0, attempts: [{ outcome: 'answered' }] })
+  t.notMatch(client.received(), /ok[^]*ok/)
 })
 
-t.test('and that of a client that stays is', async t => {
-  const server = createServer((_request, response) => {
-    writeText(response as NodeResponse, 200, 'OK', 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n', 'ok', true, () => {})
-  }).listen(0, '127.0.0.1')
-  t.teardown(() => server.close())
-  await once(server, 'listening')
-  const [response] = await once(get({ port: (server.address() as AddressInfo).port, agent: false }), 'response') as [IncomingMessage]
-  t.equal(response.statusCode, 200)
-  t.equal((await response.setEncoding('latin1').toArray()).join(''), 'ok')
+for (const [what, disturb] of [['ends', (agentSocket: Socket) => agentSocket.end()], ['says something unasked', (agentSocket: Socket) => agentSocket.write('HTTP/1.1 408 Request Timeout\r\nContent-Length: 5\r\n\r\nSTRAY')]] as const) {
+  for (const method of ['GET', 'POST']) {
+    t.test(`a ${method} whose connection ${what} before it was written goes out on another, once`, { skip: process.env['FLEET_UPSTREAM_CLIENT'] === 'undici' && 'undici writes at once' }, async t => {
+      const seen: string[] = []
+      const { idle, client, accounts } = await busyGateway(t, (agentSocket, text) => {
+        seen.push(/^\w+ \S+/.exec(text)![0])
+        agentSocket.write(okAnswer)
+      })
+
+      // Both are there to be read in one turn, in this order, and the request is written behind it.
+      client.send(request(method, 'second'))
+      disturb(idle)
+      const answers = readAnswers(await client.until(/ok[^]*(ok|STRAY|\})$/))
+
+      t.same(answers.map(({ status, body }) => [status, body]), [[200, 'ok'], [200, 'ok']])
+      t.same(seen, ['GET /first', `${method} /second`])
+      t.match(accounts.at(-1), { id: 'second', status: 200, attempts: [{ outcome: 'stale' }, { outcome: 'answered' }] })
+    })
+  }
+}
+
+t.test('an answer that waited and that nobody reads is bounded by timeouts.idle', async t => {
+  const big = 'x'.repeat(4_000)
+  const { client, socket, accounts } = await busyGateway(t, agentSocket => agentSocket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${big.length + 2}\r\n\r\n${big}ok`), { timeouts: { idle: '300ms' } })
+  const closed = once(socket, 'close')
+  client.socket.pause()
+  while (socket.writableLength === 0) { // one at a time: the last is the only one that is unread
+    const { length } = accounts
+    client.send(request('GET', 'big'))
+    while (accounts.length === length && socket.writableLength === 0) await turn()
+  }
+  await closed
+  t.ok(socket.destroyed)
 })
