@@ -2,14 +2,15 @@
  * The answer as it is written to the client, past Fastify's reply: a head once, chunks with backpressure, and either a proper end or a cut
  * that can't be taken for one.
  */
+import { AsyncResource } from 'node:async_hooks'
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
-import { setImmediate } from 'node:timers'
 import type { FastifyReply } from 'fastify'
 import type { RequestFacts } from '../facts/index.ts'
 import type { FleetError } from '../../src/errors.ts'
 import { renderProblem } from '../../src/problem.ts'
 import type { Chunk } from './agent-connection.ts'
+import { atEndOfTurn } from './end-of-turn.ts'
 import { announceText, endText, flushHead, headText, isIdle, isNodes, writeFields, type NodeResponse } from './node-response.ts'
 import { isBodiless, type ResponseHead } from './response-head.ts'
 
@@ -30,6 +31,11 @@ export class ClientResponse {
   readonly #request: IncomingMessage
   readonly #reply: FastifyReply
   readonly #facts: RequestFacts
+  /**
+   * The asynchronous context of the request. What comes from an agent's connection is in that of the request which opened it, and the hooks of
+   * an application run in the context in which the answer was ended.
+   */
+  readonly #scope = new AsyncResource('FleetGatewayResponse')
   #contentLength: number | null = null
   #headBuffered = false
   #ending = false
@@ -78,7 +84,7 @@ export class ClientResponse {
     this.#ending = true
     announceText(raw, status, phrase, text)
     const whole = text + (head.contentLength !== null ? body : `${chunkText(body)}0\r\n\r\n`)
-    if (mayWait) setImmediate(() => this.#give(whole, body.length, onGiven))
+    if (mayWait) atEndOfTurn(() => this.#give(whole, body.length, onGiven))
     else this.#give(whole, body.length, onGiven)
   }
 
@@ -89,7 +95,7 @@ export class ClientResponse {
       return
     }
     this.#facts.bytesSent = bodyLength
-    endText(raw, text)
+    this.#scope.runInAsyncScope(endText, undefined, raw, text)
     onGiven()
   }
 
@@ -134,7 +140,7 @@ export class ClientResponse {
     }
     const encoding = typeof given === 'string' ? 'latin1' : undefined as never
     if (first && chunk.length === this.#contentLength && this.#request.complete) {
-      raw.end(given, encoding, onWritten) // head and whole body in one write
+      this.#scope.runInAsyncScope(raw.end, raw, given, encoding, onWritten) // head and whole body in one write
       return true
     }
     return raw.write(given, encoding, onWritten) || raw.writableLength <= maxUnsentBytes
@@ -151,7 +157,7 @@ export class ClientResponse {
       this.#ending = false
       return this.cut() // a value that can't be sent: better no answer than half of one that looks whole
     }
-    if (this.#request.complete) return void raw.end()
+    if (this.#request.complete) return void this.#scope.runInAsyncScope(raw.end, raw)
     this.flush()
     this.#lingeringEnd()
   }
@@ -183,7 +189,7 @@ export class ClientResponse {
     } catch { // a hook set a field that can't be sent, which may be what this problem is about
       raw.writeHead(status, STATUS_CODES[status] ?? '', own)
     }
-    if (complete) raw.end(body)
+    if (complete) this.#scope.runInAsyncScope(raw.end, raw, body)
     else {
       raw.write(body)
       this.#lingeringEnd()
@@ -198,7 +204,7 @@ export class ClientResponse {
     const request = this.#request
     const end = () => {
       clearTimeout(timer)
-      this.raw.end()
+      this.#scope.runInAsyncScope(this.raw.end, this.raw)
     }
     const timer = setTimeout(end, lingerMs)
     request.removeAllListeners('data')

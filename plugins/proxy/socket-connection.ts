@@ -3,13 +3,13 @@
  * nothing between the two sockets. What undici does besides (pipelining, redirects, streams of its own) a gateway has no use for.
  */
 import type { Socket } from 'node:net'
-import { setImmediate } from 'node:timers'
 import type { Instance } from '../../src/fleet/instance.ts'
 import type { LookupOf } from '../../src/guarded-lookup.ts'
 import type { TlsOf } from '../../src/tls-agents.ts'
 import { AnswerParser, InvalidAnswerError } from './answer-parser.ts'
 import type { AgentConnection, AgentRequest, AnswerSink, ConnectionFault, ConnectionOwner } from './agent-connection.ts'
 import { connectTo } from './connector.ts'
+import { atEndOfTurn } from './end-of-turn.ts'
 import { isSendableValue } from './field-names.ts'
 import { readBeforeFailing } from './late-write-errors.ts'
 import { giveBuffer, sharedBuffer, takeBuffer } from './read-buffers.ts'
@@ -176,7 +176,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
       if (whole !== null) text += whole.toString('latin1', 0, whole.length)
       if (!mayWait) return this.#writeWhole(text)
       this.#waits = true
-      setImmediate(this.#writeLate, text)
+      atEndOfTurn(() => this.#writeLate(text))
       return
     }
     this.#begin()
@@ -203,7 +203,7 @@ export class SocketConnection implements AgentConnection, BodyTarget {
     this.#wasSent()
   }
 
-  readonly #writeLate = (text: string): void => {
+  #writeLate (text: string): void {
     this.#waits = false
     if (!this.#over) this.#writeWhole(text)
   }

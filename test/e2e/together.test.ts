@@ -1,11 +1,13 @@
 /** What is written at the end of a turn of the event loop, together with others, is each request's own as ever. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { once } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import type { RequestFacts } from '../../plugins/facts/index.ts'
-import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
+import { atEndOfTurn } from '../../plugins/proxy/end-of-turn.ts'
+import type { FleetGatewayOptions } from '../../src/gateway.ts'
 import { serverOptions } from '../../src/server.ts'
 import { readAnswers } from '../helpers/answers.ts'
 import { agentAt, openGateway, quiet, unprobed } from '../helpers/build-gateway.ts'
@@ -13,27 +15,82 @@ import { fakeAgent, rawAgent } from '../helpers/fake-agent.ts'
 import { rawClient } from '../helpers/raw-client.ts'
 import { okAnswer } from '../helpers/recording-agent.ts'
 
-t.test('an application\'s hooks are in the asynchronous context of their own request', async t => {
-  const count = 40
-  const held: (() => void)[] = []
-  const agent = await fakeAgent(t, (request, response) => {
-    held.push(() => response.end(request.url))
-    if (held.length === count) for (const answer of held) answer()
-  })
+/** An application whose requests each have an asynchronous context of their own, and what its `onResponse` hooks find in it. */
+async function appWithContext (t: Test, agent: { host: string, port: number }) {
   const context = new AsyncLocalStorage<string>()
   const seen: (string | undefined)[][] = []
   const app = Fastify(serverOptions())
   t.teardown(() => app.close())
   app.addHook('onRequest', (request, _reply, done) => context.run(request.url, done))
   app.addHook('onResponse', async request => { seen.push([request.url, context.getStore()]) })
-  await app.register(fleetGateway, { ...quiet, ...unprobed, agents: [agentAt('planner', agent)] })
-  const origin = await app.listen({ host: '127.0.0.1', port: 0 })
+  await app.register(openGateway, { ...quiet, ...unprobed, retry: { attempts: 0 }, agents: [agentAt('planner', agent)] })
+  return { origin: await app.listen({ host: '127.0.0.1', port: 0 }), seen }
+}
 
-  const bodies = await Promise.all(Array.from({ length: count }, async (_, index) => await (await fetch(`${origin}/api/planner/${index}`)).text()))
+type Rest = () => void
+const answers: [what: string, status: number, answer: (response: ServerResponse, url: string) => Rest | void][] = [
+  ['that are whole', 200, (response, url) => void response.end(url)],
+  ['with a length that come in pieces', 200, (response, url) => {
+    response.writeHead(200, { 'content-length': url.length }).flushHeaders()
+    return () => response.end(url)
+  }],
+  ['without a length', 200, (response, url) => {
+    response.write(url)
+    return () => response.end()
+  }],
+  ['that can\'t be had', 502, response => void response.socket!.resetAndDestroy()]
+]
+for (const [what, status, answer] of answers) {
+  for (const count of [2, 40]) {
+    t.test(`for answers ${what}, ${count} at once, an application's hooks are in the asynchronous context of their own request`, async t => {
+      const held: (() => void)[] = []
+      const rests = new Map<string, Rest | void>()
+      const agent = await fakeAgent(t, (request, response) => {
+        const url = request.url!
+        held.push(() => rests.set(url, url.startsWith('/first') ? void response.end(url) : answer(response, url)))
+        if (held.length === count) for (const give of held.splice(0)) give()
+      })
+      const { origin, seen } = await appWithContext(t, agent)
 
-  t.same(bodies, Array.from({ length: count }, (_, index) => `/${index}`))
-  t.equal(seen.length, count)
-  for (const [url, store] of seen) t.equal(store, url)
+      for (const round of ['first', 'second']) { // the second is on connections that requests of the first have opened
+        const got = await Promise.all(Array.from({ length: count }, async (_, index) => {
+          const response = await fetch(`${origin}/api/planner/${round}/${index}`, { method: 'POST' })
+          rests.get(`/${round}/${index}`)?.()
+          return [response.status, response.status === 200 ? await response.text() : '']
+        }))
+        const expected = round === 'first' ? 200 : status
+        t.same(got, Array.from({ length: count }, (_, index) => [expected, expected === 200 ? `/${round}/${index}` : '']))
+      }
+      while (seen.length < 2 * count) await turn()
+      for (const [url, store] of seen) t.equal(store, url)
+    })
+  }
+}
+
+t.test('for an answer to a client that is still sending, the hooks are in the context of its request too', async t => {
+  const agent = await rawAgent(t, socket => socket.write(okAnswer))
+  const { origin, seen } = await appWithContext(t, agent)
+  const client = await rawClient(t, Number(new URL(origin).port))
+  client.send(`POST /api/planner/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${10 << 20}\r\n\r\n`)
+  await client.until(/ok$/)
+  client.send('x'.repeat(10 << 20))
+  while (seen.length === 0) await turn()
+  t.same(seen, [['/api/planner/slow', '/api/planner/slow']])
+})
+
+t.test('what is put off is done in order at the end of the turn, and one that throws is not for the others', async t => {
+  const done: string[] = []
+  const thrown = once(process, 'uncaughtException')
+  atEndOfTurn(() => {
+    done.push('a')
+    atEndOfTurn(() => done.push('d'))
+  })
+  atEndOfTurn(() => { throw new Error('mine') })
+  atEndOfTurn(() => done.push('c'))
+  t.same(done, [])
+  t.match(await thrown, [{ message: 'mine' }])
+  while (done.length < 3) await turn()
+  t.same(done, ['a', 'd', 'c'])
 })
 
 /** A gateway in front of an agent that answers no `/held`; so many of those are under way that what is written whole waits. */
