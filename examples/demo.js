@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
  * `npm run demo`: a whole fleet on this machine. Starts the example agents and the gateway in front of them, prints commands to try, and
- * ends everything on Ctrl-C. `--check` runs each of these commands once instead, says which worked, and exits 0 or 1.
+ * ends everything on Ctrl-C. An agent that ends before is said, and missed by nobody but the gateway. `--check` runs each of these commands once instead, says which worked, and exits 0 or 1.
  */
 import { execFile, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -49,8 +49,11 @@ const stop = new AbortController()
 /** Whether it ended because somebody took its port between our look at it and its own try. Both the agents and the gateway say so. */
 const lostItsPort = ({ isReady, ended, output }) => !isReady && ended !== undefined && /EADDRINUSE|is in use/.test(output)
 
-/** Starts a Node process whose output goes to a file, and keeps an eye on it: the demo ends when it does, unless it only lost its port. */
-function start (name, argv, env, logFile) {
+/** Whether the commands were shown: from now on an agent may end, since to see that is what a gateway is for. */
+let isShown = false
+
+/** Starts a Node process whose output goes to a file, and keeps an eye on it: the demo ends when it does, unless it only lost its port or `mayEnd`. */
+function start (name, argv, env, logFile, mayEnd = () => false) {
   const child = spawn(process.execPath, argv, { cwd: root, env, stdio: ['ignore', 'pipe', 'pipe'] })
   const log = createWriteStream(logFile, { flags: 'a', mode: 0o600 })
   const running = { name, child, output: '', isReady: false }
@@ -62,7 +65,9 @@ function start (name, argv, env, logFile) {
   }
   running.exited = once(child, 'close').then(async ([code, signal]) => {
     running.ended = signal ?? `exit code ${code}`
-    if (!lostItsPort(running)) stop.abort(new DemoError(`${name} ended (${running.ended})${running.output === '' ? '' : `:\n${running.output.trim().replaceAll(/^/gm, '  ')}`}`))
+    const what = `${name} ended (${running.ended})`
+    if (mayEnd()) console.log(`${what}; the gateway goes on without it.`)
+    else if (!lostItsPort(running)) stop.abort(new DemoError(`${what}${running.output === '' ? '' : `:\n${running.output.trim().replaceAll(/^/gm, '  ')}`}`))
     // The folder can only go when nobody is about to make a file in it.
     await new Promise(resolve => log.end(resolve))
   })
@@ -116,7 +121,7 @@ async function startAgent ({ name, file, ports }, usualPort, folder) {
   const label = ports.length > 1 ? `${name} (${usualPort})` : name
   const { port } = await onFirstFree([usualPort, 0], async wanted => {
     const env = { ...process.env, PORT: String(wanted), HOST: host, REPO: root }
-    const agent = start(label, [join(root, 'examples/agents', file)], env, join(folder, 'agents.log'))
+    const agent = start(label, [join(root, 'examples/agents', file)], env, join(folder, 'agents.log'), () => isShown && !stop.signal.aborted)
     return await readyOrGone(agent, async () => {
       const match = /listening on http:\/\/\S*:(\d+)/.exec(agent.output)
       if (match === null) return undefined
@@ -170,6 +175,8 @@ function show (commands, { url, secret, folder, fleet }) {
   console.log(`\n${bold(`Fleet Gateway is at ${url}`)}, in front of ${fleet.length} agents with ${instances} instances.`)
   console.log(`See it in a browser: ${url}/console/ (the token is ${secret}). Or try, in another terminal:`)
   for (const { title, command } of commands) console.log(`\n${bold(`# ${title}`)}\n${command}`)
+  const spare = processes.findLast(({ name }) => name.startsWith(fleet[0].name)).child.pid
+  console.log(`\n${bold(`# End one of the two instances of ${fleet[0].name}: every call still gets its answer`)}\nkill ${spare}`)
   console.log(`\nThe audit log is ${join(folder, 'audit.log')}; the gateway's own log is beside it. Both go when the demo ends.`)
   console.log(bold('Ctrl-C ends everything.'))
 }
@@ -225,6 +232,7 @@ async function main (folder) {
   const commands = demoCommands({ url, secret, hasHistory, sparePort: fleet[0].ports[1], clientFile: relative(process.cwd(), join(root, 'examples/chat-client.js')) })
   if (isCheck) return await check(commands) ? 0 : 1
   show(commands, { url, secret, folder, fleet })
+  isShown = true
   await once(stop.signal, 'abort')
   throw stop.signal.reason
 }

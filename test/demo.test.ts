@@ -87,6 +87,21 @@ t.test('it makes way for what is on its ports, and ends everything on Ctrl-C', a
   t.same(demo.leftovers(), [])
 })
 
+t.test('it goes on when an agent ends, and says so', async t => {
+  const demo = startDemo(t, [], { FLEET_SECRET: 'a-secret-of-ours' })
+  const shown = await demo.printed(/Ctrl-C/)
+  const gateway = /http:\/\/127\.0\.0\.1:\d+/.exec(shown)?.[0] ?? ''
+  const headers = { authorization: 'Bearer a-secret-of-ours' }
+
+  process.kill(Number(/^kill (\d+)$/m.exec(shown)?.[1]), 'SIGTERM')
+  await demo.printed(/^trail-agent \(8511\) ended \(.+\); the gateway goes on without it\.$/m)
+
+  for (let call = 0; call < 4; call += 1) t.equal((await fetch(`${gateway}/api/trail/health`, { headers })).status, 200)
+  demo.interrupt('SIGINT')
+  t.match(await demo.ended(), { code: 0 })
+  t.same(demo.leftovers(), [])
+})
+
 t.test('it says why when a part of it can\'t start', async t => {
   const demo = startDemo(t, [], { FLEET_SECRET: 'short' })
 
