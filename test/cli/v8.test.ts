@@ -1,7 +1,9 @@
 /** What serve tells V8, seen in processes of their own, since it holds for a whole process. */
 import { execFile } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { serve } from '../helpers/serve-process.ts'
 import { unmeasured } from '../helpers/unmeasured.ts'
 
@@ -35,6 +37,29 @@ async function isYoung (...args: string[]): Promise<boolean> {
 t.test('objects are made among the young ones, whatever became of those before', async t => {
   t.equal(await isYoung(), false, 'V8 by itself makes them among the old ones')
   t.equal(await isYoung('set'), true)
+})
+
+/** Makes what Node makes for each `process.nextTick()` again after each of some full collections that meet none of them. */
+const ticks = `
+  if (process.argv[1] === 'set') (await import(${v8})).keepTickShape()
+  const turn = () => new Promise(resolve => setImmediate(resolve))
+  for (let round = 0; round < 10; round++) {
+    process.nextTick(() => {})
+    await turn()
+    gc()
+  }
+`
+
+/** @returns how often V8 made a shape for them */
+async function tickShapes (t: Test, ...args: string[]): Promise<number> {
+  const log = join(t.testdir({}), 'maps.log')
+  await promisify(execFile)(...unmeasured(process.execPath, '--expose-gc', '--log-maps', '--no-logfile-per-isolate', `--logfile=${log}`, '--input-type=module', '-e', ticks, ...args))
+  return (await readFile(log, 'utf8')).match(/^map,Transition,.*symbol\("async_id_symbol"/gm)!.length
+}
+
+t.test('the shape of what each nextTick() makes is kept', async t => {
+  t.ok(await tickShapes(t) >= 10, 'V8 by itself forgets it each time')
+  t.ok(await tickShapes(t, 'set') <= 2, 'at most, the one of before it was kept besides')
 })
 
 /** After a quiet time, and with so many objects alive (of 44 bytes), prints how many MiB of buffers can be taken until everything is collected. */
@@ -75,9 +100,11 @@ t.test('V8 by itself leaves little room', { skip: major < 24 && 'the V8 of this 
 })
 
 t.test('serve tells V8 all of it', async t => {
-  const listening = `import v8 from 'node:v8'; import { syncBuiltinESMExports } from 'node:module'; const { setFlagsFromString } = v8
+  const listening = `import v8 from 'node:v8'; import hooks from 'node:async_hooks'; import { syncBuiltinESMExports } from 'node:module'; const { setFlagsFromString } = v8
+    const { executionAsyncResource } = hooks; hooks.executionAsyncResource = () => { console.error('asked for a tick'); return executionAsyncResource() }
     v8.setFlagsFromString = flags => { console.error('V8 was told ' + flags); setFlagsFromString(flags) }; syncBuiltinESMExports()`
   const { said } = await serve(t, ['--no-auth', '--port', '0'], { cwd: t.testdir({}), covered: true, env: { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(listening)}` } })
 
   for (const flags of ['--no-allocation-site-pretenuring', '--heap-growing-percent=200', '--expose-gc']) t.match(said(), `V8 was told ${flags}\n`)
+  t.match(said(), 'asked for a tick')
 })
