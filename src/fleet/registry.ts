@@ -64,6 +64,7 @@ export class Registry {
   readonly #leases: Leases
   /** How many instances there are in all. */
   #instanceCount = 0
+  #revision = 0
   /** Whether registrations changed without anybody who registers having asked for it. */
   #unkept = false
   readonly #undone = new Undone()
@@ -108,6 +109,11 @@ export class Registry {
 
   get size (): number {
     return this.#entries.size
+  }
+
+  /** Goes up with each change, also of settings alone. */
+  get revision (): number {
+    return this.#revision
   }
 
   /** Every name and alias. */
@@ -560,6 +566,7 @@ export class Registry {
   }
 
   #publish (changes: readonly RegistryChange[]): RegistryChange {
+    this.#revision++
     const change = { added: changes.flatMap(({ added }) => added), removed: changes.flatMap(({ removed }) => removed) }
     // Who still holds one of these (a request whose body is on its way) must not begin anything new on it.
     for (const { runtime } of change.removed) runtime.draining = true

@@ -105,6 +105,63 @@ t.test('instances that failed and came back together drift apart again', async t
   t.same(s.calls.map(({ instance }) => instance.port), [8_501], 'the other one is due five seconds later')
 })
 
+t.test('one that requests could not connect to is asked each second, however long its interval', async t => {
+  const s = await buildHealth(t, { interval: '1h' })
+  const [instance] = [s.add(8_501), s.add(8_502)]
+  await s.app.ready()
+  await s.answer('ok', 'ok')
+  s.clock.advance(5_000)
+
+  s.attempts(instance, 5, 'refused')
+  t.equal(stateOf(instance), 'ejected')
+  s.clock.advance(100)
+
+  t.same(s.calls.map(({ instance: asked }) => asked), [instance])
+})
+
+t.test('when one leaves, the others are probed as if it had never been there', async t => {
+  const shares = [0, 0.5, 0.999_9]
+  let turn = 0
+  const s = await buildHealth(t, { interval: '9s', random: () => shares[turn++ % 3]! })
+  const first = s.add(8_501)
+  s.add(8_502)
+  s.add(8_503)
+  await s.app.ready()
+  await s.answer('ok', 'ok', 'ok')
+
+  s.clock.advance(4_400)
+  t.equal(s.calls.length, 0)
+
+  s.registry.removeInstance('planner', first.id)
+  const due: [number, number][] = []
+  for (let ms = 4_500; ms <= 12_000; ms += 100) {
+    s.clock.advance(100)
+    while (s.calls.length > 0) {
+      due.push([s.calls[0]!.instance.port, ms])
+      await s.answer('ok')
+    }
+  }
+
+  t.same(due, [[8_503, 4_500], [8_502, 6_700]])
+})
+
+t.test('however many there are, each keeps its time', async t => {
+  let probes = 0
+  const s = await buildHealth(t, { interval: '1h', probe: async () => { probes++; return 'ok' } })
+  s.registry.replaceFile([{ name: 'planner', instances: Array.from({ length: 2_500 }, (_, port) => ({ host: '127.0.0.1', port: port + 1, protocol: 'http', weight: 1 })) }])
+  await s.app.ready()
+  await s.health().firstRound()
+  t.equal(probes, 2_500)
+  for (let late = 1; late <= 2_500; late++) s.add(late, { name: `late-${late}` })
+  await s.health().firstRound()
+  t.equal(probes, 5_000)
+
+  s.clock.advance(5_000)
+  await nextTurn()
+
+  t.equal(probes, 5_000)
+})
+
 t.test('instances that never answer hold up nobody else', async t => {
   const s = await buildHealth(t)
   const dead = Array.from({ length: 100 }, (_, index) => s.add(index + 1))

@@ -80,6 +80,7 @@ t.test('a new path is asked at once; the verdict stays until that has answered o
 t.test('a new path in an agent\'s policy is asked within a second', async t => {
   const s = await watchOne(t, { interval: '1h' })
   await s.answer('ok')
+  s.clock.advance(2_000)
 
   s.add(8_501, { policy: { health: { path: '/up' } } })
   s.clock.advance(1_000)
