@@ -331,6 +331,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     this.#idleTimer = this.#totalTimer = null
     if (this.#facts.stream !== null) this.#context.streams.delete(this)
     this.#body.finish()
+    this.#context.kept = this
   }
 
   #tooLarge (): FleetError {

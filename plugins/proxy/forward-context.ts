@@ -37,6 +37,11 @@ export interface ForwardContext extends RequestHeadContext {
   readonly report: (error: FleetError, facts: RequestFacts) => void
   /** Open event streams and tunnels, handshakes under way among them: to be ended when a drain runs out of time. */
   readonly streams: Set<EndableStream>
+  /**
+   * The exchange that was over last, which nobody asks for. When a full collection finds no object of a shape alive, V8 forgets the shape and throws
+   * away the code that was compiled for it: in a quiet minute all that a request goes through. One exchange has nearly all of the shapes.
+   */
+  kept: EndableStream | null
 }
 
 export interface EndableStream {

@@ -118,6 +118,7 @@ const proxyPlugin: FastifyPluginAsync<ProxyPluginOptions> = async (fastify, opts
     traces: new TraceStarter(),
     isDraining: () => fastify.hasDecorator('drain') && fastify.drain.draining,
     streams,
+    kept: null,
     report: createReporter(fastify.log),
     onStreamed,
     budgetOf (agent) {

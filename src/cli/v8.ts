@@ -17,7 +17,7 @@ const growthPercent = 200
 export function tuneV8 (): (bytes: number) => void {
   makeObjectsYoung()
   leaveRoomToGrow()
-  keepTickShape()
+  keepShapes()
   return createCollector()
 }
 
@@ -45,12 +45,13 @@ export function leaveRoomToGrow (): void {
 const kept: object[] = []
 
 /**
- * Node makes an object for each `process.nextTick()`, by a literal with computed names. V8 forgets a shape when a full collection meets no object of
- * it, and they are short-lived; a second shape at that literal makes a call into the runtime of it, from then on and for good: four times the time,
- * eight times a request. It takes a few full collections in quiet moments, which a process with many agents has at its start.
+ * V8 forgets a shape when a full collection finds no object of it alive, with the code that was compiled for it. For Node's short-lived objects that
+ * is any quiet moment; of a request's own objects the proxy keeps one each. Worst is that of `process.nextTick()`, which is made by a literal with
+ * computed names: a second shape at that literal makes a call into the runtime of it, from then on and for good, at four times the cost.
  */
-export function keepTickShape (): void {
+export function keepShapes (): void {
   nextTick(() => { kept.push(executionAsyncResource()) })
+  kept.push(setImmediate(() => {}))
 }
 
 /**

@@ -41,7 +41,7 @@ t.test('objects are made among the young ones, whatever became of those before',
 
 /** Makes what Node makes for each `process.nextTick()` again after each of some full collections that meet none of them. */
 const ticks = `
-  if (process.argv[1] === 'set') (await import(${v8})).keepTickShape()
+  if (process.argv[1] === 'set') (await import(${v8})).keepShapes()
   const turn = () => new Promise(resolve => setImmediate(resolve))
   for (let round = 0; round < 10; round++) {
     process.nextTick(() => {})
