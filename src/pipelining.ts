@@ -85,9 +85,10 @@ const lines = new WeakMap<Socket, Line>()
 
 /**
  * Puts an answer that has to wait for its turn in line. Node tells only the answer that has its turn of a connection that is over: here the
- * others are told. One that is in line already stays where it is.
+ * others are told, also one that comes when it is over already. One that is in line stays where it is.
  */
 export function joinLine ({ socket, method }: IncomingMessage, response: ServerResponse): void {
+  if (socket.destroyed) return tellOver(response)
   let line = lines.get(socket)
   if (line?.waiting.has(response)) return
   if (line === undefined) {

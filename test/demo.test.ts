@@ -64,7 +64,7 @@ t.test('every command it prints works, and nothing is left behind', async t => {
   t.same(demo.leftovers(), [])
 })
 
-t.test('it makes way for what is on its ports, and ends everything on Ctrl-C', async t => {
+t.test('it makes way for what is on its ports, goes on when an instance ends, and ends everything on Ctrl-C', async t => {
   const other = createServer()
   t.teardown(() => other.close())
   // Taken already is as good as taken by us.
@@ -73,32 +73,22 @@ t.test('it makes way for what is on its ports, and ends everything on Ctrl-C', a
 
   const output = await demo.printed(/Ctrl-C/)
   const gateway = /http:\/\/127\.0\.0\.1:\d+/.exec(output)?.[0] ?? ''
-  const agents = await (await fetch(`${gateway}/agents`, { headers: { authorization: 'Bearer a-secret-of-ours' } })).json() as Record<string, { instances: { port: number }[] }>
+  const headers = { authorization: 'Bearer a-secret-of-ours' }
+  const agents = await (await fetch(`${gateway}/agents`, { headers })).json() as Record<string, { instances: { port: number }[] }>
   const ports = Object.values(agents).flatMap(({ instances }) => instances.map(({ port }) => port))
+  process.kill(Number(/^kill (\d+)$/m.exec(output)?.[1]), 'SIGTERM')
+  await demo.printed(/^trail-agent \(8511\) ended \(.+\); the gateway goes on without it\.$/m)
+  const statuses = await Promise.all(Array.from({ length: 4 }, async () => (await fetch(`${gateway}/api/trail/health`, { headers })).status))
   demo.interrupt('SIGINT')
   const { code } = await demo.ended()
 
+  t.same(statuses, [200, 200, 200, 200])
   t.match(output, /^Port 8501 is taken, so trail-agent is on \d+\.$/m)
   t.match(output, "curl -s -H 'Authorization: Bearer a-secret-of-ours'")
   t.equal(ports.length, 5)
   t.notOk(ports.includes(8501))
   t.equal(code, 0)
   for (const url of [gateway, ...ports.map(port => `http://127.0.0.1:${port}`)]) await t.rejects(fetch(url), { cause: { code: 'ECONNREFUSED' } }, url)
-  t.same(demo.leftovers(), [])
-})
-
-t.test('it goes on when an agent ends, and says so', async t => {
-  const demo = startDemo(t, [], { FLEET_SECRET: 'a-secret-of-ours' })
-  const shown = await demo.printed(/Ctrl-C/)
-  const gateway = /http:\/\/127\.0\.0\.1:\d+/.exec(shown)?.[0] ?? ''
-  const headers = { authorization: 'Bearer a-secret-of-ours' }
-
-  process.kill(Number(/^kill (\d+)$/m.exec(shown)?.[1]), 'SIGTERM')
-  await demo.printed(/^trail-agent \(8511\) ended \(.+\); the gateway goes on without it\.$/m)
-
-  for (let call = 0; call < 4; call += 1) t.equal((await fetch(`${gateway}/api/trail/health`, { headers })).status, 200)
-  demo.interrupt('SIGINT')
-  t.match(await demo.ended(), { code: 0 })
   t.same(demo.leftovers(), [])
 })
 

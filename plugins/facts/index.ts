@@ -161,6 +161,7 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
   })
   fastify.addHook('onRequest', function recordFacts (request, reply, done) {
     const { raw } = request
+    if (reply.raw.socket === null && !reply.raw.destroyed) joinLine(raw, reply.raw) // so that it is told when the connection is over, whoever made the server
     const before = reply.raw.destroyed ? refusalBefore(reply.raw) : undefined
     const id = before?.id ?? requestIdOf(raw.headers['x-request-id'])
     const peer = plainAddress(raw.socket.remoteAddress ?? '')
@@ -174,10 +175,7 @@ const factsPlugin: FastifyPluginAsync<FactsPluginOptions> = async (fastify, { tr
     if (reply.raw.destroyed) { // while a hook of the application around waited
       Object.assign(request.facts, before)
       nextTick(onClose, request, reply) // when the hooks behind this one have begun what ends then
-    } else {
-      if (reply.raw.socket === null) joinLine(raw, reply.raw) // so that it is told when the connection is over, whoever made the server
-      reply.raw.once('close', () => onClose(request, reply))
-    }
+    } else reply.raw.once('close', () => onClose(request, reply))
     done()
   })
 }

@@ -33,7 +33,7 @@ export class ClientResponse {
   readonly #facts: RequestFacts
   /**
    * The asynchronous context of the request. What comes from an agent's connection is in that of the request which opened it, and the hooks of
-   * an application run in the context in which the answer was ended.
+   * an application run in the context in which the last of the answer was written, or ended.
    */
   readonly #scope = new AsyncResource('FleetGatewayResponse')
   #contentLength: number | null = null
@@ -90,7 +90,7 @@ export class ClientResponse {
 
   #give (text: string, bodyLength: number, onGiven: () => void): void {
     const raw = this.raw as NodeResponse
-    if (raw.destroyed || raw.socket === null || raw.socket.destroyed) { // the client left in the same turn
+    if (raw.destroyed || raw.socket?.writable !== true) { // the client left in the same turn
       this.#facts.status = 499
       return
     }
@@ -115,7 +115,7 @@ export class ClientResponse {
   flush (): void {
     if (!this.#headBuffered) return
     this.#headBuffered = false
-    flushHead(this.raw)
+    this.#scope.runInAsyncScope(flushHead, undefined, this.raw)
   }
 
   /**
@@ -128,7 +128,7 @@ export class ClientResponse {
     this.#facts.bytesSent += chunk.length
     this.#headBuffered = false
     if (typeof chunk === 'string' && raw._headerSent && raw.chunkedEncoding && isIdle(raw)) {
-      raw.socket!.write(chunkText(chunk), 'latin1') // an event, say: one string instead of four pieces
+      this.#scope.runInAsyncScope(raw.socket!.write, raw.socket, chunkText(chunk), 'latin1') // an event, say: one string instead of four pieces
       return true
     }
     let given = chunk
@@ -143,7 +143,7 @@ export class ClientResponse {
       this.#scope.runInAsyncScope(raw.end, raw, given, encoding, onWritten) // head and whole body in one write
       return true
     }
-    return raw.write(given, encoding, onWritten) || raw.writableLength <= maxUnsentBytes
+    return this.#scope.runInAsyncScope(raw.write, raw, given, encoding, onWritten) || raw.writableLength <= maxUnsentBytes
   }
 
   /** @param trailers flat list of names and values */
@@ -160,6 +160,11 @@ export class ClientResponse {
     if (this.#request.complete) return void this.#scope.runInAsyncScope(raw.end, raw)
     this.flush()
     this.#lingeringEnd()
+  }
+
+  /** Ends what is without an end of its own, such as an event stream. */
+  endStream (): void {
+    this.#scope.runInAsyncScope(this.raw.end, this.raw)
   }
 
   /** Breaks the connection off, so that what arrived is not taken for the whole. An answer that is complete stays so. */
@@ -191,7 +196,7 @@ export class ClientResponse {
     }
     if (complete) this.#scope.runInAsyncScope(raw.end, raw, body)
     else {
-      raw.write(body)
+      this.#scope.runInAsyncScope(raw.write, raw, body)
       this.#lingeringEnd()
     }
   }

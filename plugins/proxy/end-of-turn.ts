@@ -1,10 +1,10 @@
-/** What is put off to the end of the turn of the event loop, so that it is done together. */
+/** What is put off to the end of the turn of the event loop, so that it is done together: by all gateways of the process, since there is one such turn. */
 import { setImmediate } from 'node:timers'
 
 let tasks: (() => void)[] = []
 
 /**
- * In the order given, in one stretch: to the system, writes that follow on each other are a burst. Whoever cares for the asynchronous context
+ * In the order given, and in one stretch while none throws: to the system, writes that follow on each other are a burst. Whoever cares for the asynchronous context
  * brings his own.
  */
 export function atEndOfTurn (task: () => void): void {

@@ -205,7 +205,7 @@ export class Exchange implements AttemptOwner, EndableStream, PlacingOwner {
     if (this.#over) return
     this.#current?.cancel('aborted')
     this.#finish()
-    this.#response.raw.end()
+    this.#response.endStream()
   }
 
   /** Sends the request to an instance. @param fresh on a connection that was never used */

@@ -41,7 +41,7 @@ export interface ForwardContext extends RequestHeadContext {
    * The exchange that was over last, which nobody asks for. When a full collection finds no object of a shape alive, V8 forgets the shape and throws
    * away the code that was compiled for it: in a quiet minute all that a request goes through. One exchange has nearly all of the shapes.
    */
-  kept: EndableStream | null
+  kept: object | null
 }
 
 export interface EndableStream {

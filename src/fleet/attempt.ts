@@ -14,7 +14,7 @@ export type AttemptOutcome =
   | 'connect-timeout'
   /** The connection broke before the response head. */
   | 'reset'
-  /** A reused connection had been closed by the agent; replayed on a fresh one, counts against nobody. */
+  /** The connection broke: a reused one before the response head, or any before something was sent. Replayed on a fresh one, counts against nobody. */
   | 'stale'
   /** No response head in `timeouts.response`. */
   | 'timeout'

@@ -111,7 +111,7 @@ export class Registry {
     return this.#entries.size
   }
 
-  /** Goes up with each change, also of settings alone. */
+  /** Goes up with each change of agents, instances or settings; not with that of a lease or a drain alone. */
   get revision (): number {
     return this.#revision
   }
@@ -487,7 +487,7 @@ export class Registry {
       this.#releaseNames(entry)
       changes.push(this.#rebuild(entry))
     }
-    this.#publish(changes)
+    if (changes.length > 0) this.#publish(changes)
     return look.hasLost
   }
 

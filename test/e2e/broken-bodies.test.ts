@@ -100,12 +100,13 @@ t.test('the answer has the id of the request, its account says what the answer w
 
 /** A hook of the application around that has the request `mine` wait. */
 function waitingHook () {
-  const hook = { go: () => {}, gone: Promise.resolve<unknown>(null), came: Promise.resolve() }
+  const hook = { go: () => {}, gone: Promise.resolve<unknown>(null), closed: Promise.resolve<unknown>(null), came: Promise.resolve() }
   let tell = () => {}
   hook.came = new Promise<void>(resolve => { tell = resolve })
   return Object.assign(hook, {
-    async wait ({ headers }: FastifyRequest, { raw }: FastifyReply) {
+    async wait ({ headers, raw: { socket } }: FastifyRequest, { raw }: FastifyReply) {
       if (headers['x-request-id'] !== 'mine') return
+      hook.closed = once(socket, 'close')
       hook.gone = headers.upgrade === undefined ? once(raw, 'close') : once(raw.socket!, 'end') // which nobody reads, so that it does not close
       await new Promise<void>(resolve => {
         hook.go = resolve
@@ -224,21 +225,24 @@ t.test('a client that leaves in a body behind another request is noticed', async
 })
 
 for (const [whose, server] of [['serverOptions()', serverOptions()], ['an application\'s own server', {}]] as const) {
-  t.test(`${whose}: requests in line behind another whose client left while a hook waited do not reach an agent`, async t => {
-    const hook = waitingHook()
-    const { gateway, client, finished, came, requests } = await start(t, app => app.addHook('preParsing', hook.wait), {}, server)
-    client.send(`${first}GET /api/planner/second HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n\r\n`)
-    await Promise.all([hook.came, came()])
+  for (const name of ['onRequest', 'preParsing'] as const) {
+    t.test(`${whose}: requests in line behind another whose client left while a hook (${name}) waited do not reach an agent`, async t => {
+      const hook = waitingHook()
+      const { gateway, client, finished, came, isOver, requests } = await start(t, app => app.addHook(name as 'onRequest', hook.wait), {}, server)
+      client.send(`${first}GET /api/planner/second HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n\r\n`)
+      await Promise.all([hook.came, came()])
 
-    client.socket.destroy()
-    await hook.gone
-    hook.go()
-    await settled(gateway)
+      client.socket.destroy()
+      await hook.closed
+      hook.go()
+      while (finished.length < 2) await isOver()
+      await settled(gateway)
 
-    t.match(finished.map(({ id, status }) => [id, status]).sort(), [['first', 499], ['mine', 499]])
-    t.equal(requests(), 1, 'the first')
-    t.equal(underWay(gateway), 0)
-  })
+      t.match(finished.map(({ id, status }) => [id, status]).sort(), [['first', 499], ['mine', 499]])
+      t.equal(requests(), 1, 'the first')
+      t.equal(underWay(gateway), 0)
+    })
+  }
 }
 
 t.test('nothing that a client asked for begins after it left', async t => {

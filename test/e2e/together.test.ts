@@ -21,10 +21,12 @@ async function appWithContext (t: Test, agent: { host: string, port: number }) {
   const seen: (string | undefined)[][] = []
   const app = Fastify(serverOptions())
   t.teardown(() => app.close())
+  const sockets: Socket[] = []
+  app.server.on('connection', (socket: Socket) => sockets.push(socket))
   app.addHook('onRequest', (request, _reply, done) => context.run(request.url, done))
   app.addHook('onResponse', async request => { seen.push([request.url, context.getStore()]) })
   await app.register(openGateway, { ...quiet, ...unprobed, retry: { attempts: 0 }, agents: [agentAt('planner', agent)] })
-  return { origin: await app.listen({ host: '127.0.0.1', port: 0 }), seen }
+  return { origin: await app.listen({ host: '127.0.0.1', port: 0 }), seen, sockets }
 }
 
 type Rest = () => void
@@ -78,9 +80,34 @@ t.test('for an answer to a client that is still sending, the hooks are in the co
   t.same(seen, [['/api/planner/slow', '/api/planner/slow']])
 })
 
+t.test('for an answer that its client was slow to read, the hooks are in the context of its request too', async t => {
+  let unread = () => false
+  const agent = await fakeAgent(t, async (request, response) => {
+    while (request.url === '/slow' && !unread()) {
+      response.write(Buffer.alloc(64 << 10))
+      await turn()
+    }
+    response.end('end')
+  })
+  const { origin, seen, sockets } = await appWithContext(t, agent)
+  await (await fetch(`${origin}/api/planner/first`)).text()
+  const client = await rawClient(t, Number(new URL(origin).port))
+  client.socket.pause()
+  unread = () => sockets.at(-1)!.writableLength > 0 // what follows is written behind it, and ends behind it
+  client.send('GET /api/planner/slow HTTP/1.1\r\nHost: localhost\r\n\r\n')
+  while (!unread()) await turn()
+  for (let turns = 0; turns < 10; turns++) await turn()
+  client.socket.resume()
+  while (seen.length < 2) await turn()
+
+  t.same(seen, [['/api/planner/first', '/api/planner/first'], ['/api/planner/slow', '/api/planner/slow']])
+})
+
 t.test('what is put off is done in order at the end of the turn, and one that throws is not for the others', async t => {
   const done: string[] = []
-  const thrown = once(process, 'uncaughtException')
+  const thrown: unknown[] = []
+  process.setUncaughtExceptionCaptureCallback(error => thrown.push(error)) // so that those of other tests hear nothing of it
+  t.teardown(() => process.setUncaughtExceptionCaptureCallback(null))
   atEndOfTurn(() => {
     done.push('a')
     atEndOfTurn(() => done.push('d'))
@@ -88,8 +115,8 @@ t.test('what is put off is done in order at the end of the turn, and one that th
   atEndOfTurn(() => { throw new Error('mine') })
   atEndOfTurn(() => done.push('c'))
   t.same(done, [])
-  t.match(await thrown, [{ message: 'mine' }])
   while (done.length < 3) await turn()
+  t.match(thrown, [{ message: 'mine' }])
   t.same(done, ['a', 'd', 'c'])
 })
 
