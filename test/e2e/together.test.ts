@@ -82,12 +82,13 @@ t.test('for an answer to a client that is still sending, the hooks are in the co
 
 t.test('for an answer that its client was slow to read, the hooks are in the context of its request too', async t => {
   let unread = () => false
-  const agent = await fakeAgent(t, async (request, response) => {
-    while (request.url === '/slow' && !unread()) {
+  const agent = await fakeAgent(t, (request, response) => {
+    const answer = () => {
+      if (request.url !== '/slow' || unread()) return response.end('end')
       response.write(Buffer.alloc(64 << 10))
-      await turn()
+      setImmediate(answer)
     }
-    response.end('end')
+    answer()
   })
   const { origin, seen, sockets } = await appWithContext(t, agent)
   await (await fetch(`${origin}/api/planner/first`)).text()
