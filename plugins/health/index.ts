@@ -132,8 +132,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     if (agent === undefined) return
     const change = recordAttempt(agent, attempt, clock.now())
     if (change === null) return
-    prober.reconsider(instance)
-    if (prober.watches(instance)) tell(instance, change, attemptReason(attempt))
+    if (prober.reconsider(instance)) tell(instance, change, attemptReason(attempt))
     upstream.reconsider(agent.name)
   })
 

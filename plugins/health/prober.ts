@@ -1,12 +1,12 @@
 /**
  * When each instance is probed, and that its record learns of the outcome. One tick looks for what is due, so that ten thousand
- * instances cost one timer; a queue bounds how many probes are under way and gives everybody a turn. A tick without work reads one row of
- * numbers: to look at the instances would throw what requests need out of the processor's caches, ten times a second.
+ * instances cost one timer; a queue bounds how many probes are under way and gives everybody a turn.
  */
 import type { Clock } from '../../src/clock.ts'
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import { awaitsProbes, forgetProbes, isConclusive, needsFastProbe, recordProbe, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import type { Registry } from '../../src/fleet/registry.ts'
+import { DueTimes } from './due-times.ts'
 import type { HealthOptions } from './options.ts'
 import type { Probe, ProbeFinding } from './probe.ts'
 
@@ -36,16 +36,11 @@ const maxConcurrentProbes = 64
 /** Of these, for instances that probes can restore: a rack that answers nobody must not hold up all others by its timeouts. */
 const maxRestoringProbes = 48
 
-/** The place of one that has left: a typed array takes no note of what is written there. */
-const gone = -1
-
 interface Watch {
   readonly instance: Instance
   settings: HealthOptions
   /** 0 when nobody was asked what is asked now. */
   beganAt: number
-  /** Its place in the prober's rows. */
-  index: number
   /** From 0 to below 1: how much of the most that it may be shortened the present period is. */
   jitter: number
   /** The present period may be shortened by more. */
@@ -63,9 +58,8 @@ interface Round {
 export class Prober {
   readonly #seams: ProberSeams
   readonly #watches = new Map<InstanceRuntime, Watch>()
-  /** Two rows: all of them, and when each is due, never while its probe is under way. */
-  readonly #listed: Watch[] = []
-  #dueAt = new Float64Array(1_024)
+  /** Never while its probe is under way. */
+  readonly #dueTimes = new DueTimes<Watch>()
   /** Due, and waiting for their turn, in order: */
   readonly #queue = new Set<Watch>()
   /** those that probes can restore in a queue of their own. */
@@ -146,27 +140,18 @@ export class Prober {
     return own === undefined ? this.#defaults : { ...this.#defaults, ...own }
   }
 
-  /** A request has changed what is known of the instance: it may have to be asked often now. */
-  reconsider ({ runtime }: Instance): void {
+  /** A request has changed what is known of the instance: it may have to be asked often now. @returns whether it is in the registry still */
+  reconsider ({ runtime }: Instance): boolean {
     const watch = this.#watches.get(runtime)
-    if (watch !== undefined) this.#review(watch)
-  }
-
-  /** Whether the instance is in the registry still. */
-  watches ({ runtime }: Instance): boolean {
-    return this.#watches.has(runtime)
+    if (watch === undefined) return false
+    this.#review(watch)
+    return true
   }
 
   #watch (instance: Instance): void {
-    const watch: Watch = { instance, settings: this.settingsOf(instance), beganAt: 0, index: this.#listed.length, jitter: 0, isSpread: true, running: null }
-    if (watch.index === this.#dueAt.length) {
-      const before = this.#dueAt
-      this.#dueAt = new Float64Array(before.length * 2)
-      this.#dueAt.set(before)
-    }
-    this.#listed.push(watch)
-    this.#dueAt[watch.index] = 0
+    const watch: Watch = { instance, settings: this.settingsOf(instance), beganAt: 0, jitter: 0, isSpread: true, running: null }
     this.#watches.set(instance.runtime, watch)
+    this.#dueTimes.add(watch)
     this.#unprobed.add(watch)
     this.#queue.add(watch)
   }
@@ -175,13 +160,7 @@ export class Prober {
     const watch = this.#watches.get(runtime)
     if (watch === undefined) return
     this.#watches.delete(runtime)
-    const last = this.#listed.pop()!
-    if (last !== watch) {
-      this.#listed[watch.index] = last
-      this.#dueAt[watch.index] = this.#dueAt[last.index]!
-      last.index = watch.index
-    }
-    watch.index = gone
+    this.#dueTimes.delete(watch)
     this.#queue.delete(watch)
     this.#restoring.delete(watch)
     watch.running?.abort()
@@ -195,18 +174,15 @@ export class Prober {
     this.#tickedAt = now
     if (++this.#ticks % ticksPerReview === 0 && this.#revision !== registry.revision) {
       this.#revision = registry.revision
-      for (const watch of this.#listed) this.#review(watch)
+      for (const watch of this.#watches.values()) this.#review(watch)
     }
-    const due = now + tickMs / 2 // to the nearest tick
-    for (let index = 0; index < this.#listed.length; index++) {
-      if (this.#dueAt[index]! <= due) this.#enqueue(this.#listed[index]!)
-    }
+    for (const watch of this.#dueTimes.until(now + tickMs / 2)) this.#enqueue(watch) // to the nearest tick
     this.#fill()
   }
 
   /** The clock was set back: what began in the future began before that, and is due. */
   #forgetFuture (now: number): void {
-    for (const watch of this.#listed) {
+    for (const watch of this.#watches.values()) {
       if (watch.beganAt <= now) continue
       watch.beganAt = 0
       this.#schedule(watch)
@@ -237,7 +213,7 @@ export class Prober {
     const isFast = needsFastProbe(watch.instance)
     const periodMs = isFast ? Math.min(fastPeriodMs, interval) : interval
     const ratio = watch.isSpread && !isFast ? firstJitterRatio : jitterRatio
-    if (watch.running === null) this.#dueAt[watch.index] = watch.beganAt + periodMs * (1 - watch.jitter * ratio)
+    if (watch.running === null) this.#dueTimes.set(watch, watch.beganAt + periodMs * (1 - watch.jitter * ratio))
   }
 
   #fill (): void {
@@ -265,7 +241,7 @@ export class Prober {
     watch.beganAt = beganAt
     watch.jitter = random()
     watch.running = running
-    this.#dueAt[watch.index] = Infinity
+    this.#dueTimes.set(watch, Infinity)
     let found: ProbeFinding
     try {
       found = await probe(instance, settings, running.signal)
@@ -275,7 +251,8 @@ export class Prober {
     const { outcome, reason } = typeof found === 'string' ? { outcome: found, reason: null } : found
     watch.running = null
     if (running.signal.aborted) { // it is gone, or to be asked anew
-      watch.beganAt = this.#dueAt[watch.index] = 0
+      watch.beganAt = 0
+      this.#dueTimes.set(watch, 0)
       return
     }
     const change = isConclusive(instance, outcome, beganAt) ? recordProbe(instance, outcome === 'ok', watch.settings, clock.now()) : null
