@@ -18,14 +18,14 @@ async function run (t: Test, program: string, ...args: string[]): Promise<string
 }
 
 t.test('while agents die, the file changes and clients come and go, nothing is lost, doubled, mixed up or left behind', async t => {
-  const printed = await run(t, 'soak.js', '--short', '--seconds', '3', '--seed', '1')
+  const printed = await run(t, 'soak.js', '--short', '--seconds', '5', '--seed', '1')
 
   const requests = Number(/^requests +(\d+)$/m.exec(printed)?.[1])
   t.ok(requests > 0, `${requests} requests were judged`)
 })
 
 t.test('while Redis, the ways to it and gateways fail, gateways that share it lose no registration and no request', { skip: noRedis }, async t => {
-  const printed = await run(t, 'soak.js', '--redis', '--short', '--seconds', '6', '--seed', '1')
+  const printed = await run(t, 'soak.js', '--redis', '--short', '--seconds', '8', '--seed', '1')
 
   for (const what of ['requests', 'registrations acknowledged', 'comparisons of all registries']) {
     const count = Number(new RegExp(`^${what} +(\\d+)$`, 'm').exec(printed)?.[1])
