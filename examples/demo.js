@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
  * `npm run demo`: a whole fleet on this machine. Starts the example agents and the gateway in front of them, prints commands to try, and
- * ends everything on Ctrl-C. An agent that ends before is said, and missed by nobody but the gateway. `--check` runs each of these commands once instead, says which worked, and exits 0 or 1.
+ * ends everything on Ctrl-C. Of an agent that ends before it says so, and goes on. `--check` runs each of these commands once instead, says which
+ * worked, and exits 0 or 1.
  */
 import { execFile, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'

@@ -99,6 +99,14 @@ export class ClientResponse {
     onGiven()
   }
 
+  #write (chunk: string | Uint8Array, encoding?: BufferEncoding, onWritten?: () => void): boolean {
+    return this.#scope.runInAsyncScope(this.raw.write as NodeResponse['write'], this.raw, chunk, encoding as never, onWritten)
+  }
+
+  #end (chunk?: string | Uint8Array, encoding?: BufferEncoding, onWritten?: () => void): void {
+    this.#scope.runInAsyncScope(this.raw.end, this.raw, chunk, encoding as never, onWritten)
+  }
+
   /** The client has sent all of its request, and what it gets may have a body. */
   #mayBeText (raw: NodeResponse, status: number): boolean {
     return isIdle(raw) && this.#request.complete && this.#request.httpVersion === '1.1' && !isBodiless(status, this.#facts.method)
@@ -140,10 +148,10 @@ export class ClientResponse {
     }
     const encoding = typeof given === 'string' ? 'latin1' : undefined as never
     if (first && chunk.length === this.#contentLength && this.#request.complete) {
-      this.#scope.runInAsyncScope(raw.end, raw, given, encoding, onWritten) // head and whole body in one write
+      this.#end(given, encoding, onWritten) // head and whole body in one write
       return true
     }
-    return this.#scope.runInAsyncScope(raw.write, raw, given, encoding, onWritten) || raw.writableLength <= maxUnsentBytes
+    return this.#write(given, encoding, onWritten) || raw.writableLength <= maxUnsentBytes
   }
 
   /** @param trailers flat list of names and values */
@@ -157,14 +165,14 @@ export class ClientResponse {
       this.#ending = false
       return this.cut() // a value that can't be sent: better no answer than half of one that looks whole
     }
-    if (this.#request.complete) return void this.#scope.runInAsyncScope(raw.end, raw)
+    if (this.#request.complete) return this.#end()
     this.flush()
     this.#lingeringEnd()
   }
 
   /** Ends what is without an end of its own, such as an event stream. */
   endStream (): void {
-    this.#scope.runInAsyncScope(this.raw.end, this.raw)
+    this.#end()
   }
 
   /** Breaks the connection off, so that what arrived is not taken for the whole. An answer that is complete stays so. */
@@ -194,9 +202,9 @@ export class ClientResponse {
     } catch { // a hook set a field that can't be sent, which may be what this problem is about
       raw.writeHead(status, STATUS_CODES[status] ?? '', own)
     }
-    if (complete) this.#scope.runInAsyncScope(raw.end, raw, body)
+    if (complete) this.#end(body)
     else {
-      this.#scope.runInAsyncScope(raw.write, raw, body)
+      this.#write(body)
       this.#lingeringEnd()
     }
   }
@@ -209,7 +217,7 @@ export class ClientResponse {
     const request = this.#request
     const end = () => {
       clearTimeout(timer)
-      this.#scope.runInAsyncScope(this.raw.end, this.raw)
+      this.#end()
     }
     const timer = setTimeout(end, lingerMs)
     request.removeAllListeners('data')
