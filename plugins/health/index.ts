@@ -7,7 +7,7 @@ import fp from 'fastify-plugin'
 import type {} from '../registry/index.ts'
 import type {} from '../upstream/index.ts'
 import { systemClock, type Clock } from '../../src/clock.ts'
-import type { Attempt } from '../../src/fleet/attempt.ts'
+import { isConnectionFailure, type Attempt } from '../../src/fleet/attempt.ts'
 import type { Instance, InstanceRuntime } from '../../src/fleet/instance.ts'
 import { beginTrial, recordAttempt, type HealthChange, type ProbeOutcome } from '../../src/fleet/outlier.ts'
 import { parseOptions, type Static } from '../../src/options.ts'
@@ -131,6 +131,7 @@ const healthPlugin: FastifyPluginAsync<HealthPluginOptions> = async (fastify, op
     const agent = registry.find(instance.agent)
     if (agent === undefined) return
     const change = recordAttempt(agent, attempt, clock.now())
+    if (isConnectionFailure(attempt)) prober.hurry(instance)
     if (change === null) return
     if (prober.reconsider(instance)) tell(instance, change, attemptReason(attempt))
     upstream.reconsider(agent.name)

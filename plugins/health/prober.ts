@@ -45,6 +45,8 @@ interface Watch {
   jitter: number
   /** The present period may be shortened by more. */
   isSpread: boolean
+  /** A request could not connect to it since its last probe began. */
+  isHurried: boolean
   /** Ends the probe that is under way; null when there is none. */
   running: AbortController | null
 }
@@ -140,6 +142,14 @@ export class Prober {
     return own === undefined ? this.#defaults : { ...this.#defaults, ...own }
   }
 
+  /** A request could not connect to the instance, so it is asked within a second whether anybody can. */
+  hurry ({ runtime }: Instance): void {
+    const watch = this.#watches.get(runtime)
+    if (watch === undefined || watch.isHurried) return
+    watch.isHurried = true
+    this.#schedule(watch)
+  }
+
   /** A request has changed what is known of the instance: it may have to be asked often now. @returns whether it is in the registry still */
   reconsider ({ runtime }: Instance): boolean {
     const watch = this.#watches.get(runtime)
@@ -149,7 +159,7 @@ export class Prober {
   }
 
   #watch (instance: Instance): void {
-    const watch: Watch = { instance, settings: this.settingsOf(instance), beganAt: 0, jitter: 0, isSpread: true, running: null }
+    const watch: Watch = { instance, settings: this.settingsOf(instance), beganAt: 0, jitter: 0, isSpread: true, isHurried: false, running: null }
     this.#watches.set(instance.runtime, watch)
     this.#dueTimes.add(watch)
     this.#unprobed.add(watch)
@@ -210,7 +220,7 @@ export class Prober {
 
   #schedule (watch: Watch): void {
     const { interval } = watch.settings
-    const isFast = needsFastProbe(watch.instance)
+    const isFast = watch.isHurried || needsFastProbe(watch.instance)
     const periodMs = isFast ? Math.min(fastPeriodMs, interval) : interval
     const ratio = watch.isSpread && !isFast ? firstJitterRatio : jitterRatio
     if (watch.running === null) this.#dueTimes.set(watch, watch.beganAt + periodMs * (1 - watch.jitter * ratio))
@@ -240,6 +250,7 @@ export class Prober {
     watch.isSpread = watch.beganAt === 0 || needsFastProbe(instance)
     watch.beganAt = beganAt
     watch.jitter = random()
+    watch.isHurried = false
     watch.running = running
     this.#dueTimes.set(watch, Infinity)
     let found: ProbeFinding

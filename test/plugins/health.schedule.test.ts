@@ -119,6 +119,33 @@ t.test('one that requests could not connect to is asked each second, however lon
   t.same(s.calls.map(({ instance: asked }) => asked), [instance])
 })
 
+t.test('one request that could not connect has the instance asked within a second, and again only when another one could not', async t => {
+  const { instance, ...s } = await watchOne(t, { interval: '1h' })
+  await s.answer('ok')
+  s.clock.advance(5_000)
+  s.attempts(instance, 3, 'answered', 500)
+  s.clock.advance(1_000)
+  t.equal(s.calls.length, 0)
+
+  s.attempts(instance, 1, 'refused')
+  s.clock.advance(100)
+  t.equal(s.calls.length, 1)
+  s.attempts(instance, 1, 'refused') // known before that probe is over, so it is asked once more
+  await s.answer('ok')
+  s.clock.advance(900)
+  t.equal(s.calls.length, 0)
+  s.clock.advance(100)
+  await s.answer('ok')
+  s.clock.advance(60_000)
+  t.equal(s.calls.length, 0, 'a good one ends the hurry')
+
+  s.attempts(instance, 1, 'refused')
+  s.clock.advance(100)
+  await s.answer('refused')
+  await s.answerEachSecond('refused', 'refused')
+  t.equal(stateOf(instance), 'down')
+})
+
 t.test('when one leaves, the others are probed as if it had never been there', async t => {
   const shares = [0, 0.5, 0.999_9]
   let turn = 0
