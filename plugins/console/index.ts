@@ -71,6 +71,7 @@ const consolePlugin: FastifyPluginAsync<ConsolePluginOptions> = async (fastify, 
 
   fastify.get('/console/events', { exposeHeadRoute: false, config: { fleet: { scope: 'read' }, openapi: false } }, async (request, reply) => {
     if (viewers.size >= mostViewers) throw new RateLimitedError(`${mostViewers} consoles are open already`, { headers: { 'retry-after': '10' } })
+    request.facts.stream = 'event-stream'
     const viewer = new Viewer(request, request.principal)
     if (viewers.size === 0) begin()
     viewers.add(viewer)

@@ -48,7 +48,9 @@ export class Viewer extends Readable {
   tell (event: string, json: string): void {
     if (this.#isOver || this.destroyed) return
     this.#wantsMore = false
-    this.push(`event: ${event}\ndata: ${json}\n\n`)
+    const text = `event: ${event}\ndata: ${json}\n\n`
+    this.request.facts.bytesSent += Buffer.byteLength(text)
+    this.push(text)
   }
 
   /** Says why, and ends. */

@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { readAssets } from '../../plugins/console/assets.ts'
 import { History } from '../../plugins/console/history.ts'
 import { Recent } from '../../plugins/console/recent.ts'
+import type { RequestFacts } from '../../plugins/facts/index.ts'
 import type { AuditEntry, Bye, Snapshot, Tick } from '../../plugins/console/wire.ts'
 import { fleetGateway, type FleetGatewayOptions } from '../../src/gateway.ts'
 import { newLatencyBuckets, countLatency, percentilesSince } from '../../src/latency-buckets.ts'
@@ -67,6 +68,25 @@ async function fleetWith (t: Test, more: FleetGatewayOptions = {}) {
   const gateway = await startGateway(t, { clock, ...unprobed, agents: [agentAt('planner', agent)], ...more })
   return { agent, clock, gateway, origin: gateway.origin }
 }
+
+t.test('the stream is accounted as one, with the bytes that it was', async t => {
+  const { gateway, origin, clock } = await fleetWith(t)
+  const accounts: RequestFacts[] = []
+  gateway.facts.onFinished(facts => accounts.push(facts))
+  const sent = request(`${origin}/console/events`).end()
+  const [response] = await once(sent, 'response') as [IncomingMessage]
+  let bytes = 0
+  response.on('data', (chunk: Buffer) => { bytes += chunk.length }).on('error', () => {})
+  await once(response, 'data')
+  clock.advance(1_000)
+  await once(response, 'data')
+
+  const over = new Promise<void>(resolve => { gateway.facts.onFinished(() => resolve()) })
+  sent.destroy()
+  await over
+
+  t.match(accounts, [{ url: '/console/events', stream: 'event-stream', status: 200, bytesSent: bytes }])
+})
 
 t.test('the page is small, compressed for who takes that, and never more than it is allowed to be', async t => {
   const gateway = await buildGateway(t)
