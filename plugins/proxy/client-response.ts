@@ -33,7 +33,8 @@ export class ClientResponse {
   readonly #facts: RequestFacts
   /**
    * The asynchronous context of the request. What comes from an agent's connection is in that of the request which opened it, and the hooks of
-   * an application run in the context in which the last of the answer was written, or ended.
+   * an application run in the context in which the last of the answer was written, or ended. (What waits behind another answer on its connection,
+   * Node writes, in the context of that one.)
    */
   readonly #scope = new AsyncResource('FleetGatewayResponse')
   #contentLength: number | null = null
